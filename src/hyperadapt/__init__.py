@@ -1,0 +1,67 @@
+"""hyperadapt: fine-tune one frozen transformer for many tasks, with hypernetworks that generate their parameters.
+
+Names are imported when first used, so that `import hyperadapt` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from hyperadapt import interop
+    from hyperadapt.checkpoint import load
+    from hyperadapt.counting import count_parameters
+    from hyperadapt.errors import CheckpointError, UserError
+    from hyperadapt.methods import (
+        METHODS,
+        Adapters,
+        AdaptersDagger,
+        FullFineTuning,
+        HyperFormer,
+        HyperFormerPlusPlus,
+    )
+    from hyperadapt.model import adapt
+
+HOME = {
+    "adapt": "model",
+    "load": "checkpoint",
+    "count_parameters": "counting",
+    "METHODS": "methods",
+    "Adapters": "methods",
+    "AdaptersDagger": "methods",
+    "FullFineTuning": "methods",
+    "HyperFormer": "methods",
+    "HyperFormerPlusPlus": "methods",
+    "UserError": "errors",
+    "CheckpointError": "errors",
+    "interop": "interop",
+}
+
+__all__ = [
+    "METHODS",
+    "Adapters",
+    "AdaptersDagger",
+    "CheckpointError",
+    "FullFineTuning",
+    "HyperFormer",
+    "HyperFormerPlusPlus",
+    "UserError",
+    "adapt",
+    "count_parameters",
+    "interop",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOME:
+        raise AttributeError(f"module 'hyperadapt' has no attribute '{name}'")
+    module = import_module(f"hyperadapt.{HOME[name]}")
+    return module if name == HOME[name] == "interop" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

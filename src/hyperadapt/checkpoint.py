@@ -1,0 +1,209 @@
+"""Saved models: one safetensors file, complete in itself, written atomically.
+
+`model.safetensors` holds the tensors that the method trains, and in its header, as JSON, everything else that loading
+needs: method, tasks, base model, and a digest of the tensors. `hyperadapt.json` beside it is a copy for people to
+read. So a kill at any moment leaves either the old file or the new one, and nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hyperadapt.errors import CheckpointError, UserError
+from hyperadapt.methods import method_from
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hyperadapt.model import AdaptedModel
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "hyperadapt.json"
+FORMAT_VERSION = 1
+SAMPLES_PER_TENSOR = 64
+
+
+def saved_names(model: Any) -> list[str]:
+    """Name the tensors that are saved: the method's own, and those of the base model that it trains."""
+    own = [f"hyperadapt.{name}" for name in model.hyperadapt.state_dict()]
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return list(dict.fromkeys([*own, *trained]))
+
+
+def save(model: AdaptedModel, directory: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
+    """Save an adapted model.
+
+    Args:
+        model: from `adapt` or `load`.
+        directory: made where needed; a model saved there before is replaced in one step.
+        state_dict: the gathered tensors, where the model itself holds only shards of them (FSDP).
+    """
+    from safetensors.torch import save as to_bytes
+
+    state = model.state_dict() if state_dict is None else state_dict
+    tensors = {name: state[name].detach().cpu().contiguous() for name in saved_names(model)}
+    config = {
+        "format_version": FORMAT_VERSION,
+        "method": {"name": model.method.name, **model.method.model_dump(mode="json")},
+        "tasks": list(model.tasks),
+        "base_model": model.config._name_or_path,
+        "base_class": type(model).__name__,
+        "base_config": base_config(model),
+        "base_fingerprint": model.base_fingerprint,
+        "digest": digest(tensors),
+    }
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    header = {"format": "pt", "hyperadapt": json.dumps(config)}
+    write_atomically(directory / WEIGHTS_FILE, to_bytes(tensors, metadata=header))
+    write_atomically(directory / CONFIG_FILE, json.dumps(config, indent=2).encode())
+
+
+def load(path: str | Path, base_model: PreTrainedModel | None = None) -> Any:
+    """Load a model saved with `save_pretrained`, onto its base model.
+
+    Args:
+        path: the directory.
+        base_model: the base model; by default it is loaded by the name it was loaded from when it was adapted.
+
+    Returns:
+        The adapted model, in evaluation mode.
+
+    Raises:
+        CheckpointError: if the file is missing, truncated, corrupted, of a newer format or of another base model.
+    """
+    from hyperadapt.model import adapt_with_features
+
+    config, tensors = read(path)
+    if base_model is None:
+        base_model = load_base(config, Path(path))
+    if (found := fingerprint(base_model)) != config["base_fingerprint"]:
+        raise CheckpointError(
+            f"{path} was trained on another base model: '{config['base_model']}' ({config['base_class']}, fingerprint "
+            f"{config['base_fingerprint'][:12]}), not '{base_model.config._name_or_path}' ({found[:12]})"
+        )
+    method = method_from(config["method"])
+    # Given z come from the checkpoint; the file that they were read from may be gone.
+    given = getattr(method, "task_features", None)
+    features = tensors["hyperadapt.conditioning.z"] if given else None
+    model = adapt_with_features(base_model, method, config["tasks"], features)
+    if unexpected := set(tensors).symmetric_difference(saved_names(model)):
+        raise CheckpointError(f"{path} does not hold the tensors of its method, as '{sorted(unexpected)[0]}'")
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    if wrong := [name for name, value in tensors.items() if value.shape != shapes[name]]:
+        raise CheckpointError(
+            f"{path}: '{wrong[0]}' has shape {tuple(tensors[wrong[0]].shape)}, not {tuple(shapes[wrong[0]])}"
+        )
+    model.load_state_dict(tensors, strict=False)
+    return model.eval()
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a saved model's configuration and tensors, and check that they are whole.
+
+    Raises:
+        CheckpointError: as in `load`.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = Path(path) / WEIGHTS_FILE
+    if not file.is_file():
+        raise CheckpointError(f"{path} holds no saved model: there is no file {WEIGHTS_FILE}")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            header = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} is truncated or corrupted ({error})") from None
+    if "hyperadapt" not in header:
+        raise CheckpointError(f"{file} was not saved by hyperadapt; load it with transformers")
+    try:
+        config = json.loads(header["hyperadapt"])
+    except ValueError:
+        raise CheckpointError(f"{file} is corrupted: its header is not JSON") from None
+    if config.get("format_version", 0) > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{file} is of format {config['format_version']}, newer than the {FORMAT_VERSION} that this version of "
+            "hyperadapt reads; upgrade hyperadapt"
+        )
+    if config.get("digest") != digest(tensors):
+        raise CheckpointError(f"{file} is corrupted: its tensors do not match their digest")
+    return config, tensors
+
+
+def load_base(config: dict[str, Any], path: Path) -> PreTrainedModel:
+    """Load the base model that a saved model names."""
+    import transformers
+
+    name = config["base_model"]
+    if not name:
+        raise CheckpointError(
+            f"{path} was trained on a base model built in memory; pass it: ha.load(path, base_model=…)"
+        )
+    # A run that built its base model keeps it beside the saved model, wherever both are moved.
+    beside = path.parent / Path(name).name
+    try:
+        return getattr(transformers, config["base_class"]).from_pretrained(beside if beside.is_dir() else name)
+    except OSError as error:
+        raise CheckpointError(
+            f"the base model '{name}' of {path} cannot be loaded ({str(error).splitlines()[0]}); "
+            "pass it: ha.load(path, base_model=…)"
+        ) from None
+
+
+def base_config(model: PreTrainedModel) -> dict[str, Any]:
+    """Return what is particular about the base model's configuration, for people to read."""
+    config = model.config.to_diff_dict()
+    return {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
+
+
+def fingerprint(base: PreTrainedModel) -> str:
+    """Identify a model's weights by a digest of samples of every tensor.
+
+    Sampled, as reading all of T5-base takes seconds; rounded to bfloat16, so that a base model that is loaded in
+    bfloat16 is the same as in float32.
+    """
+    sha = hashlib.sha256()
+    for name, parameter in base.named_parameters():
+        sha.update(f"{name}{tuple(parameter.shape)}".encode())
+        if parameter.is_meta:
+            continue
+        flat = parameter.detach().flatten()
+        sample = flat[:: max(1, flat.numel() // SAMPLES_PER_TENSOR)][:SAMPLES_PER_TENSOR]
+        sha.update(sample.to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """Compute the SHA-256 of tensors, their names, types and shapes."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a kill, finds the old content or the new and nothing between.
+
+    Raises:
+        UserError: if the place cannot be written to.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {file}: {error.strerror}") from error

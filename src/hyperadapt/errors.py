@@ -1,0 +1,58 @@
+"""The errors a user can cause, each one line: what is wrong, where, and the nearest right thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave: the message says what, where, and how to mend it.
+
+    The command line prints the message alone and exits with 2; in Python it is a ValueError.
+    """
+
+
+class CheckpointError(UserError):
+    """A saved run or checkpoint that cannot be loaded: truncated, corrupted, newer, or of another base model."""
+
+
+def nearest(name: object, choices: Iterable[str]) -> str:
+    """Say which of the choices was probably meant, for the end of an error message.
+
+    Args:
+        name: what the user wrote.
+        choices: the valid names, in the order in which they are to be listed.
+    """
+    choices = [str(choice) for choice in choices]
+    close = get_close_matches(str(name).lower(), [choice.lower() for choice in choices], n=1, cutoff=0.5)
+    meant = next((choice for choice in choices if close and choice.lower() == close[0]), None)
+    listed = ", ".join(choices[:12]) + (", …" if len(choices) > 12 else "")
+    return f"did you mean '{meant}'? (choices: {listed})" if meant else f"choices: {listed or 'none'}"
+
+
+def validation_message(error: ValidationError, model: type[BaseModel]) -> str:
+    """Say in one line what the first of pydantic's complaints is, naming the field and the nearest valid one."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "value"
+    if first["type"] == "extra_forbidden":
+        return f"field '{field}' is unknown; {nearest(field.split('.')[-1], siblings(model, first['loc']))}"
+    if first["type"] == "missing":
+        return f"field '{field}' is missing"
+    given = repr(first["input"])
+    given = given if len(given) <= 80 else given[:77] + "…"
+    return f"field '{field}': {first['msg'].removeprefix('Value error, ')} (given: {given})"
+
+
+def siblings(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """List the fields that are valid beside the one at `loc`."""
+    for part in loc[:-1]:
+        field = model.model_fields.get(str(part))
+        if field is None or not hasattr(field.annotation, "model_fields"):
+            return []
+        model = field.annotation  # type: ignore[assignment]
+    return list(model.model_fields)

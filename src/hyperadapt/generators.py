@@ -1,0 +1,122 @@
+"""Generators: how the parameters of all sites of a stack come about, from a table or a hypernetwork.
+
+A generator returns one flat vector a condition and site, (U, n_sites, numel), from a few batched products, however many
+sites and tasks there are. It knows the shapes of what it generates and nothing of the model.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hyperadapt.conditioning import Condition, append_row, task_projector
+from hyperadapt.sites import Weights, numel
+
+
+def learnt_rows(n_rows: int, n_sites: int, weights: Weights) -> Tensor:
+    """Draw parameters that are learnt in place, (n_rows, n_sites, numel), each weight as it asks."""
+    parts = [
+        torch.empty(n_rows, n_sites, numel({name: weight})).normal_(weight.mean, weight.std)
+        for name, weight in weights.items()
+    ]
+    return torch.cat(parts, dim=-1)
+
+
+class TaskTable(nn.Module):
+    """Every task has parameters of its own (Adapters, Adapters-dagger)."""
+
+    def __init__(self, n_tasks: int, n_sites: int, weights: Weights) -> None:
+        super().__init__()
+        self.weights = dict(weights)
+        self.table = nn.Parameter(learnt_rows(n_tasks, n_sites, weights))
+
+    def forward(self, condition: Condition) -> Tensor:
+        """Look the parameters up, (U, n_sites, numel)."""
+        return self.table.index_select(0, condition.ids)
+
+    def add_task(self, init_from: int | None) -> None:
+        """Append a row: a copy of another task's, or drawn anew."""
+        drawn = learnt_rows(1, self.table.shape[1], self.weights)
+        self.table = append_row(self.table, drawn if init_from is None else self.table[init_from])
+
+
+class SharedTable(nn.Module):
+    """All tasks share parameters that are learnt in place."""
+
+    def __init__(self, n_sites: int, weights: Weights) -> None:
+        super().__init__()
+        self.weights = dict(weights)
+        self.table = nn.Parameter(learnt_rows(1, n_sites, weights))
+
+    def forward(self, condition: Condition) -> Tensor:
+        """Return the parameters, (1, n_sites, numel)."""
+        return self.table
+
+
+class SharedHypernet(nn.Module):
+    """A hypernetwork, shared by the tasks, that generates every site's parameters.
+
+    With an embedding I (HyperFormer, eq. 3): vec(theta) = W I + b, one (W, b) for each `head`: "site" (HyperFormer),
+    "position" or "stack" (HyperFormer++). With layer and position embeddings, I = LN(P([z_tau; l_i; p_j])), where the
+    projector P is t' -> e -> t (HyperFormer++, eq. 6).
+
+    Args:
+        n_layers, n_positions: the sites, numbered layer by layer.
+        weights: what one site needs.
+        d_task: size of the condition's embedding.
+        head: which sites share a linear head.
+        layer_embedding, position_embedding: whether I depends on them; they are as long as the task's.
+        projector: (e, t), where I is projected; None feeds the heads directly.
+    """
+
+    def __init__(
+        self,
+        n_layers: int,
+        n_positions: int,
+        weights: Weights,
+        d_task: int,
+        head: Literal["stack", "position", "site"],
+        layer_embedding: bool = False,
+        position_embedding: bool = False,
+        projector: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.weights = dict(weights)
+        self.n_layers, self.n_positions = n_layers, n_positions
+        self.layer_embedding = nn.Parameter(torch.randn(n_layers, d_task)) if layer_embedding else None
+        self.position_embedding = nn.Parameter(torch.randn(n_positions, d_task)) if position_embedding else None
+        d_features = d_task * (1 + layer_embedding + position_embedding)
+        self.projector = task_projector(d_features, *projector) if projector else None
+        d_embedding = projector[1] if projector else d_features
+        self.norm = nn.LayerNorm(d_embedding, eps=1e-6) if layer_embedding else None
+        n_heads = {"stack": 1, "position": n_positions, "site": n_layers * n_positions}[head]
+        self.head_weight = nn.Parameter(torch.randn(n_heads, d_embedding, numel(weights)) * 0.01)
+        self.head_bias = nn.Parameter(torch.zeros(n_heads, 1, numel(weights)))
+
+    def forward(self, condition: Condition) -> Tensor:
+        """Generate the parameters of all sites in one batched product, (U, n_sites, numel)."""
+        embedding = self.site_embedding(condition)
+        n_conditions, n_sites, d_embedding = embedding.shape
+        n_heads = self.head_weight.shape[0]
+        by_head = embedding.reshape(n_conditions, -1, n_heads, d_embedding).permute(2, 0, 1, 3)
+        flat = torch.baddbmm(self.head_bias, by_head.reshape(n_heads, -1, d_embedding), self.head_weight)
+        flat = flat.reshape(n_heads, n_conditions, n_sites // n_heads, -1).permute(1, 2, 0, 3)
+        return flat.reshape(n_conditions, n_sites, -1)
+
+    def site_embedding(self, condition: Condition) -> Tensor:
+        """Embed every site for every condition, (U, n_sites, t)."""
+        assert condition.embedding is not None
+        grid = (condition.embedding.shape[0], self.n_layers, self.n_positions, -1)
+        features = [condition.embedding[:, None, None].expand(grid)]
+        if self.layer_embedding is not None:
+            features.append(self.layer_embedding[None, :, None].expand(grid))
+        if self.position_embedding is not None:
+            features.append(self.position_embedding[None, None].expand(grid))
+        embedding = torch.cat(features, dim=-1).flatten(1, 2)
+        embedding = self.projector(embedding) if self.projector else embedding
+        return self.norm(embedding) if self.norm else embedding
+
+
+Generator = TaskTable | SharedTable | SharedHypernet

@@ -1,0 +1,316 @@
+"""The methods: each one a choice of condition, generator, form and site, and the options that the papers vary.
+
+    method               condition       generator                           form at the sites
+    FullFineTuning       -               -                                   -
+    Adapters             task            table, backbone norms per task      bottleneck after attention and feed-forward
+    AdaptersDagger       task            table, shared norms                 same
+    HyperFormer          task embedding  shared by the tasks, one a site     same
+    HyperFormerPlusPlus  task embedding  shared by tasks and sites           same
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hyperadapt.errors import UserError, nearest, validation_message
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from hyperadapt.adaptation import Adaptation
+    from hyperadapt.backbones import Backbone
+    from hyperadapt.generators import SharedTable
+    from hyperadapt.sites import Weight
+
+Position = Literal["feed_forward", "self_attention"]
+NORM_WEIGHTS = ("norm_weight", "norm_bias")
+
+
+class Method(BaseModel):
+    """A method's options: frozen, validated, saved with every model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: ClassVar[str]
+    task_conditioned: ClassVar[bool] = True
+
+    def __init__(self, **options: Any) -> None:
+        try:
+            super().__init__(**options)
+        except ValidationError as error:
+            raise UserError(f"method {self.name}: {validation_message(error, type(self))}") from None
+
+    def build(
+        self,
+        backbone: Backbone,
+        model: PreTrainedModel,
+        tasks: tuple[str, ...],
+        features: Tensor | None = None,
+    ) -> Adaptation:
+        """Build what the method adds to a model.
+
+        Args:
+            backbone: the model's family.
+            model: the base model, which is only read.
+            tasks: names, in the order of their ids.
+            features: given task features z, (n_tasks, t'), where the method takes them.
+        """
+        raise NotImplementedError
+
+
+class FullFineTuning(Method):
+    """Train every parameter of the base model on all tasks; the task is named in the input's text alone."""
+
+    name = "full_fine_tuning"
+    task_conditioned = False
+
+    def build(
+        self,
+        backbone: Backbone,
+        model: PreTrainedModel,
+        tasks: tuple[str, ...],
+        features: Tensor | None = None,
+    ) -> Adaptation:
+        from hyperadapt.adaptation import Adaptation
+
+        return Adaptation(trained_backbone="all")
+
+
+class BottleneckMethod(Method):
+    """Options of all methods whose form is the Houlsby adapter, A(x) = LN(U act(D x)) + x.
+
+    Attributes:
+        reduction_factor: d_model over the width of the bottleneck.
+        activation: the bottleneck's; "gelu_new" is the reference implementation's.
+        positions: the sub-layers after which adapters stand. Their order numbers the position embeddings.
+        train_layer_norms: whether the base model's own layer norms are trained.
+    """
+
+    reduction_factor: int = Field(32, ge=1)
+    activation: str = "gelu_new"
+    positions: tuple[Position, ...] = Field(("feed_forward", "self_attention"), min_length=1)
+    train_layer_norms: bool = True
+
+
+class AdaptersDagger(BottleneckMethod):
+    """Adapters of its own for every task, everything else shared: layer norms of adapters and base (section 4.2)."""
+
+    name = "adapters_dagger"
+
+    def build(
+        self,
+        backbone: Backbone,
+        model: PreTrainedModel,
+        tasks: tuple[str, ...],
+        features: Tensor | None = None,
+    ) -> Adaptation:
+        from hyperadapt.adaptation import Adaptation, SiteGroup
+        from hyperadapt.conditioning import TaskLookup
+        from hyperadapt.forms import Bottleneck
+        from hyperadapt.generators import SharedTable, TaskTable
+
+        form = Bottleneck(self.reduction_factor, self.activation)
+        groups: dict[str, list[SiteGroup]] = {}
+        for stack in backbone.stacks(model):
+            sites = backbone.sites(model, stack, self.positions)
+            own, shared = divide(form.weights(sites[0]), NORM_WEIGHTS)
+            generators = [TaskTable(len(tasks), len(sites), own), SharedTable(len(sites), shared)]
+            groups[stack] = [SiteGroup(sites, form, generators)]
+        return Adaptation(TaskLookup(tasks), groups, "layer_norms" if self.train_layer_norms else "none")
+
+
+class Adapters(BottleneckMethod):
+    """Adapters and layer norms of its own for every task, those of the base model too: nothing is shared.
+
+    Trained on a mixture this equals training each task alone, Houlsby et al. (2019) and the paper's single-task rows.
+    """
+
+    name = "adapters"
+
+    def build(
+        self,
+        backbone: Backbone,
+        model: PreTrainedModel,
+        tasks: tuple[str, ...],
+        features: Tensor | None = None,
+    ) -> Adaptation:
+        from hyperadapt.adaptation import Adaptation, SiteGroup
+        from hyperadapt.conditioning import TaskLookup
+        from hyperadapt.forms import Bottleneck, NormScale
+        from hyperadapt.generators import TaskTable
+
+        form, norm_form = Bottleneck(self.reduction_factor, self.activation), NormScale(backbone.norm_eps(model))
+        groups: dict[str, list[SiteGroup]] = {}
+        for stack in backbone.stacks(model):
+            sites = backbone.sites(model, stack, self.positions)
+            groups[stack] = [
+                SiteGroup(sites, form, [TaskTable(len(tasks), len(sites), form.weights(sites[0]))])
+            ]
+            if self.train_layer_norms:
+                norms = backbone.norm_sites(model, stack)
+                table = TaskTable(len(tasks), len(norms), norm_form.weights(norms[0]))
+                for index, site in enumerate(norms):
+                    table.table.data[:, index] = model.get_parameter(f"{site.path}.weight").detach()
+                groups[stack].append(SiteGroup(norms, norm_form, [table]))
+        return Adaptation(TaskLookup(tasks), groups)
+
+
+class HyperFormer(BottleneckMethod):
+    """Adapters and layer norms generated from a task embedding, one hypernetwork a site, shared by the tasks.
+
+    I_tau = W_2 ReLU(W_1 z_tau) (section 2.1);  (U, D) = (W_U, W_D) I_tau (eq. 3);  (gamma, beta) likewise (eq. 5).
+
+    Attributes:
+        task_feature_dim: size t' of z_tau.
+        projector_hidden_dim: size e of the task projector's hidden layer.
+        task_embedding_dim: size t of I_tau, from which parameters are generated.
+        conditional_layer_norm: generate the adapters' layer norms; else they are learnt, one a site (Table 4).
+        adapter_block: without it the generated layer norm stands alone (Table 4).
+        task_projector: without it z_tau feeds the generators directly (Table 4).
+        task_features: a JSON file {task: [numbers]} of given z, which are then not trained.
+        train_task_embeddings_only: freeze all but z, for transfer to a new task (section 4.4).
+    """
+
+    name = "hyperformer"
+
+    task_feature_dim: int = Field(512, ge=1)
+    projector_hidden_dim: int = Field(128, ge=1)
+    task_embedding_dim: int = Field(64, ge=1)
+    conditional_layer_norm: bool = True
+    adapter_block: bool = True
+    task_projector: bool = True
+    task_features: str | None = None
+    train_task_embeddings_only: bool = False
+
+    def build(
+        self,
+        backbone: Backbone,
+        model: PreTrainedModel,
+        tasks: tuple[str, ...],
+        features: Tensor | None = None,
+    ) -> Adaptation:
+        from hyperadapt.adaptation import Adaptation, SiteGroup
+        from hyperadapt.conditioning import TaskEmbedding
+        from hyperadapt.forms import Bottleneck
+        from hyperadapt.generators import SharedHypernet, SharedTable
+
+        if features is None and self.task_features:
+            features = read_task_features(Path(self.task_features), tasks)
+        if self.train_task_embeddings_only and features is not None:
+            raise UserError(f"{self.name}: train_task_embeddings_only leaves nothing to train, as task_features are given")
+        if not self.adapter_block and not self.conditional_layer_norm:
+            raise UserError(f"{self.name}: with neither adapter_block nor conditional_layer_norm nothing is generated")
+        feature_dim = self.task_feature_dim if features is None else features.shape[1]
+        conditioning = TaskEmbedding(tasks, feature_dim, self.conditioning_projector(), features)
+        form = Bottleneck(self.reduction_factor, self.activation, self.adapter_block)
+        groups: dict[str, list[SiteGroup]] = {}
+        for stack in backbone.stacks(model):
+            sites = backbone.sites(model, stack, self.positions)
+            generated, learnt = divide(form.weights(sites[0]), () if self.conditional_layer_norm else NORM_WEIGHTS)
+            hypernet = SharedHypernet(
+                n_layers=len(sites) // len(self.positions),
+                n_positions=len(self.positions),
+                weights=generated,
+                d_task=conditioning.dim,
+                **self.hypernet_options(),
+            )
+            learnt_norms: list[SharedTable] = [SharedTable(len(sites), learnt)] if learnt else []
+            groups[stack] = [SiteGroup(sites, form, [hypernet, *learnt_norms])]
+        train_norms = self.train_layer_norms and not self.train_task_embeddings_only
+        adaptation = Adaptation(conditioning, groups, "layer_norms" if train_norms else "none")
+        if self.train_task_embeddings_only:
+            adaptation.requires_grad_(False)
+            conditioning.z.requires_grad_(True)
+        return adaptation
+
+    def conditioning_projector(self) -> tuple[int, int] | None:
+        """Return (e, t) of the projector that the stacks share, or None."""
+        return (self.projector_hidden_dim, self.task_embedding_dim) if self.task_projector else None
+
+    def hypernet_options(self) -> dict[str, Any]:
+        """Return how each stack's hypernetwork is shared and what it embeds."""
+        return {"head": "site"}
+
+
+class HyperFormerPlusPlus(HyperFormer):
+    """HyperFormer with one hypernetwork a stack, told apart by layer and position embeddings (section 2.4).
+
+    I = LN(P([z_tau; l_i; p_j])) (eq. 6), all three of size t' = `task_feature_dim`, P: 3t' -> e -> t.
+
+    Attributes:
+        position_embedding: without it each position has a generator of its own (an option of the reference
+            implementation, not in the paper).
+    """
+
+    name = "hyperformer++"
+
+    task_feature_dim: int = Field(64, ge=1)
+    position_embedding: bool = True
+
+    def conditioning_projector(self) -> tuple[int, int] | None:
+        return None
+
+    def hypernet_options(self) -> dict[str, Any]:
+        return {
+            "head": "stack" if self.position_embedding else "position",
+            "layer_embedding": True,
+            "position_embedding": self.position_embedding,
+            "projector": super().conditioning_projector(),
+        }
+
+
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (FullFineTuning, Adapters, AdaptersDagger, HyperFormer, HyperFormerPlusPlus)
+}
+
+
+def method_from(options: Mapping[str, Any]) -> Method:
+    """Make a method from its name and options, as a configuration file has them.
+
+    Raises:
+        UserError: if the name or an option is unknown, or a value is of the wrong type.
+    """
+    options = dict(options)
+    name = options.pop("name", None)
+    if name is None:
+        raise UserError(f"method: the field 'name' is missing; choices: {', '.join(METHODS)}")
+    if name not in METHODS:
+        raise UserError(f"method '{name}' is unknown; {nearest(name, METHODS)}")
+    return METHODS[name](**options)
+
+
+def divide(
+    weights: dict[str, Weight], names: tuple[str, ...]
+) -> tuple[dict[str, Weight], dict[str, Weight]]:
+    """Part a form's weights into those not named and those named."""
+    rest = {name: weight for name, weight in weights.items() if name not in names}
+    return rest, {name: weight for name, weight in weights.items() if name in names}
+
+
+def read_task_features(path: Path, tasks: tuple[str, ...]) -> Tensor:
+    """Read given task features z from a JSON file {task: [numbers]}, (n_tasks, t').
+
+    Raises:
+        UserError: if the file or a task's vector is missing, or the vectors are not all of one length.
+    """
+    import torch
+
+    if not path.is_file():
+        raise UserError(f"task_features: there is no file {path}")
+    try:
+        vectors = json.loads(path.read_text())
+        rows = [torch.tensor(vectors[task], dtype=torch.float32) for task in tasks]
+    except KeyError as missing:
+        raise UserError(f"task_features: {path} has no vector for task {missing}; it has {', '.join(vectors)}") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"task_features: {path} is not a JSON object of task -> list of numbers ({error})") from None
+    lengths = sorted({tuple(row.shape) for row in rows})
+    if len(lengths) != 1 or len(lengths[0]) != 1:
+        raise UserError(f"task_features: the vectors in {path} differ in shape: {lengths}")
+    return torch.stack(rows)

@@ -1,0 +1,150 @@
+"""Metrics on predicted and target texts, in percent, and the scores of tasks that are made of them.
+
+Every metric reads texts as the model writes them, so each says what an answer outside the task's labels counts as:
+always as wrong. A task's score is the mean of its metrics; a run's is the average over tasks (GLUE, Wang et al. 2019).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hyperadapt.errors import UserError
+
+if TYPE_CHECKING:
+    from hyperadapt.tasks.task import Task
+
+Metric = Callable[[Sequence[str], Sequence[str]], float]
+
+
+def accuracy(predictions: Sequence[str], targets: Sequence[str]) -> float:
+    """Share of predictions that equal their target."""
+    return 100 * sum(map(str.__eq__, predictions, targets)) / len(targets)
+
+
+def f1(predictions: Sequence[str], targets: Sequence[str]) -> float:
+    """F1 of class "1" against "0"; a prediction that is neither counts as the opposite of its target."""
+    from sklearn.metrics import f1_score
+
+    opposite = {"0": "1", "1": "0"}
+    answers = [answer if answer in opposite else opposite[target] for answer, target in zip(predictions, targets)]
+    positive = [target == "1" for target in targets], [answer == "1" for answer in answers]
+    return 100 * float(f1_score(*positive, zero_division=0.0))
+
+
+def macro_f1(predictions: Sequence[str], targets: Sequence[str]) -> float:
+    """Mean over the targets' classes of each one's F1; a prediction of no such class is a miss and nobody's false alarm."""
+    from sklearn.metrics import f1_score
+
+    classes = sorted(set(targets))
+    return 100 * float(f1_score(targets, predictions, labels=classes, average="macro", zero_division=0.0))
+
+
+def matthews(predictions: Sequence[str], targets: Sequence[str]) -> float:
+    """Matthews correlation; predictions of none of the targets' classes form one more class, which is never right.
+
+    So answers that are all invalid score 0, as any constant answer does, and not -100.
+    """
+    from sklearn.metrics import matthews_corrcoef
+
+    classes = set(targets)
+    answers = [answer if answer in classes else "<invalid>" for answer in predictions]
+    return 100 * float(matthews_corrcoef(targets, answers))
+
+
+def pearson(predictions: Sequence[str], targets: Sequence[str]) -> float:
+    """Pearson correlation of scores; an unreadable prediction counts as -1, constant predictions give 0."""
+    from scipy.stats import pearsonr
+
+    return _correlation(pearsonr, predictions, targets)
+
+
+def spearman(predictions: Sequence[str], targets: Sequence[str]) -> float:
+    """Spearman rank correlation of scores; an unreadable prediction counts as -1, constant predictions give 0."""
+    from scipy.stats import spearmanr
+
+    return _correlation(spearmanr, predictions, targets)
+
+
+def _correlation(statistic: Callable, predictions: Sequence[str], targets: Sequence[str]) -> float:
+    answers, truths = [[-1.0 if (score := read_score(text)) is None else score for text in texts]
+                       for texts in (predictions, targets)]
+    if len(set(answers)) == 1 or len(set(truths)) == 1:
+        return 0.0
+    return 100 * float(statistic(answers, truths).statistic)
+
+
+def read_score(text: str) -> float | None:
+    """The finite number that a text writes, or None."""
+    try:
+        score = float(text)
+    except ValueError:
+        return None
+    return score if math.isfinite(score) else None
+
+
+def exact_match(predictions: Sequence[str], targets: Sequence[str]) -> float:
+    """Share of predictions that equal their target but for case and white space."""
+    normalised = [[" ".join(text.lower().split()) for text in texts] for texts in (predictions, targets)]
+    return accuracy(*normalised)
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "macro_f1": macro_f1,
+    "matthews": matthews,
+    "pearson": pearson,
+    "spearman": spearman,
+    "exact_match": exact_match,
+}
+
+# Which metrics make sense of which kind of target (Task.kind).
+METRICS_OF_KIND: dict[str, tuple[str, ...]] = {
+    "class": ("accuracy", "f1", "macro_f1", "matthews"),
+    "score": ("pearson", "spearman"),
+    "text": ("exact_match",),
+}
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """How a model did on one task: its metrics in percent and their mean, and the answers that were no answer."""
+
+    task: str
+    metrics: dict[str, float]
+    score: float
+    rows: int
+    invalid: int
+
+
+def score_task(task: Task, predictions: Sequence[str], targets: Sequence[str]) -> TaskScore:
+    """Score a task's predictions with the task's metrics; white space around a text does not count.
+
+    Raises:
+        UserError: there are no rows, or not as many predictions as targets.
+    """
+    if not targets or len(predictions) != len(targets):
+        raise UserError(f"task '{task.name}': {len(predictions)} predictions for {len(targets)} targets cannot be scored")
+    predictions, targets = [text.strip() for text in predictions], [text.strip() for text in targets]
+    metrics = {name: METRICS[name](predictions, targets) for name in task.metrics}
+    return TaskScore(
+        task=task.name,
+        metrics=metrics,
+        score=sum(metrics.values()) / len(metrics),
+        rows=len(targets),
+        invalid=sum(not task.is_valid(text) for text in predictions),
+    )
+
+
+def average(scores: Sequence[TaskScore]) -> float:
+    """Mean of the tasks' scores, every task alike whatever its number of rows.
+
+    Raises:
+        UserError: there are no scores.
+    """
+    if not scores:
+        raise UserError("no task was scored: there is nothing to average")
+    return sum(score.score for score in scores) / len(scores)

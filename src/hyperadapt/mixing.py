@@ -1,0 +1,146 @@
+"""Multi-task batches: temperature rates, and the seeded stream of batches that ranks share and a resume continues.
+
+Task i with n_i training rows is drawn with probability p_i = n_i^(1/T) / sum_j n_j^(1/T): T = 1 is proportional,
+T = infinity draws all tasks alike (Raffel et al., 2020; T = 10 in Karimi Mahabadi et al., 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from hyperadapt.errors import UserError
+
+# First words of the seeds, so that no window's draws repeat the random numbers of a task's permutation.
+_WINDOW, _PASS = 0, 1
+
+
+def sampling_rates(sizes: Sequence[int], temperature: float = 10.0) -> list[float]:
+    """The probability of drawing each task, p_i = n_i^(1/T) / sum_j n_j^(1/T).
+
+    Args:
+        sizes: training rows of each task.
+        temperature: T; 1 is proportional to size, infinity gives equal rates.
+
+    Raises:
+        UserError: no tasks, a task without rows, or a temperature that is not above 0.
+    """
+    if not sizes:
+        raise UserError("there are no tasks to mix")
+    if min(sizes) < 1:
+        raise UserError(f"every task needs training rows to be mixed, but the sizes are {list(sizes)}")
+    if not temperature > 0:
+        raise UserError(f"temperature must be above 0, not {temperature} (1: proportional, .inf: all tasks alike)")
+    # Sizes relative to the largest: a power of a low temperature would overflow otherwise.
+    weights = [(size / max(sizes)) ** (1 / temperature) for size in sizes]
+    return [weight / sum(weights) for weight in weights]
+
+
+class MixtureBatchSampler(Sampler[list[int]]):
+    """Batches of row indices into the concatenation of the tasks' training sets, tasks mixed by `sampling_rates`.
+
+    The stream is cut into windows of `window` batches. A window draws a task for each of its rows (or for each batch),
+    takes each task's next rows, sorts all by length, cuts them into batches, and shuffles the batches. So the mixing
+    proportions hold in every window while a batch's rows are of like length. A task's rows come without replacement,
+    in a new order at each pass.
+
+    The global batches are a function of the lengths, the seed, and the sizes given here alone. Ranks and workers take no
+    part in it: rank r yields rows r, r + world_size, … of each global batch. And every window can be computed
+    from its number and the counts of rows drawn before it, so a resume skips batches without touching data.
+
+    Args:
+        lengths: of each task in order, the token length of every training row.
+        batch_size: rows of a GLOBAL batch, over all ranks.
+        num_batches: batches in the whole stream, those skipped included.
+        temperature: T of `sampling_rates`.
+        mixed: rows of several tasks in one batch; False: one task per batch, as in the papers.
+        seed: of the tasks drawn, the orders of rows and of batches.
+        rank: which of the world_size shares of each batch to yield.
+        world_size: number of ranks; divides batch_size.
+        start: batches to skip, for a resume.
+        group_by_length: sort each window by length (with one task per batch: within each task).
+        window: batches per window.
+
+    Raises:
+        UserError: a size, rank, seed or start out of range, a batch that ranks cannot share evenly, or as `sampling_rates`.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[Sequence[int]],
+        batch_size: int,
+        num_batches: int,
+        temperature: float = 10.0,
+        mixed: bool = True,
+        seed: int = 42,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+        group_by_length: bool = True,
+        window: int = 50,
+    ) -> None:
+        for name, value in {"batch_size": batch_size, "world_size": world_size, "window": window}.items():
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, not {value}")
+        if batch_size % world_size:
+            raise UserError(f"batch_size {batch_size} cannot be shared evenly by {world_size} processes")
+        if not 0 <= rank < world_size:
+            raise UserError(f"rank must be from 0 to {world_size - 1}, not {rank}")
+        if not 0 <= start <= num_batches:
+            raise UserError(f"start must be from 0 to num_batches {num_batches}, not {start}")
+        if seed < 0:
+            raise UserError(f"seed must not be negative, but is {seed}")
+        self.sizes = [len(task) for task in lengths]
+        self.rates = sampling_rates(self.sizes, temperature)
+        self.lengths = np.concatenate([np.asarray(task) for task in lengths])
+        self.batch_size, self.num_batches, self.window, self.start = batch_size, num_batches, window, start
+        self.mixed, self.group_by_length = mixed, group_by_length
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+
+    def __len__(self) -> int:
+        """Number of batches that an iteration yields."""
+        return self.num_batches - self.start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """This rank's rows of each global batch, from batch `start` on."""
+        drawn = np.zeros(len(self.sizes), dtype=np.int64)
+        for first in range(0, self.num_batches, self.window):
+            random = np.random.default_rng([self.seed, _WINDOW, first // self.window])
+            tasks = self._draw_tasks(random)
+            if first + self.window > self.start:
+                batches = self._batches(tasks, drawn, random)
+                for batch in batches[max(self.start - first, 0) : self.num_batches - first]:
+                    yield batch[self.rank :: self.world_size].tolist()
+            drawn += np.bincount(tasks, minlength=len(self.sizes))
+
+    def _draw_tasks(self, random: np.random.Generator) -> np.ndarray:
+        """The task of every row of a window, (window * batch_size,)."""
+        # Always a whole window, even where the stream ends within it: a longer stream begins with the same batches.
+        if self.mixed:
+            return random.choice(len(self.sizes), size=self.window * self.batch_size, p=self.rates)
+        return random.choice(len(self.sizes), size=self.window, p=self.rates).repeat(self.batch_size)
+
+    def _batches(self, tasks: np.ndarray, drawn: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """The window's global batches, (window, batch_size), given the rows each task has drawn before it."""
+        rows = np.empty_like(tasks)
+        offsets = np.cumsum([0, *self.sizes])
+        for task in range(len(self.sizes)):
+            mine = np.flatnonzero(tasks == task)
+            rows[mine] = offsets[task] + self._rows(task, int(drawn[task]), len(mine))
+        if self.group_by_length:
+            ties = random.random(rows.size)
+            # With one task per batch its rows stay together: they fill whole batches, so the cuts fall between tasks.
+            apart = np.zeros_like(tasks) if self.mixed else tasks
+            rows = rows[np.lexsort((ties, self.lengths[rows], apart))]
+        return random.permutation(rows.reshape(self.window, self.batch_size))
+
+    def _rows(self, task: int, first: int, count: int) -> np.ndarray:
+        """Rows number first … first + count - 1 of the task's endless sequence of passes, (count,)."""
+        passes, places = np.divmod(np.arange(first, first + count), self.sizes[task])
+        rows = np.empty_like(places)
+        for number in np.unique(passes):
+            order = np.random.default_rng([self.seed, _PASS, task, number]).permutation(self.sizes[task])
+            rows[passes == number] = order[places[passes == number]]
+        return rows

@@ -1,0 +1,288 @@
+"""`adapt`: give a transformers model a method, by subclassing its own classes at run time.
+
+    model   names `task_ids` in its forward, so that Trainer keeps the column and generate expands it over beams;
+    stack   turns task_ids into the weights of all its sites, once a batch, and hands them to its blocks;
+    block   binds its own weights to its sub-layers for the length of its forward;
+    hooks   on the sub-layers apply the form.
+
+The base model's code is neither copied nor edited, and its parameters keep their names.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from hyperadapt import checkpoint
+from hyperadapt.adaptation import Adaptation, SiteWeights
+from hyperadapt.backbones import Backbone, backbone_of
+from hyperadapt.errors import UserError, nearest
+from hyperadapt.methods import Method
+
+
+class AdaptedModel(PreTrainedModel):
+    """Mixed in before the base model's class; `hyperadapt` is the child module that holds what the method adds.
+
+    Attributes:
+        hyperadapt: the conditioning and generators.
+        method: the method's options.
+        tasks: names of the tasks, in the order of their ids.
+        base_fingerprint: identifies the base model's weights.
+    """
+
+    # T5's forward takes **kwargs but no num_items_in_batch; without this word Trainer would not scale the loss
+    # over accumulated batches.
+    accepts_loss_kwargs = False
+
+    hyperadapt: Adaptation
+    method: Method
+    tasks: tuple[str, ...]
+    base_fingerprint: str
+
+    def forward(self, *args: Any, task_ids: Tensor | None = None, **kwargs: Any) -> Any:
+        """Run the base model, adapted for each row's task.
+
+        Args:
+            task_ids: (batch,), index of each row's task in `tasks`; the rest as in the base model.
+
+        Raises:
+            UserError: if task_ids are missing or do not fit the batch.
+        """
+        if self.method.task_conditioned:
+            kwargs["task_ids"] = task_ids
+        return super().forward(*args, **kwargs)
+
+    def task_id(self, name: str) -> int:
+        """Return the id of a task.
+
+        Raises:
+            UserError: if the model has no such task.
+        """
+        if name not in self.tasks:
+            raise UserError(f"the model has no task '{name}'; {nearest(name, self.tasks)}")
+        return self.tasks.index(name)
+
+    def add_task(
+        self, name: str, init_from: str | None = None, features: Sequence[float] | None = None
+    ) -> None:
+        """Add a task, with everything else kept; make the optimizer after this.
+
+        Args:
+            name: of the new task; its id is the next one.
+            init_from: a task whose parameters it starts from; else they are drawn anew.
+            features: its vector z (t',), where the method was given task features.
+
+        Raises:
+            UserError: if the name is taken, init_from is unknown, or features are missing or of the wrong length.
+        """
+        if name in self.tasks:
+            raise UserError(f"the model already has a task '{name}'")
+        given = None if features is None else torch.tensor(features, dtype=torch.float32)
+        self.hyperadapt.add_task(name, None if init_from is None else self.task_id(init_from), given)
+        self.tasks = (*self.tasks, name)
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str,
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        **_: Any,
+    ) -> None:
+        """Save what was trained, and all that `ha.load` needs beside the base model; see checkpoint.py."""
+        if is_main_process:
+            checkpoint.save(self, save_directory, state_dict)
+
+
+class AdaptedStack(nn.Module):
+    """Mixed in before the class of an encoder or decoder stack."""
+
+    stack_name: str
+    adaptation: tuple[Adaptation]  # in a tuple, or the model's child would become each stack's child too
+    task_names: tuple[PreTrainedModel]
+    dtype: torch.dtype
+
+    def forward(
+        self, *args: Any, task_ids: Tensor | None = None, past_key_values: Any = None, **kwargs: Any
+    ) -> Any:
+        inputs = args[0] if args else kwargs.get("input_ids")
+        inputs = kwargs.get("inputs_embeds") if inputs is None else inputs
+        check_task_ids(task_ids, inputs, self.task_names[0].tasks)
+        assert task_ids is not None
+        # A cache lives as long as one generation, so the weights kept on it are neither made anew at each step nor
+        # left over for the next batch.
+        kept = getattr(past_key_values, "site_weights", None)
+        if kept is not None and kept[0] is task_ids:
+            site_weights = kept[1]
+        else:
+            site_weights = self.adaptation[0](self.stack_name, task_ids, self.dtype)
+            if past_key_values is not None and not torch.is_grad_enabled():
+                past_key_values.site_weights = (task_ids, site_weights)
+        with_cache = {} if past_key_values is None else {"past_key_values": past_key_values}
+        with bound(self, site_weights, -1):
+            return super().forward(*args, site_weights=site_weights, **with_cache, **kwargs)
+
+
+class AdaptedBlock(nn.Module):
+    """Mixed in before the class of a block."""
+
+    layer_number: int
+
+    def forward(self, *args: Any, site_weights: SiteWeights, **kwargs: Any) -> Any:
+        # Bound here and not in the stack: a checkpointed recompute runs after the stack's forward has returned.
+        with bound(self, site_weights, self.layer_number):
+            return super().forward(*args, **kwargs)
+
+
+class bound:  # noqa: N801 - reads as a statement
+    """Bind a layer's weights to the modules at its sites while its forward runs."""
+
+    def __init__(self, holder: nn.Module, site_weights: SiteWeights, layer: int) -> None:
+        self.modules: dict[str, nn.Module] = holder.site_modules  # type: ignore[assignment]
+        self.site_weights, self.layer = site_weights, layer
+
+    def __enter__(self) -> None:
+        for position, module in self.modules.items():
+            module.site_weights = (  # type: ignore[assignment]
+                self.site_weights.by_layer[self.layer][position],
+                self.site_weights.rows,
+            )
+
+    def __exit__(self, *exc: object) -> None:
+        for module in self.modules.values():
+            module.site_weights = None  # type: ignore[assignment]
+
+
+def adapt(base: PreTrainedModel, method: Method, tasks: Sequence[str]) -> Any:
+    """Adapt a model to many tasks: freeze it, and add what the method trains.
+
+    Args:
+        base: any model whose family has a backbone; it is changed in place and returned.
+        method: as `HyperFormerPlusPlus(reduction_factor=32)`.
+        tasks: names; a row's task_id is the index of its task here.
+
+    Returns:
+        The base model, now also an `AdaptedModel`.
+
+    Raises:
+        UserError: if the family is unknown, the model is adapted already, tasks are empty or repeat, or the
+            method's options do not fit the model.
+    """
+    return adapt_with_features(base, method, tasks, None)
+
+
+def adapt_with_features(
+    base: PreTrainedModel, method: Method, tasks: Sequence[str], features: Tensor | None
+) -> Any:
+    """Adapt a model with task features z (n_tasks, t') at hand rather than in the method's file."""
+    if isinstance(base, AdaptedModel):
+        raise UserError(f"the model is adapted already, with {base.method.name}; load the base model anew")
+    if isinstance(tasks, str) or not tasks:
+        raise UserError(f"tasks must be a list of at least one name, not {tasks!r}")
+    if repeated := sorted({name for name in tasks if list(tasks).count(name) > 1}):
+        raise UserError(f"tasks are repeated: {', '.join(repeated)}")
+    backbone = backbone_of(base)
+    adaptation = method.build(backbone, base, tuple(tasks), features)
+
+    fingerprint = checkpoint.fingerprint(base)
+    freeze(base, backbone, adaptation)
+    subclass(base, AdaptedModel)
+    base.method, base.tasks, base.base_fingerprint = method, tuple(tasks), fingerprint  # type: ignore[assignment]
+    base.hyperadapt = adaptation.to(base.device)
+    if adaptation.groups:
+        insert(base, backbone, adaptation)
+    # What save_pretrained leaves out: with it Trainer resumes without a warning about missing keys.
+    saved = checkpoint.saved_names(base)
+    base._keys_to_ignore_on_save = [name for name in base.state_dict() if name not in saved]
+    return base
+
+
+def freeze(base: PreTrainedModel, backbone: Backbone, adaptation: Adaptation) -> None:
+    """Leave of the base model's own parameters only those trained that the method names."""
+    base.requires_grad_(adaptation.trained_backbone == "all")
+    if adaptation.trained_backbone == "layer_norms":
+        for stack in backbone.stacks(base):
+            for site in backbone.norm_sites(base, stack):
+                base.get_submodule(site.path).requires_grad_(True)
+
+
+def insert(model: Any, backbone: Backbone, adaptation: Adaptation) -> None:
+    """Subclass the stacks and blocks that hold sites, and hook the modules at the sites."""
+    for name, stack in backbone.stacks(model).items():
+        subclass(stack, AdaptedStack)
+        stack.stack_name, stack.adaptation, stack.task_names = name, (adaptation,), (model,)  # type: ignore[assignment]
+        stack.site_modules = {}  # type: ignore[assignment]
+        blocks = backbone.blocks(stack)
+        for layer, block in enumerate(blocks):
+            subclass(block, AdaptedBlock)
+            block.layer_number, block.site_modules = layer, {}  # type: ignore[assignment]
+        for group in adaptation.site_groups(name):
+            for site in group.sites:
+                module = model.get_submodule(site.path)
+                holder = stack if site.layer < 0 else blocks[site.layer]
+                holder.site_modules[site.position] = module  # type: ignore[index]
+                module.site_weights = None
+                module.register_forward_hook(FormHook(group.form, site.insertion))
+
+
+class FormHook:
+    """Applies a form to a module's output (the first, where it returns several)."""
+
+    def __init__(self, form: Any, insertion: str) -> None:
+        self.form, self.sequential = form, insertion == "sequential"
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        assert module.site_weights is not None, "a site ran outside its block"
+        weights, rows = module.site_weights  # type: ignore[misc]
+        y = output[0] if isinstance(output, tuple) else output
+        changed = self.form.apply(y if self.sequential else args[0], y, weights, rows)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+
+def subclass(module: nn.Module, mixin: type) -> None:
+    """Put a mixin before a module's class.
+
+    The class keeps its name, by which transformers, FSDP and device maps know it, and its forward's signature, from
+    which Trainer and generate read what may be passed.
+    """
+    original = type(module)
+    signature = inspect.signature(original.forward)
+    added = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(mixin.forward).parameters.items()
+        if name not in {*signature.parameters, "args", "kwargs"}
+    ]
+    parameters = sorted([*signature.parameters.values(), *added], key=lambda parameter: parameter.kind)
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return mixin.forward(self, *args, **kwargs)
+
+    forward.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    module.__class__ = type(original.__name__, (mixin, original), {})
+
+
+def check_task_ids(task_ids: Tensor | None, inputs: Tensor | None, tasks: tuple[str, ...]) -> None:
+    """Check task_ids before anything runs; their values only on the CPU, where reading them waits for nothing.
+
+    Raises:
+        UserError: if they are missing, not (batch,) integers, or (on the CPU) out of range.
+    """
+    if task_ids is None:
+        raise UserError(
+            f"task_ids are missing: pass a LongTensor (batch,) with each row's index in {list(tasks[:8])}"
+        )
+    if not isinstance(task_ids, Tensor) or task_ids.dtype not in (torch.int64, torch.int32):
+        raise UserError(f"task_ids must be a LongTensor (batch,), not {getattr(task_ids, 'dtype', type(task_ids))}")
+    if inputs is not None and task_ids.shape != inputs.shape[:1]:
+        raise UserError(f"task_ids have shape {tuple(task_ids.shape)}, but the batch has {inputs.shape[0]} rows")
+    if task_ids.device.type == "cpu" and not torch.compiler.is_compiling() and task_ids.numel():
+        low, high = int(task_ids.min()), int(task_ids.max())
+        if low < 0 or high >= len(tasks):
+            raise UserError(
+                f"task_ids out of range: found {low if low < 0 else high}, but the model has tasks "
+                f"0..{len(tasks) - 1} ({', '.join(tasks[:8])})"
+            )

@@ -1,0 +1,68 @@
+"""Where a frozen model is changed, and what must be generated there.
+
+A `Site` is one place in a model; a `Weight` is the shape of one tensor that a form needs at a site. Generators see
+only these: they know neither the model nor what the tensors are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place in a frozen model whose output a form changes.
+
+    Attributes:
+        stack: "encoder" or "decoder".
+        layer: number of the block in its stack; -1 for a place behind the last block.
+        position: what the module does there, as "self_attention" or "feed_forward".
+        path: the module's dotted name in the model.
+        d_in, d_out: width of the module's input and output.
+        insertion: "sequential" forms read the module's output, "parallel" ones its input.
+    """
+
+    stack: str
+    layer: int
+    position: str
+    path: str
+    d_in: int
+    d_out: int
+    insertion: Literal["sequential", "parallel"] = "sequential"
+
+
+class Weight(NamedTuple):
+    """A tensor that a form needs at every site: its shape, and N(mean, std) where it is learnt in place."""
+
+    shape: tuple[int, ...]
+    mean: float = 0.0
+    std: float = 0.0
+
+
+Weights = Mapping[str, Weight]
+
+
+def numel(weights: Weights) -> int:
+    """Count the numbers that one site needs."""
+    return sum(prod(weight.shape) for weight in weights.values())
+
+
+def split(flat: Tensor, weights: Weights) -> dict[str, Tensor]:
+    """Cut flat vectors into named tensors, without a copy.
+
+    Args:
+        flat: (U, numel), one row a condition.
+
+    Returns:
+        name -> (U, *shape), in the order of `weights`.
+    """
+    parts = flat.split([prod(weight.shape) for weight in weights.values()], dim=-1)
+    return {
+        name: part.unflatten(-1, weight.shape)
+        for (name, weight), part in zip(weights.items(), parts, strict=True)
+    }
