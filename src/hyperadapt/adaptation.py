@@ -6,7 +6,7 @@ One forward pass runs it once a stack: task_ids (batch,) -> the distinct conditi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class SiteGroup(nn.Module):
     def __init__(self, sites: Sequence[Site], form: Form, generators: Sequence[Generator]) -> None:
         super().__init__()
         self.sites, self.form = tuple(sites), form
-        self.generators = nn.ModuleList(generators)
+        self.generators: Any = nn.ModuleList(generators)
 
 
 class Adaptation(nn.Module):
@@ -61,7 +61,7 @@ class Adaptation(nn.Module):
     ) -> None:
         super().__init__()
         self.conditioning = conditioning
-        self.groups = nn.ModuleDict({stack: nn.ModuleList(of) for stack, of in (groups or {}).items()})
+        self.groups: Any = nn.ModuleDict({stack: nn.ModuleList(of) for stack, of in (groups or {}).items()})
         self.trained_backbone = trained_backbone
 
     def forward(self, stack: str, task_ids: Tensor, dtype: torch.dtype) -> SiteWeights:
@@ -86,7 +86,7 @@ class Adaptation(nn.Module):
     def site_groups(self, stack: str | None = None) -> list[SiteGroup]:
         """List the groups of one stack, or of all."""
         stacks = [stack] if stack else list(self.groups)
-        return [group for name in stacks for group in self.groups[name]]  # type: ignore[union-attr]
+        return [group for name in stacks for group in self.groups[name]]
 
     def add_task(self, name: str, init_from: int | None, features: Tensor | None = None) -> None:
         """Append a task to the conditioning and to every table."""

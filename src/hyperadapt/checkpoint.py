@@ -150,7 +150,9 @@ def load_base(config: dict[str, Any], path: Path) -> PreTrainedModel:
     # A run that built its base model keeps it beside the saved model, wherever both are moved.
     beside = path.parent / Path(name).name
     try:
-        return getattr(transformers, config["base_class"]).from_pretrained(beside if beside.is_dir() else name)
+        return getattr(transformers, config["base_class"]).from_pretrained(
+            beside if beside.is_dir() else name
+        )
     except OSError as error:
         raise CheckpointError(
             f"the base model '{name}' of {path} cannot be loaded ({str(error).splitlines()[0]}); "
@@ -161,7 +163,9 @@ def load_base(config: dict[str, Any], path: Path) -> PreTrainedModel:
 def base_config(model: PreTrainedModel) -> dict[str, Any]:
     """Return what is particular about the base model's configuration, for people to read."""
     config = model.config.to_diff_dict()
-    return {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
+    return {
+        key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")
+    }
 
 
 def fingerprint(base: PreTrainedModel) -> str:
@@ -187,7 +191,7 @@ def digest(tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 

@@ -83,8 +83,8 @@ class TaskEmbedding(TaskLookup):
         features: Tensor | None = None,
     ) -> None:
         super().__init__(tasks)
-        given = features is not None
-        self.z = nn.Parameter(features if given else torch.randn(len(tasks), dim), requires_grad=not given)
+        z = torch.randn(len(tasks), dim) if features is None else features
+        self.z = nn.Parameter(z, requires_grad=features is None)
         self.projector = task_projector(dim, *projector) if projector else None
         self.dim = projector[1] if projector else dim
 
@@ -97,7 +97,9 @@ class TaskEmbedding(TaskLookup):
     def add_task(self, name: str, init_from: int | None, features: Tensor | None = None) -> None:
         """Append a task whose z is given, a copy of another's, or drawn anew."""
         if features is None and init_from is None and not self.z.requires_grad:
-            raise UserError(f"task '{name}' needs features={self.z.shape[1]} numbers: this model's z are given")
+            raise UserError(
+                f"task '{name}' needs features={self.z.shape[1]} numbers: this model's z are given"
+            )
         row = features if features is not None else self.z[init_from] if init_from is not None else None
         row = torch.randn(self.z.shape[1]) if row is None else row
         super().add_task(name, init_from)
@@ -106,11 +108,11 @@ class TaskEmbedding(TaskLookup):
 
 def task_projector(d_in: int, d_hidden: int, d_out: int) -> nn.Sequential:
     """Build the two-layer network that turns features into an embedding (section 2.1), weights N(0, 0.01)."""
-    projector = nn.Sequential(nn.Linear(d_in, d_hidden), nn.ReLU(), nn.Linear(d_hidden, d_out))
-    for layer in (projector[0], projector[2]):
+    first, second = nn.Linear(d_in, d_hidden), nn.Linear(d_hidden, d_out)
+    for layer in (first, second):
         nn.init.normal_(layer.weight, std=0.01)
         nn.init.zeros_(layer.bias)
-    return projector
+    return nn.Sequential(first, nn.ReLU(), second)
 
 
 def append_row(table: nn.Parameter, row: Tensor) -> nn.Parameter:

@@ -66,3 +66,87 @@ def count_without_weights(config: PretrainedConfig, method: Method, n_tasks: int
     with torch.device("meta"):
         base = AutoModelForSeq2SeqLM.from_config(config)
         return count_parameters(adapt(base, method, [f"task{index}" for index in range(n_tasks)]))
+
+
+def model_config(name: str) -> PretrainedConfig:
+    """Find a model's configuration: known here, in a local directory, or on the hub."""
+    from transformers import AutoConfig
+
+    from hyperadapt.backbones import published_config
+    from hyperadapt.errors import UserError
+
+    if (known := published_config(name)) is not None:
+        return known
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"model '{name}' is not a published model known here (as google-t5/t5-base), a local directory or on the "
+            f"hub ({reason})"
+        ) from None
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """A row of the paper's Table 1 or 3: method, printed "#Total params" and "#Trained params / per task"."""
+
+    table: str
+    model: str
+    method: str
+    options: dict[str, Any]
+    total: str
+    trained_percent: float
+    tasks_in_one_model: int = 8
+
+
+PAPER = [
+    PaperRow("1", "t5-small", "full_fine_tuning", {}, "8.0x", 100.0, 1),
+    PaperRow("1", "t5-small", "adapters", {}, "1+8x0.01", 0.74, 1),
+    PaperRow("1", "t5-base", "full_fine_tuning", {}, "8.0x", 100.0, 1),
+    PaperRow("1", "t5-base", "adapters", {}, "1+8x0.01", 0.87, 1),
+    PaperRow("1", "t5-small", "full_fine_tuning", {}, "1.0x", 12.5),
+    PaperRow("1", "t5-small", "adapters_dagger", {}, "1.05x", 0.68),
+    PaperRow("1", "t5-small", "hyperformer", {}, "1.45x", 5.80),
+    PaperRow("1", "t5-small", "hyperformer++", {}, "1.04x", 0.50),
+    PaperRow("1", "t5-base", "full_fine_tuning", {}, "1.0x", 12.5),
+    PaperRow("1", "t5-base", "adapters_dagger", {}, "1.07x", 0.82),
+    PaperRow("1", "t5-base", "hyperformer", {}, "1.54x", 6.86),
+    PaperRow("1", "t5-base", "hyperformer++", {}, "1.02x", 0.29),
+    PaperRow("3", "t5-small", "adapters_dagger", {"reduction_factor": 2}, "1.83x", 10.44),
+    PaperRow("3", "t5-base", "adapters_dagger", {"reduction_factor": 2}, "2.02x", 12.73),
+]
+
+
+def paper_table() -> list[dict[str, Any]]:
+    """Set our counts beside those that the paper's Tables 1 and 3 print, for 8 tasks and reduction factor 32.
+
+    A single-task row is one model for each task: what is trained for one task stands eight times, the frozen base once.
+    """
+    from hyperadapt.methods import METHODS
+
+    rows = []
+    for row in PAPER:
+        counted = count_without_weights(
+            model_config(row.model), METHODS[row.method](**row.options), row.tasks_in_one_model
+        )
+        models = 8 // row.tasks_in_one_model
+        frozen = (
+            counted.base - min(counted.trained, counted.base)
+            if row.method == "full_fine_tuning"
+            else counted.base
+        )
+        total = (frozen + models * (counted.total - frozen)) / counted.base
+        rows.append(
+            {
+                "table": row.table,
+                "model": row.model,
+                "method": row.method + "".join(f" {name}={value}" for name, value in row.options.items()),
+                "tasks a model": row.tasks_in_one_model,
+                "#total, paper": row.total,
+                "#total, ours": f"{total:.3f}x",
+                "#trained per task, paper": f"{row.trained_percent:.2f} %",
+                "#trained per task, ours": f"{counted.trained_per_task_percent:.2f} %",
+            }
+        )
+    return rows

@@ -86,7 +86,9 @@ class SharedHypernet(nn.Module):
         self.weights = dict(weights)
         self.n_layers, self.n_positions = n_layers, n_positions
         self.layer_embedding = nn.Parameter(torch.randn(n_layers, d_task)) if layer_embedding else None
-        self.position_embedding = nn.Parameter(torch.randn(n_positions, d_task)) if position_embedding else None
+        self.position_embedding = (
+            nn.Parameter(torch.randn(n_positions, d_task)) if position_embedding else None
+        )
         d_features = d_task * (1 + layer_embedding + position_embedding)
         self.projector = task_projector(d_features, *projector) if projector else None
         d_embedding = projector[1] if projector else d_features

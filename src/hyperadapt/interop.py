@@ -68,7 +68,7 @@ def from_reference(state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Any:
         known = meta["source"] in SOURCES
         reason = "is not imported yet" if known else f"is unknown; {nearest(meta['source'], SOURCES[:1])}"
         raise UserError(f"from_reference: source '{meta['source']}' {reason}")
-    base = T5ForConditionalGeneration(T5Config(**meta["t5"], decoder_start_token_id=0))
+    base = T5ForConditionalGeneration(T5Config(**{**meta["t5"], "decoder_start_token_id": 0}))
     base_state = {
         name: value
         for name, value in state.items()
@@ -114,7 +114,10 @@ def imported(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for index, group in enumerate(groups):
             for number, generator in enumerate(group.generators):
                 prefix = f"groups.{stack}.{index}.generators.{number}"
-                own |= {f"{prefix}.{name}": value for name, value in generated(state, model, group, generator).items()}
+                own |= {
+                    f"{prefix}.{name}": value
+                    for name, value in generated(state, model, group, generator).items()
+                }
     return own
 
 
@@ -144,7 +147,9 @@ def generated(state: Mapping[str, Tensor], model: Any, group: SiteGroup, generat
         own["position_embedding"] = take(state, f"{network}adapters_block_type.weight")
         return own | stacked([head(state, generator, network, "_hyper_net")])
     positions = [site.position for site in group.sites[: generator.n_positions]]
-    return own | stacked([head(state, generator, f"{network}{position}_", "_hyper_net") for position in positions])
+    return own | stacked(
+        [head(state, generator, f"{network}{position}_", "_hyper_net") for position in positions]
+    )
 
 
 def controller(site: Site) -> str:
@@ -160,7 +165,9 @@ def learnt(state: Mapping[str, Tensor], generator: Any, prefix: str) -> Tensor:
 def head(state: Mapping[str, Tensor], generator: Any, prefix: str, infix: str) -> tuple[Tensor, Tensor]:
     """Join the reference's generators of one head: weight (t, numel), bias (1, numel)."""
     paths = [prefix.replace("meta_", "") if "norm" in name else prefix for name in generator.weights]
-    names = [f"{path}{GENERATED[name].format(infix)}" for path, name in zip(paths, generator.weights, strict=True)]
+    names = [
+        f"{path}{GENERATED[name].format(infix)}" for path, name in zip(paths, generator.weights, strict=True)
+    ]
     weight = torch.cat([take(state, f"{name}.weight") for name in names]).T
     return weight, torch.cat([take(state, f"{name}.bias") for name in names])[None]
 
@@ -193,6 +200,8 @@ def load_exactly(module: torch.nn.Module, state: Mapping[str, Tensor], what: str
     try:
         missing, unexpected = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise UserError(f"from_reference: {what} does not fit its meta: {str(error).splitlines()[-1].strip()}") from None
+        raise UserError(
+            f"from_reference: {what} does not fit its meta: {str(error).splitlines()[-1].strip()}"
+        ) from None
     if wrong := [*unexpected, *missing]:
         raise UserError(f"from_reference: {what} does not fit its meta at '{wrong[0]}'")

@@ -1,11 +1,11 @@
 """The methods: each one a choice of condition, generator, form and site, and the options that the papers vary.
 
-    method               condition       generator                           form at the sites
-    FullFineTuning       -               -                                   -
-    Adapters             task            table, backbone norms per task      bottleneck after attention and feed-forward
-    AdaptersDagger       task            table, shared norms                 same
-    HyperFormer          task embedding  shared by the tasks, one a site     same
-    HyperFormerPlusPlus  task embedding  shared by tasks and sites           same
+method               condition       generator                           form at the sites
+FullFineTuning       -               -                                   -
+Adapters             task            table, backbone norms per task      bottleneck after attention and feed-forward
+AdaptersDagger       task            table, shared norms                 same
+HyperFormer          task embedding  shared by the tasks, one a site     same
+HyperFormerPlusPlus  task embedding  shared by tasks and sites           same
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ class AdaptersDagger(BottleneckMethod):
         for stack in backbone.stacks(model):
             sites = backbone.sites(model, stack, self.positions)
             own, shared = divide(form.weights(sites[0]), NORM_WEIGHTS)
-            generators = [TaskTable(len(tasks), len(sites), own), SharedTable(len(sites), shared)]
-            groups[stack] = [SiteGroup(sites, form, generators)]
+            tables = TaskTable(len(tasks), len(sites), own), SharedTable(len(sites), shared)
+            groups[stack] = [SiteGroup(sites, form, tables)]
         return Adaptation(TaskLookup(tasks), groups, "layer_norms" if self.train_layer_norms else "none")
 
 
@@ -144,7 +144,10 @@ class Adapters(BottleneckMethod):
         from hyperadapt.forms import Bottleneck, NormScale
         from hyperadapt.generators import TaskTable
 
-        form, norm_form = Bottleneck(self.reduction_factor, self.activation), NormScale(backbone.norm_eps(model))
+        form, norm_form = (
+            Bottleneck(self.reduction_factor, self.activation),
+            NormScale(backbone.norm_eps(model)),
+        )
         groups: dict[str, list[SiteGroup]] = {}
         for stack in backbone.stacks(model):
             sites = backbone.sites(model, stack, self.positions)
@@ -202,16 +205,22 @@ class HyperFormer(BottleneckMethod):
         if features is None and self.task_features:
             features = read_task_features(Path(self.task_features), tasks)
         if self.train_task_embeddings_only and features is not None:
-            raise UserError(f"{self.name}: train_task_embeddings_only leaves nothing to train, as task_features are given")
+            raise UserError(
+                f"{self.name}: train_task_embeddings_only leaves nothing to train where task_features are given"
+            )
         if not self.adapter_block and not self.conditional_layer_norm:
-            raise UserError(f"{self.name}: with neither adapter_block nor conditional_layer_norm nothing is generated")
+            raise UserError(
+                f"{self.name}: with neither adapter_block nor conditional_layer_norm nothing is generated"
+            )
         feature_dim = self.task_feature_dim if features is None else features.shape[1]
         conditioning = TaskEmbedding(tasks, feature_dim, self.conditioning_projector(), features)
         form = Bottleneck(self.reduction_factor, self.activation, self.adapter_block)
         groups: dict[str, list[SiteGroup]] = {}
         for stack in backbone.stacks(model):
             sites = backbone.sites(model, stack, self.positions)
-            generated, learnt = divide(form.weights(sites[0]), () if self.conditional_layer_norm else NORM_WEIGHTS)
+            generated, learnt = divide(
+                form.weights(sites[0]), () if self.conditional_layer_norm else NORM_WEIGHTS
+            )
             hypernet = SharedHypernet(
                 n_layers=len(sites) // len(self.positions),
                 n_positions=len(self.positions),
@@ -285,9 +294,7 @@ def method_from(options: Mapping[str, Any]) -> Method:
     return METHODS[name](**options)
 
 
-def divide(
-    weights: dict[str, Weight], names: tuple[str, ...]
-) -> tuple[dict[str, Weight], dict[str, Weight]]:
+def divide(weights: dict[str, Weight], names: tuple[str, ...]) -> tuple[dict[str, Weight], dict[str, Weight]]:
     """Part a form's weights into those not named and those named."""
     rest = {name: weight for name, weight in weights.items() if name not in names}
     return rest, {name: weight for name, weight in weights.items() if name in names}
@@ -307,9 +314,13 @@ def read_task_features(path: Path, tasks: tuple[str, ...]) -> Tensor:
         vectors = json.loads(path.read_text())
         rows = [torch.tensor(vectors[task], dtype=torch.float32) for task in tasks]
     except KeyError as missing:
-        raise UserError(f"task_features: {path} has no vector for task {missing}; it has {', '.join(vectors)}") from None
+        raise UserError(
+            f"task_features: {path} has no vector for task {missing}; it has {', '.join(vectors)}"
+        ) from None
     except (ValueError, TypeError) as error:
-        raise UserError(f"task_features: {path} is not a JSON object of task -> list of numbers ({error})") from None
+        raise UserError(
+            f"task_features: {path} is not a JSON object of task -> list of numbers ({error})"
+        ) from None
     lengths = sorted({tuple(row.shape) for row in rows})
     if len(lengths) != 1 or len(lengths[0]) != 1:
         raise UserError(f"task_features: the vectors in {path} differ in shape: {lengths}")

@@ -1,7 +1,8 @@
 """Metrics on predicted and target texts, in percent, and the scores of tasks that are made of them.
 
-Every metric reads texts as the model writes them, so each says what an answer outside the task's labels counts as:
-always as wrong. A task's score is the mean of its metrics; a run's is the average over tasks (GLUE, Wang et al. 2019).
+Every metric reads texts as the model writes them, so each says how it counts an answer outside the task's
+labels: always as wrong. A task's score is the mean of its metrics, and a run's is the average over its tasks
+(GLUE, Wang et al., 2019).
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ def f1(predictions: Sequence[str], targets: Sequence[str]) -> float:
     from sklearn.metrics import f1_score
 
     opposite = {"0": "1", "1": "0"}
-    answers = [answer if answer in opposite else opposite[target] for answer, target in zip(predictions, targets)]
-    positive = [target == "1" for target in targets], [answer == "1" for answer in answers]
-    return 100 * float(f1_score(*positive, zero_division=0.0))
+    pairs = zip(predictions, targets, strict=True)
+    answers = [answer if answer in opposite else opposite[target] for answer, target in pairs]
+    return 100 * float(f1_score(targets, answers, labels=["1"], average="macro", zero_division=0.0))  # pyright: ignore[reportArgumentType]
 
 
 def macro_f1(predictions: Sequence[str], targets: Sequence[str]) -> float:
-    """Mean over the targets' classes of each one's F1; a prediction of no such class is a miss and nobody's false alarm."""
+    """Mean of the F1 of each class among the targets; any other prediction misses the target's class."""
     from sklearn.metrics import f1_score
 
     classes = sorted(set(targets))
-    return 100 * float(f1_score(targets, predictions, labels=classes, average="macro", zero_division=0.0))
+    return 100 * float(f1_score(targets, predictions, labels=classes, average="macro", zero_division=0.0))  # pyright: ignore[reportArgumentType]
 
 
 def matthews(predictions: Sequence[str], targets: Sequence[str]) -> float:
-    """Matthews correlation; predictions of none of the targets' classes form one more class, which is never right.
+    """Matthews correlation; predictions of no class among the targets are one more class, never right.
 
     So answers that are all invalid score 0, as any constant answer does, and not -100.
     """
@@ -55,25 +56,25 @@ def matthews(predictions: Sequence[str], targets: Sequence[str]) -> float:
 
 
 def pearson(predictions: Sequence[str], targets: Sequence[str]) -> float:
-    """Pearson correlation of scores; an unreadable prediction counts as -1, constant predictions give 0."""
+    """Pearson correlation of scores; an unreadable prediction counts as -1, constant ones give 0."""
     from scipy.stats import pearsonr
 
     return _correlation(pearsonr, predictions, targets)
 
 
 def spearman(predictions: Sequence[str], targets: Sequence[str]) -> float:
-    """Spearman rank correlation of scores; an unreadable prediction counts as -1, constant predictions give 0."""
+    """Spearman correlation of scores' ranks; an unreadable prediction counts as -1, constant ones give 0."""
     from scipy.stats import spearmanr
 
     return _correlation(spearmanr, predictions, targets)
 
 
 def _correlation(statistic: Callable, predictions: Sequence[str], targets: Sequence[str]) -> float:
-    answers, truths = [[-1.0 if (score := read_score(text)) is None else score for text in texts]
-                       for texts in (predictions, targets)]
-    if len(set(answers)) == 1 or len(set(truths)) == 1:
+    answers = [-1.0 if (score := read_score(text)) is None else score for text in predictions]
+    scores = [float(text) for text in targets]
+    if len(set(answers)) == 1 or len(set(scores)) == 1:
         return 0.0
-    return 100 * float(statistic(answers, truths).statistic)
+    return 100 * float(statistic(answers, scores).statistic)
 
 
 def read_score(text: str) -> float | None:
@@ -111,7 +112,7 @@ METRICS_OF_KIND: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class TaskScore:
-    """How a model did on one task: its metrics in percent and their mean, and the answers that were no answer."""
+    """How a model did on one task: metrics in percent, their mean, and how many answers were invalid."""
 
     task: str
     metrics: dict[str, float]
@@ -127,7 +128,9 @@ def score_task(task: Task, predictions: Sequence[str], targets: Sequence[str]) -
         UserError: there are no rows, or not as many predictions as targets.
     """
     if not targets or len(predictions) != len(targets):
-        raise UserError(f"task '{task.name}': {len(predictions)} predictions for {len(targets)} targets cannot be scored")
+        raise UserError(
+            f"task '{task.name}': cannot score {len(predictions)} predictions of {len(targets)} rows"
+        )
     predictions, targets = [text.strip() for text in predictions], [text.strip() for text in targets]
     metrics = {name: METRICS[name](predictions, targets) for name in task.metrics}
     return TaskScore(

@@ -1,7 +1,8 @@
-"""Multi-task batches: temperature rates, and the seeded stream of batches that ranks share and a resume continues.
+"""Multi-task batches: sampling rates, and a seeded stream of batches that ranks share and a resume continues.
 
-Task i with n_i training rows is drawn with probability p_i = n_i^(1/T) / sum_j n_j^(1/T): T = 1 is proportional,
-T = infinity draws all tasks alike (Raffel et al., 2020; T = 10 in Karimi Mahabadi et al., 2021).
+Task i with n_i training rows is drawn with probability p_i = n_i^(1/T) / sum_j n_j^(1/T): T = 1 is
+proportional to size, T = infinity draws all tasks alike (Raffel et al., 2020; with T = 10 Karimi Mahabadi et
+al., 2021).
 """
 
 from __future__ import annotations
@@ -32,23 +33,23 @@ def sampling_rates(sizes: Sequence[int], temperature: float = 10.0) -> list[floa
     if min(sizes) < 1:
         raise UserError(f"every task needs training rows to be mixed, but the sizes are {list(sizes)}")
     if not temperature > 0:
-        raise UserError(f"temperature must be above 0, not {temperature} (1: proportional, .inf: all tasks alike)")
-    # Sizes relative to the largest: a power of a low temperature would overflow otherwise.
+        raise UserError(f"temperature must be above 0, not {temperature} (1: proportional, inf: all alike)")
+    # Relative to the largest size: the powers of a low temperature would overflow otherwise.
     weights = [(size / max(sizes)) ** (1 / temperature) for size in sizes]
     return [weight / sum(weights) for weight in weights]
 
 
 class MixtureBatchSampler(Sampler[list[int]]):
-    """Batches of row indices into the concatenation of the tasks' training sets, tasks mixed by `sampling_rates`.
+    """Batches of row numbers in the concatenation of the tasks' training rows, mixed at the `sampling_rates`.
 
-    The stream is cut into windows of `window` batches. A window draws a task for each of its rows (or for each batch),
-    takes each task's next rows, sorts all by length, cuts them into batches, and shuffles the batches. So the mixing
-    proportions hold in every window while a batch's rows are of like length. A task's rows come without replacement,
-    in a new order at each pass.
+    The stream is cut into windows of `window` batches. A window draws a task for each of its rows (or for
+    each of its batches), takes the next rows of each task, sorts them all by length, cuts them into batches,
+    and shuffles the batches. So the rows of a batch are of like length while the window keeps the proportions
+    it drew. A task's rows come without replacement, in a new order at each pass.
 
-    The global batches are a function of the lengths, the seed, and the sizes given here alone. Ranks and workers take no
-    part in it: rank r yields rows r, r + world_size, … of each global batch. And every window can be computed
-    from its number and the counts of rows drawn before it, so a resume skips batches without touching data.
+    The global batches depend on what is given here but not on rank, world_size, start or num_batches: rank r
+    yields rows r, r + world_size, … of each, and a resume skips batches by counting alone, since a window
+    follows from its number and from how many rows each task has given before it.
 
     Args:
         lengths: of each task in order, the token length of every training row.
@@ -60,11 +61,12 @@ class MixtureBatchSampler(Sampler[list[int]]):
         rank: which of the world_size shares of each batch to yield.
         world_size: number of ranks; divides batch_size.
         start: batches to skip, for a resume.
-        group_by_length: sort each window by length (with one task per batch: within each task).
+        group_by_length: sort each window by length; with one task per batch, each task's rows by themselves.
         window: batches per window.
 
     Raises:
-        UserError: a size, rank, seed or start out of range, a batch that ranks cannot share evenly, or as `sampling_rates`.
+        UserError: a size, rank, seed or start out of range, a batch that the ranks cannot share evenly, or as
+            `sampling_rates`.
     """
 
     def __init__(
@@ -81,7 +83,13 @@ class MixtureBatchSampler(Sampler[list[int]]):
         group_by_length: bool = True,
         window: int = 50,
     ) -> None:
-        for name, value in {"batch_size": batch_size, "world_size": world_size, "window": window}.items():
+        counts = {
+            "batch_size": batch_size,
+            "num_batches": num_batches,
+            "world_size": world_size,
+            "window": window,
+        }
+        for name, value in counts.items():
             if value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}")
         if batch_size % world_size:
@@ -117,7 +125,7 @@ class MixtureBatchSampler(Sampler[list[int]]):
 
     def _draw_tasks(self, random: np.random.Generator) -> np.ndarray:
         """The task of every row of a window, (window * batch_size,)."""
-        # Always a whole window, even where the stream ends within it: a longer stream begins with the same batches.
+        # A whole window even where the stream ends within it: a longer stream begins with the same batches.
         if self.mixed:
             return random.choice(len(self.sizes), size=self.window * self.batch_size, p=self.rates)
         return random.choice(len(self.sizes), size=self.window, p=self.rates).repeat(self.batch_size)
@@ -131,9 +139,9 @@ class MixtureBatchSampler(Sampler[list[int]]):
             rows[mine] = offsets[task] + self._rows(task, int(drawn[task]), len(mine))
         if self.group_by_length:
             ties = random.random(rows.size)
-            # With one task per batch its rows stay together: they fill whole batches, so the cuts fall between tasks.
-            apart = np.zeros_like(tasks) if self.mixed else tasks
-            rows = rows[np.lexsort((ties, self.lengths[rows], apart))]
+            # With one task per batch, a task's rows fill whole batches: sorted by task, no cut mixes two.
+            keys = (ties, self.lengths[rows]) if self.mixed else (ties, self.lengths[rows], tasks)
+            rows = rows[np.lexsort(keys)]
         return random.permutation(rows.reshape(self.window, self.batch_size))
 
     def _rows(self, task: int, first: int, count: int) -> np.ndarray:

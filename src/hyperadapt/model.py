@@ -102,16 +102,15 @@ class AdaptedStack(nn.Module):
     """Mixed in before the class of an encoder or decoder stack."""
 
     stack_name: str
-    adaptation: tuple[Adaptation]  # in a tuple, or the model's child would become each stack's child too
-    task_names: tuple[PreTrainedModel]
     dtype: torch.dtype
+    model: tuple[AdaptedModel]  # in a tuple, or the model would become its own grandchild
 
     def forward(
         self, *args: Any, task_ids: Tensor | None = None, past_key_values: Any = None, **kwargs: Any
     ) -> Any:
         inputs = args[0] if args else kwargs.get("input_ids")
         inputs = kwargs.get("inputs_embeds") if inputs is None else inputs
-        check_task_ids(task_ids, inputs, self.task_names[0].tasks)
+        check_task_ids(task_ids, inputs, self.model[0].tasks)
         assert task_ids is not None
         # A cache lives as long as one generation, so the weights kept on it are neither made anew at each step nor
         # left over for the next batch.
@@ -119,7 +118,7 @@ class AdaptedStack(nn.Module):
         if kept is not None and kept[0] is task_ids:
             site_weights = kept[1]
         else:
-            site_weights = self.adaptation[0](self.stack_name, task_ids, self.dtype)
+            site_weights = self.model[0].hyperadapt(self.stack_name, task_ids, self.dtype)
             if past_key_values is not None and not torch.is_grad_enabled():
                 past_key_values.site_weights = (task_ids, site_weights)
         with_cache = {} if past_key_values is None else {"past_key_values": past_key_values}
@@ -212,19 +211,20 @@ def freeze(base: PreTrainedModel, backbone: Backbone, adaptation: Adaptation) ->
 
 def insert(model: Any, backbone: Backbone, adaptation: Adaptation) -> None:
     """Subclass the stacks and blocks that hold sites, and hook the modules at the sites."""
+    stack: Any
+    block: Any
     for name, stack in backbone.stacks(model).items():
         subclass(stack, AdaptedStack)
-        stack.stack_name, stack.adaptation, stack.task_names = name, (adaptation,), (model,)  # type: ignore[assignment]
-        stack.site_modules = {}  # type: ignore[assignment]
-        blocks = backbone.blocks(stack)
+        stack.stack_name, stack.model, stack.site_modules = name, (model,), {}
+        blocks: Sequence[Any] = backbone.blocks(stack)
         for layer, block in enumerate(blocks):
             subclass(block, AdaptedBlock)
-            block.layer_number, block.site_modules = layer, {}  # type: ignore[assignment]
+            block.layer_number, block.site_modules = layer, {}
         for group in adaptation.site_groups(name):
             for site in group.sites:
                 module = model.get_submodule(site.path)
                 holder = stack if site.layer < 0 else blocks[site.layer]
-                holder.site_modules[site.position] = module  # type: ignore[index]
+                holder.site_modules[site.position] = module
                 module.site_weights = None
                 module.register_forward_hook(FormHook(group.form, site.insertion))
 
@@ -243,13 +243,13 @@ class FormHook:
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
 
-def subclass(module: nn.Module, mixin: type) -> None:
+def subclass(module: nn.Module, mixin: Any) -> None:
     """Put a mixin before a module's class.
 
     The class keeps its name, by which transformers, FSDP and device maps know it, and its forward's signature, from
     which Trainer and generate read what may be passed.
     """
-    original = type(module)
+    original: Any = type(module)
     signature = inspect.signature(original.forward)
     added = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
@@ -276,9 +276,13 @@ def check_task_ids(task_ids: Tensor | None, inputs: Tensor | None, tasks: tuple[
             f"task_ids are missing: pass a LongTensor (batch,) with each row's index in {list(tasks[:8])}"
         )
     if not isinstance(task_ids, Tensor) or task_ids.dtype not in (torch.int64, torch.int32):
-        raise UserError(f"task_ids must be a LongTensor (batch,), not {getattr(task_ids, 'dtype', type(task_ids))}")
+        raise UserError(
+            f"task_ids must be a LongTensor (batch,), not {getattr(task_ids, 'dtype', type(task_ids))}"
+        )
     if inputs is not None and task_ids.shape != inputs.shape[:1]:
-        raise UserError(f"task_ids have shape {tuple(task_ids.shape)}, but the batch has {inputs.shape[0]} rows")
+        raise UserError(
+            f"task_ids have shape {tuple(task_ids.shape)}, but the batch has {inputs.shape[0]} rows"
+        )
     if task_ids.device.type == "cpu" and not torch.compiler.is_compiling() and task_ids.numel():
         low, high = int(task_ids.min()), int(task_ids.max())
         if low < 0 or high >= len(tasks):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from hyperadapt.backbones.t5 import T5
 from hyperadapt.errors import UserError, nearest
@@ -18,23 +18,23 @@ class Backbone(Protocol):
 
     model_types: tuple[str, ...]
 
-    def stacks(self, model: PreTrainedModel) -> dict[str, nn.Module]:
+    def stacks(self, model: Any) -> dict[str, nn.Module]:
         """Return the model's stacks by name, in the order in which a batch passes them."""
         ...
 
-    def blocks(self, stack: nn.Module) -> Sequence[nn.Module]:
+    def blocks(self, stack: Any) -> Sequence[nn.Module]:
         """Return a stack's blocks in order."""
         ...
 
-    def sites(self, model: PreTrainedModel, stack: str, positions: Sequence[str]) -> tuple[Site, ...]:
+    def sites(self, model: Any, stack: str, positions: Sequence[str]) -> tuple[Site, ...]:
         """Return the sites of a stack at the given positions, block by block, positions in the given order."""
         ...
 
-    def norm_sites(self, model: PreTrainedModel, stack: str) -> tuple[Site, ...]:
+    def norm_sites(self, model: Any, stack: str) -> tuple[Site, ...]:
         """Return all of a stack's layer norms as sites, the last one's layer being -1."""
         ...
 
-    def norm_eps(self, model: PreTrainedModel) -> float:
+    def norm_eps(self, model: Any) -> float:
         """Return the epsilon of the model's norms."""
         ...
 
@@ -46,7 +46,7 @@ class Backbone(Protocol):
 BACKBONES: tuple[Backbone, ...] = (T5(),)
 
 
-def backbone_of(model: PreTrainedModel) -> Backbone:
+def backbone_of(model: Any) -> Backbone:
     """Find the backbone of a model.
 
     Raises:

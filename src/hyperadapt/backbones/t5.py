@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel, T5Config
+from transformers import PretrainedConfig, T5Config
 
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.sites import Site
@@ -38,15 +39,15 @@ BYT5 = {
 class T5:
     """Sites of T5's blocks: `layer` holds self-attention, cross-attention (decoder only) and feed-forward."""
 
-    model_types = ("t5", "mt5")
+    model_types: tuple[str, ...] = ("t5", "mt5")
 
-    def stacks(self, model: PreTrainedModel) -> dict[str, nn.Module]:
+    def stacks(self, model: Any) -> dict[str, nn.Module]:
         return {"encoder": model.encoder, "decoder": model.decoder}
 
-    def blocks(self, stack: nn.Module) -> Sequence[nn.Module]:
-        return list(stack.block)  # type: ignore[arg-type]
+    def blocks(self, stack: Any) -> Sequence[nn.Module]:
+        return list(stack.block)
 
-    def sites(self, model: PreTrainedModel, stack: str, positions: Sequence[str]) -> tuple[Site, ...]:
+    def sites(self, model: Any, stack: str, positions: Sequence[str]) -> tuple[Site, ...]:
         for position in positions:
             if position not in POSITIONS:
                 raise UserError(f"T5 has no position '{position}'; {nearest(position, POSITIONS)}")
@@ -64,7 +65,7 @@ class T5:
             for position in positions
         )
 
-    def norm_sites(self, model: PreTrainedModel, stack: str) -> tuple[Site, ...]:
+    def norm_sites(self, model: Any, stack: str) -> tuple[Site, ...]:
         d_model = model.config.d_model
         names = {
             "encoder": ("self_attention_norm", "feed_forward_norm"),
@@ -78,7 +79,7 @@ class T5:
         places = [*in_blocks, (-1, "final_norm", f"{stack}.final_layer_norm")]
         return tuple(Site(stack, *place, d_model, d_model, "parallel") for place in places)
 
-    def norm_eps(self, model: PreTrainedModel) -> float:
+    def norm_eps(self, model: Any) -> float:
         return model.config.layer_norm_epsilon
 
     def published_config(self, name: str) -> PretrainedConfig | None:
@@ -98,6 +99,11 @@ class T5:
 def shaped(dims: tuple[int, ...], vocab_size: int, gated: bool = False) -> T5Config:
     """Build a T5 configuration; those with a gated feed-forward (v1.1 and later) do not tie the output head."""
     d_model, d_kv, d_ff, num_layers, num_decoder_layers, num_heads = dims
+    options: dict[str, Any] = {
+        "feed_forward_proj": "gated-gelu" if gated else "relu",
+        "tie_word_embeddings": not gated,
+        "decoder_start_token_id": 0,
+    }
     return T5Config(
         vocab_size=vocab_size,
         d_model=d_model,
@@ -106,7 +112,5 @@ def shaped(dims: tuple[int, ...], vocab_size: int, gated: bool = False) -> T5Con
         num_layers=num_layers,
         num_decoder_layers=num_decoder_layers,
         num_heads=num_heads,
-        feed_forward_proj="gated-gelu" if gated else "relu",
-        tie_word_embeddings=not gated,
-        decoder_start_token_id=0,
+        **options,
     )

@@ -47,7 +47,9 @@ class Bottleneck:
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
-            raise UserError(f"activation '{self.activation}' is unknown; {nearest(self.activation, ACTIVATIONS)}")
+            raise UserError(
+                f"activation '{self.activation}' is unknown; {nearest(self.activation, ACTIVATIONS)}"
+            )
 
     def weights(self, site: Site) -> dict[str, Weight]:
         d_model, bottleneck_dim = site.d_out, site.d_out // self.reduction_factor

@@ -1,6 +1,6 @@
 """A backbone's root-mean-square norm with a scale of the row's own (the paper's single-task Adapters baseline).
 
-    y = w * x / sqrt(mean(x^2) + eps),    w (d_model,)
+y = w * x / sqrt(mean(x^2) + eps),    w (d_model,)
 """
 
 from __future__ import annotations

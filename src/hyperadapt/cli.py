@@ -1,0 +1,233 @@
+"""The command line. Nothing heavy is imported until a command runs, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hyperadapt.errors import UserError
+
+if TYPE_CHECKING:
+    from hyperadapt.evaluation import Results
+
+app = typer.Typer(
+    help="Fine-tune one frozen transformer for many tasks, with hypernetworks that generate their parameters.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a trained run.")]
+BaseModel = Annotated[
+    str | None, typer.Option(help="The base model, if it is not where it was in training.", metavar="MODEL")
+]
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file; see configs/.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As training.max_steps=100.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+) -> None:
+    """Train a method on a mixture of tasks, and evaluate it."""
+    from hyperadapt.config import load_config
+
+    run_config = load_config(config, overrides or [])
+    from hyperadapt.runs import TrainingInterrupted, train
+
+    try:
+        results = train(run_config, resume)
+    except TrainingInterrupted as stopped:
+        say(str(stopped))
+        return
+    if int(os.environ.get("RANK", "0")) == 0:
+        for split, result in results.items():
+            show(result, f"{split} rows")
+        say(f"The run is in {run_config.output_dir}")
+
+
+@app.command()
+def evaluate(
+    run: RunDirectory,
+    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    task: Annotated[list[str] | None, typer.Option(help="One of the run's tasks; may be repeated.")] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Where the data lie now.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    num_beams: Annotated[int | None, typer.Option(min=1)] = None,
+    base_model: BaseModel = None,
+) -> None:
+    """Score a trained run on a split of its tasks, and add the scores to its results.json."""
+    from hyperadapt.runs import load_run, write_results
+
+    loaded = load_run(run, base_model)
+    results = loaded.evaluate(split, task or [], data_dir, batch_size, num_beams)
+    if not task:
+        write_results(run, {split: results.as_dict()})
+    show(results, f"{split} rows")
+
+
+@app.command()
+def predict(
+    run: RunDirectory,
+    task: Annotated[str, typer.Option(help="One of the run's tasks.")],
+    input: Annotated[
+        Path | None, typer.Option(help="JSON lines of the task's text columns; else standard input.")
+    ] = None,
+    num_beams: Annotated[int | None, typer.Option(min=1)] = None,
+    base_model: BaseModel = None,
+) -> None:
+    """Predict with a trained run; one JSON object a row, with the predicted text and the label that it names."""
+    if input is not None and not input.is_file():
+        raise UserError(f"--input: there is no file {input}")
+    where = str(input) if input else "standard input"
+    try:
+        text = input.read_text(encoding="utf-8") if input else sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    from hyperadapt.runs import load_run
+
+    loaded = load_run(run, base_model)
+    of = loaded.task(task)
+    for prediction in loaded.predict(task, text.splitlines(), num_beams, where):
+        print(json.dumps({"prediction": prediction, "label": of.label_name(prediction)}, ensure_ascii=False))
+
+
+@app.command()
+def params(
+    method: Annotated[str, typer.Option(help="A method; see `hyperadapt methods`.")] = "hyperformer++",
+    model: Annotated[
+        str, typer.Option(help="A published model, hub name or directory.")
+    ] = "google-t5/t5-base",
+    tasks: Annotated[int, typer.Option(min=1, help="Number of tasks.")] = 8,
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="The method's options.")
+    ] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="The HyperFormer paper's Tables 1 and 3.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Count parameters, without downloading weights."""
+    from hyperadapt.config import parse_override
+
+    if paper:
+        from hyperadapt.counting import paper_table
+
+        rows = paper_table()
+        print(json.dumps(rows, indent=2)) if as_json else table("Tables 1 and 3, 8 tasks", rows)
+        return
+    from hyperadapt.methods import method_from
+
+    chosen: dict[str, Any] = {"name": method}
+    for option in options or []:
+        chosen |= parse_override(option)
+    built = method_from(chosen)
+    from hyperadapt.counting import count_without_weights, model_config
+
+    counted = count_without_weights(model_config(model), built, tasks).as_dict()
+    if as_json:
+        print(json.dumps({"model": model, "method": method, **counted}, indent=2))
+    else:
+        table(
+            f"{method} on {model}", [{"": name, "value": readable(value)} for name, value in counted.items()]
+        )
+
+
+@app.command()
+def tasks() -> None:
+    """List the built-in tasks."""
+    from hyperadapt.tasks import SUITES, TASKS
+
+    suites = {name: suite for suite, names in SUITES.items() for name in names}
+    table(
+        "Tasks",
+        [
+            {
+                "task": task.name,
+                "suite": suites.get(task.name, ""),
+                "input": ", ".join(task.fields),
+                "labels": ", ".join(task.labels) if task.labels else task.kind,
+                "metrics": ", ".join(task.metrics),
+                "validation": task.splits["validation"],
+                "test": task.splits["test"],
+            }
+            for task in TASKS.values()
+        ],
+    )
+
+
+@app.command()
+def methods() -> None:
+    """List the methods and their options."""
+    from hyperadapt.methods import METHODS
+
+    for name, method in METHODS.items():
+        say(f"[bold]{name}[/]  {(method.__doc__ or '').strip().splitlines()[0]}")
+        for option, field in method.model_fields.items():
+            say(f"    {option} = {field.default!r}")
+
+
+def say(text: str) -> None:
+    """Print a line."""
+    from rich.console import Console
+
+    Console(soft_wrap=True, highlight=False).print(text)
+
+
+def show(results: Results, title: str) -> None:
+    """Print scores as a table."""
+    rows = [
+        {
+            "task": score.task,
+            **{"metrics": "  ".join(f"{name} {value:.2f}" for name, value in score.metrics.items())},
+            "score": f"{score.score:.2f}",
+            "rows": str(score.rows),
+            "invalid": str(score.invalid),
+        }
+        for score in results.scores
+    ]
+    table(
+        title,
+        [
+            *rows,
+            {"task": "average", "metrics": "", "score": f"{results.average:.2f}", "rows": "", "invalid": ""},
+        ],
+    )
+
+
+def table(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print rows as a table; the first one's keys are the columns."""
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=title)
+    for column in rows[0]:
+        drawn.add_column(column)
+    for row in rows:
+        drawn.add_row(*(readable(value) for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 160).print(drawn)
+
+
+def readable(value: Any) -> str:
+    """Format a cell."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() else f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Run configurations: YAML, checked by pydantic, with `key=value` overrides and `extends`.
+
+Every field has the paper's value as its default (HyperFormer, section 4). A resolved copy is saved with every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hyperadapt.errors import UserError, validation_message
+from hyperadapt.methods import Method, method_from
+
+
+class Section(BaseModel):
+    """A part of a configuration: frozen, and no field unknown to it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Section):
+    """The base model.
+
+    Attributes:
+        name: a hub name or a local directory; or none, with `config`.
+        config: the arguments of a T5Config, for a base model with random weights.
+        tokenizer: a hub name or a local directory, by default `name`; "bytes" is ByT5's, which needs no file.
+        seed: of the random weights.
+        dtype: of the base model's weights.
+    """
+
+    name: str | None = None
+    config: dict[str, Any] | None = None
+    tokenizer: str | None = None
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelConfig:
+        if (self.name is None) == (self.config is None):
+            raise ValueError("give either a name or a config")
+        if self.name is None and self.tokenizer is None:
+            raise ValueError("a model built from a config needs a tokenizer")
+        return self
+
+
+class DataConfig(Section):
+    """Tasks and how they are mixed.
+
+    Attributes:
+        tasks: names of tasks or suites, or paths of task files; a task's id is its place here.
+        data_dir: a local copy of the data sets; without one they come from the hub.
+        max_source_length: tokens; longer inputs are cut.
+        max_train_rows, max_eval_rows: per task, drawn by `subsample_seed`; None keeps all.
+        temperature: tasks are sampled in proportion to size^(1/temperature).
+        mixed_batches: rows of several tasks in one batch, or one task a batch, as the papers have it.
+        group_by_length: batch rows of like length together.
+        prefix: put the task's name before the input; None does so for methods without task conditioning.
+    """
+
+    tasks: tuple[str, ...] = Field(min_length=1)
+    data_dir: str | None = None
+    max_source_length: int = Field(128, ge=2)
+    max_train_rows: int | None = Field(None, ge=1)
+    max_eval_rows: int | None = Field(None, ge=1)
+    subsample_seed: int = 42
+    temperature: float = Field(10.0, gt=0)
+    mixed_batches: bool = True
+    group_by_length: bool = True
+    prefix: bool | None = None
+
+
+class TrainingConfig(Section):
+    """Optimisation and checkpoints.
+
+    Attributes:
+        max_steps: optimizer steps.
+        batch_size: rows in a step, over all processes and accumulated batches.
+        gradient_accumulation_steps: batches in a step.
+        learning_rate, lr_scheduler_type, warmup_steps, weight_decay: of AdamW, as transformers names them.
+        label_smoothing: epsilon.
+        eval_steps: steps between checkpoints, each evaluated on the validation rows.
+        save_total_limit: checkpoints kept, beside the best.
+        logging_steps: steps between logged losses.
+        arguments: any other field of transformers' Seq2SeqTrainingArguments, as {bf16: true, report_to: tensorboard}.
+    """
+
+    max_steps: int = Field(262_144, ge=1)
+    batch_size: int = Field(32, ge=1)
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    learning_rate: float = Field(3e-4, gt=0)
+    lr_scheduler_type: str = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    eval_steps: int = Field(1000, ge=1)
+    save_total_limit: int = Field(1, ge=1)
+    logging_steps: int = Field(100, ge=1)
+    arguments: dict[str, Any] = {}
+
+
+class EvaluationConfig(Section):
+    """How predictions are generated.
+
+    Attributes:
+        batch_size: rows a batch.
+        num_beams: 1 is greedy.
+    """
+
+    batch_size: int = Field(64, ge=1)
+    num_beams: int = Field(1, ge=1)
+
+
+class RunConfig(Section):
+    """A training run.
+
+    Attributes:
+        output_dir: where the run is written.
+        seed: of the adaptation's initial weights, the mixture and dropout.
+        method: name and options of the method.
+        model, data, training, evaluation: the sections above.
+    """
+
+    output_dir: str
+    seed: int = 42
+    model: ModelConfig
+    method: dict[str, Any]
+    data: DataConfig
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def build_method(self) -> Method:
+        """Make the method from its options."""
+        return method_from(self.method)
+
+    @property
+    def prefix(self) -> bool:
+        """Whether the task's name stands before the input."""
+        return not self.build_method().task_conditioned if self.data.prefix is None else self.data.prefix
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration.
+
+    Args:
+        path: a YAML file; its key `extends` names another, relative to it, whose values it overrides.
+        overrides: as "training.max_steps=100"; values are YAML.
+
+    Raises:
+        UserError: if a file is missing or no YAML mapping, or a field is unknown, missing or of the wrong type.
+    """
+    values = read_yaml(Path(path))
+    for override in overrides:
+        values = merged(values, parse_override(override))
+    try:
+        config = RunConfig(**values)
+    except ValidationError as error:
+        raise UserError(f"{path}: {validation_message(error, RunConfig)}") from None
+    except TypeError as error:
+        raise UserError(f"{path}: {error}") from None
+    try:
+        config.build_method()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return config
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write a configuration with every field."""
+    from hyperadapt.checkpoint import write_atomically
+
+    method = config.build_method()
+    values = config.model_dump(mode="json") | {
+        "method": {"name": method.name, **method.model_dump(mode="json")}
+    }
+    write_atomically(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
+
+
+def read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a YAML mapping, and those that it extends."""
+    if path.resolve() in extended_by:
+        raise UserError(f"{path} extends itself")
+    if not path.is_file():
+        by = f" (extended by {extended_by[-1]})" if extended_by else ""
+        raise UserError(f"there is no configuration file {path}{by}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must be a YAML mapping of fields, not {type(values).__name__}")
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    return merged(read_yaml(path.parent / base, (*extended_by, path.resolve())), values)
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the base with changes, section by section; a method of another name starts anew."""
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        other_method = key == "method" and isinstance(value, Mapping) and "name" in value
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(old, value) if both and not other_method else value  # type: ignore[arg-type]
+    return result
+
+
+def parse_override(override: str) -> dict[str, Any]:
+    """Turn "a.b=1" into {"a": {"b": 1}}."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"override '{override}' is not of the form key=value, as training.max_steps=100")
+    try:
+        result: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"override '{override}': '{value}' is not valid YAML") from None
+    if isinstance(result, str):
+        result = as_number(result)
+    for part in reversed(key.split(".")):
+        result = {part: result}
+    return result
+
+
+def as_number(text: str) -> str | float:
+    """Read 3e-4 as the number that it is to everyone but YAML."""
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -1,0 +1,183 @@
+"""Evaluation: predictions for all tasks in mixed, length-sorted batches, and their scores.
+
+Sorting by length makes batches with little padding, and mixing tasks makes them full, so that the eight validation
+sets cost one pass instead of eight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from hyperadapt.metrics import TaskScore, average, score_task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hyperadapt.tasks import Task
+
+SECONDS_BEFORE_PROGRESS_SHOWS = 2
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Rows to predict, of several tasks.
+
+    Attributes:
+        tasks: in the order of their ids in the model.
+        sources: for each task, its tokenized inputs.
+        targets: for each task, its target texts.
+    """
+
+    tasks: tuple[Task, ...]
+    sources: list[list[list[int]]]
+    targets: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Scores of an evaluation.
+
+    Attributes:
+        scores: of each task.
+        average: over tasks, of each task's mean over its metrics.
+        predictions: for each task, the predicted texts.
+    """
+
+    scores: list[TaskScore]
+    average: float
+    predictions: list[list[str]] = field(repr=False)
+
+    def flat(self) -> dict[str, float]:
+        """Return all numbers by name, as "cola_matthews", "cola_score" and "average", for logs."""
+        numbers: dict[str, float] = {}
+        for score in self.scores:
+            numbers |= {f"{score.task}_{name}": value for name, value in score.metrics.items()}
+            numbers |= {f"{score.task}_score": score.score, f"{score.task}_invalid": float(score.invalid)}
+        return numbers | {"average": self.average}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the scores as they stand in results.json."""
+        tasks = {
+            score.task: {
+                "score": score.score,
+                "metrics": score.metrics,
+                "rows": score.rows,
+                "invalid": score.invalid,
+            }
+            for score in self.scores
+        }
+        return {"average": self.average, "tasks": tasks}
+
+
+def tokenize_sources(
+    sources: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_source_length: int
+) -> list[list[int]]:
+    """Tokenize input texts, each cut at max_source_length tokens."""
+    return (
+        tokenizer(list(sources), truncation=True, max_length=max_source_length)["input_ids"]
+        if sources
+        else []
+    )
+
+
+def generate_texts(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[Sequence[int]],
+    task_ids: Sequence[int],
+    max_target_lengths: Sequence[int],
+    batch_size: int = 64,
+    num_beams: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: str = "predicting",
+) -> list[str]:
+    """Predict a text for every row, of whatever task.
+
+    Args:
+        model: an adapted model.
+        tokenizer: the base model's.
+        sources: tokenized inputs.
+        task_ids: of each row.
+        max_target_lengths: of each row, in tokens.
+        batch_size: rows a batch.
+        num_beams: 1 is greedy.
+        rank, world_size: each process predicts its share of the batches, and all return all texts.
+        progress: what the progress bar says.
+
+    Returns:
+        The texts, in the order of the rows.
+    """
+    by_length = sorted(range(len(sources)), key=lambda row: (max_target_lengths[row], len(sources[row])))
+    batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
+    mine = batches[::-1][rank::world_size]  # the longest first: what does not fit into memory fails at once
+    texts: dict[int, str] = {}
+    was_training = model.training
+    model.eval()
+    try:
+        bar = tqdm(
+            mine,
+            desc=progress,
+            unit="batch",
+            leave=False,
+            disable=rank > 0,
+            delay=SECONDS_BEFORE_PROGRESS_SHOWS,
+        )
+        for rows in bar:
+            batch = tokenizer.pad({"input_ids": [list(sources[row]) for row in rows]}, return_tensors="pt")
+            generated = model.generate(
+                input_ids=batch["input_ids"].to(model.device),
+                attention_mask=batch["attention_mask"].to(model.device),
+                task_ids=torch.tensor([task_ids[row] for row in rows], device=model.device),
+                max_new_tokens=max_target_lengths[rows[-1]],
+                num_beams=num_beams,
+                do_sample=False,
+            )
+            decoded = tokenizer.batch_decode(generated, skip_special_tokens=True)
+            texts.update(zip(rows, (text.strip() for text in decoded), strict=True))
+    finally:
+        model.train(was_training)
+    if world_size > 1:
+        shares: list[Any] = [None] * world_size
+        torch.distributed.all_gather_object(shares, texts)
+        texts = {row: text for share in shares for row, text in share.items()}
+    return [texts[row] for row in range(len(sources))]
+
+
+def evaluate(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: EvaluationSet,
+    batch_size: int = 64,
+    num_beams: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Results:
+    """Predict the rows of all tasks and score them; arguments as in `generate_texts`."""
+    sizes = [len(sources) for sources in rows.sources]
+    texts = generate_texts(
+        model,
+        tokenizer,
+        [source for sources in rows.sources for source in sources],
+        # By name: a run may be evaluated on some of its tasks.
+        [model.task_id(task.name) for task, size in zip(rows.tasks, sizes, strict=True) for _ in range(size)],
+        [task.max_target_length for task, size in zip(rows.tasks, sizes, strict=True) for _ in range(size)],
+        batch_size,
+        num_beams,
+        rank,
+        world_size,
+        progress="evaluating",
+    )
+    ends = list(accumulate(sizes))
+    predictions = [texts[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+    scores = [
+        score_task(task, predicted, targets)
+        for task, predicted, targets in zip(rows.tasks, predictions, rows.targets, strict=True)
+    ]
+    return Results(scores, average(scores), predictions)

@@ -1,0 +1,413 @@
+"""A run: what `train` writes into a directory, and what evaluating and predicting read from it.
+
+config.yaml     the resolved configuration          model/        the best model
+tasks.yaml      the tasks, resolved                 checkpoints/  Trainer's, to resume from
+tokenizer/      the tokenizer                       results.json  scores on validation and test rows
+base/           the base model, where the run built it from a config
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from hyperadapt import checkpoint
+from hyperadapt.config import ModelConfig, RunConfig, load_config, save_config
+from hyperadapt.errors import CheckpointError, UserError, nearest
+from hyperadapt.evaluation import EvaluationSet, Results, evaluate, generate_texts, tokenize_sources
+from hyperadapt.tasks import Task, load_split, resolve_tasks, rows_from_lines
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SPLITS = ("validation", "test")
+MAY_CHANGE_ON_RESUME = ("output_dir", "evaluation", "training.max_steps", "training.arguments")
+
+
+class TrainingInterrupted(Exception):  # noqa: N818 - no error: it was asked for
+    """Training was asked to stop (SIGTERM), and left a checkpoint."""
+
+
+def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
+    """Train a run, and evaluate its best checkpoint on the validation and test rows.
+
+    Everything is read and checked before anything is written.
+
+    Args:
+        config: what to run.
+        resume: go on from the run's last checkpoint.
+
+    Returns:
+        "validation" and, where tasks have test rows, "test" results.
+
+    Raises:
+        UserError: for anything wrong with what was given, or a loss that is not finite.
+        TrainingInterrupted: after SIGTERM.
+    """
+    from transformers import set_seed
+
+    from hyperadapt import training
+    from hyperadapt.counting import count_parameters
+    from hyperadapt.model import adapt
+
+    directory = Path(config.output_dir)
+    last = checkpoint_to_resume(directory, config) if resume else None
+    if not resume and (directory / "config.yaml").exists():
+        raise UserError(f"{directory} already holds a run; go on with --resume, or choose another output_dir")
+
+    method, data = config.build_method(), config.data
+    tasks = resolve_tasks(data.tasks)
+    tokenizer = load_tokenizer(config.model)
+    train_rows = [
+        training.tokenize_rows(
+            load_split(task, "train", data.data_dir, data.max_train_rows, data.subsample_seed, config.prefix),
+            index,
+            tokenizer,
+            data.max_source_length,
+            task.max_target_length,
+        )
+        for index, task in enumerate(tasks)
+    ]
+    evaluation_sets = {
+        split: load_evaluation_set(having, split, config, tokenizer)
+        for split in SPLITS
+        if (having := tasks if split == "validation" else [task for task in tasks if split in task.splits])
+    }
+    base = build_base(config.model, saved=directory / "base" if resume else None)
+    check_vocabulary(base, tokenizer)
+    set_seed(config.seed)
+    model = adapt(base, method, [task.name for task in tasks])
+    args = training.training_arguments(config, directory / "checkpoints")
+
+    args.distributed_state.wait_for_everyone()  # or a process would find the run that another has begun
+    if args.process_index == 0:
+        begin(directory, config, tasks, tokenizer, base)
+    if config.model.config is not None:
+        model.config._name_or_path = str((directory / "base").resolve())
+    trainer = training.MixtureTrainer(
+        model, config, args, train_rows, evaluation_sets["validation"], tokenizer
+    )
+    outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if trainer.state.global_step < config.training.max_steps:
+        raise TrainingInterrupted(
+            f"stopped at step {trainer.state.global_step} of {config.training.max_steps}; its checkpoint is in "
+            f"{directory}; go on with --resume"
+        )
+    results = {
+        split: evaluate(
+            model,
+            tokenizer,
+            rows,
+            config.evaluation.batch_size,
+            config.evaluation.num_beams,
+            args.process_index,
+            args.world_size,
+        )
+        for split, rows in evaluation_sets.items()
+    }
+    if args.process_index == 0:
+        model.save_pretrained(str(directory / "model"))
+        facts = {
+            "method": method.name,
+            "best_step": trainer.state.best_global_step,
+            "steps": trainer.state.global_step,
+            "train_seconds": round(outcome.metrics["train_runtime"], 1),
+            "parameters": count_parameters(model).as_dict(),
+        }
+        scores = {split: result.as_dict() for split, result in results.items()}
+        write_results(directory, {**facts, **scores})
+    return results
+
+
+def checkpoint_to_resume(directory: Path, config: RunConfig) -> Path:
+    """Find the checkpoint from which a run goes on, and check that it is the same run.
+
+    Raises:
+        UserError: if there is none, or the configuration differs in more than what may change.
+    """
+    from hyperadapt.training import last_checkpoint
+
+    if not (directory / "config.yaml").is_file():
+        raise UserError(f"{directory} holds no run to resume")
+    before = flat(load_config(directory / "config.yaml").model_dump(mode="json"))
+    for name, value in flat(config.model_dump(mode="json")).items():
+        may_change = any(name == field or name.startswith(field + ".") for field in MAY_CHANGE_ON_RESUME)
+        if name.split(".")[0] == "method":
+            continue  # compared below, with defaults filled in
+        if not may_change and before.get(name) != value:
+            raise UserError(
+                f"cannot resume {directory}: {name} was {before.get(name)!r} and is now {value!r}"
+            )
+    saved_method = load_config(directory / "config.yaml").build_method()
+    if saved_method != config.build_method():
+        raise UserError(f"cannot resume {directory}: its method is {saved_method!r}")
+    last = last_checkpoint(directory / "checkpoints")
+    if last is None:
+        raise UserError(f"{directory} has no checkpoint to resume from; remove it and start anew")
+    return last
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings to dotted names."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            result |= flat(value, f"{prefix}{name}.")
+        else:
+            result[prefix + name] = value
+    return result
+
+
+def begin(
+    directory: Path,
+    config: RunConfig,
+    tasks: Sequence[Task],
+    tokenizer: PreTrainedTokenizerBase,
+    base: PreTrainedModel,
+) -> None:
+    """Write what a run is made of; config.yaml last, as it marks the directory as a run."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output_dir {directory} cannot be made: {error.strerror}") from None
+    specs = [task.model_dump(mode="json", exclude_none=True) for task in tasks]
+    checkpoint.write_atomically(
+        directory / "tasks.yaml", yaml.safe_dump(specs, sort_keys=False, allow_unicode=True).encode()
+    )
+    tokenizer.save_pretrained(str(directory / "tokenizer"))
+    if config.model.config is not None and not (directory / "base").is_dir():
+        own = [name for name in base.state_dict() if not name.startswith("hyperadapt.")]
+        save_base(base, own, directory / "base")
+    save_config(config, directory / "config.yaml")
+
+
+def save_base(base: PreTrainedModel, names: Sequence[str], directory: Path) -> None:
+    """Save a base model that exists nowhere else, as transformers would."""
+    from safetensors.torch import save_file
+
+    directory.mkdir()
+    tied = set(getattr(base, "all_tied_weights_keys", {}))
+    state = base.state_dict()
+    tensors = {name: state[name].contiguous() for name in names if name not in tied}
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    base.config.save_pretrained(str(directory))
+
+
+def write_results(directory: Path, results: Mapping[str, Any]) -> None:
+    """Add results to a run's results.json."""
+    file = directory / "results.json"
+    before = json.loads(file.read_text()) if file.is_file() else {}
+    checkpoint.write_atomically(file, json.dumps({**before, **results}, indent=2).encode())
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run, loaded for evaluation and prediction.
+
+    Attributes:
+        directory: where it lies.
+        config: as it was trained.
+        tasks: in the order of their ids.
+        model: the adapted model, on the accelerator if there is one.
+        tokenizer: the base model's.
+    """
+
+    directory: Path
+    config: RunConfig
+    tasks: tuple[Task, ...]
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+
+    def task(self, name: str) -> Task:
+        """Return a task by name.
+
+        Raises:
+            UserError: if the run has no such task.
+        """
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise UserError(
+            f"the run {self.directory} has no task '{name}'; {nearest(name, [task.name for task in self.tasks])}"
+        )
+
+    def evaluate(
+        self,
+        split: str = "test",
+        tasks: Sequence[str] = (),
+        data_dir: str | None = None,
+        batch_size: int | None = None,
+        num_beams: int | None = None,
+    ) -> Results:
+        """Evaluate on a split of the run's tasks.
+
+        Args:
+            split: "validation" or "test".
+            tasks: names of some of them; by default all that have the split.
+            data_dir: where the data lie now; by default where they lay in training.
+            batch_size, num_beams: as in training by default.
+        """
+        if split not in SPLITS:
+            raise UserError(f"split '{split}' is unknown; {nearest(split, SPLITS)}")
+        chosen = [self.task(name) for name in tasks] or [task for task in self.tasks if split in task.splits]
+        config = self.config
+        if data_dir is not None:
+            config = config.model_copy(update={"data": config.data.model_copy(update={"data_dir": data_dir})})
+        return evaluate(
+            self.model,
+            self.tokenizer,
+            load_evaluation_set(chosen, split, config, self.tokenizer),
+            batch_size or config.evaluation.batch_size,
+            num_beams or config.evaluation.num_beams,
+        )
+
+    def predict(
+        self,
+        task: str,
+        rows: Sequence[Mapping[str, Any] | str],
+        num_beams: int | None = None,
+        where: str = "rows",
+    ) -> list[str]:
+        """Predict target texts.
+
+        Args:
+            task: its name.
+            rows: column -> value, or the same as JSON text; labels are not needed.
+            num_beams: as in training by default.
+            where: what errors call the rows.
+        """
+        of = self.task(task)
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        sources = rows_from_lines(of, lines, where, self.config.prefix)
+        tokenized = tokenize_sources(sources, self.tokenizer, self.config.data.max_source_length)
+        return generate_texts(
+            self.model,
+            self.tokenizer,
+            tokenized,
+            [self.model.task_id(task)] * len(tokenized),
+            [of.max_target_length] * len(tokenized),
+            self.config.evaluation.batch_size,
+            num_beams or self.config.evaluation.num_beams,
+        )
+
+
+def load_run(path: str | Path, base_model: str | PreTrainedModel | None = None) -> Run:
+    """Load a trained run.
+
+    Args:
+        path: its directory.
+        base_model: the base model or where it lies now, if not where it lay in training.
+
+    Raises:
+        CheckpointError: if it is no run, is not finished, or its files are damaged.
+    """
+    import torch
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    directory = Path(path)
+    if not (directory / "config.yaml").is_file():
+        raise CheckpointError(f"{directory} is not a run: there is no config.yaml")
+    if not (directory / "model").is_dir():
+        raise CheckpointError(f"the run {directory} is not finished; go on with: hyperadapt train … --resume")
+    config = load_config(directory / "config.yaml")
+    tasks = load_tasks(directory / "tasks.yaml")
+    base = base_model
+    if isinstance(base, str):
+        base = quietly(AutoModelForSeq2SeqLM.from_pretrained, base, "the base model")
+    model = checkpoint.load(directory / "model", base)
+    if model.tasks != tuple(task.name for task in tasks):
+        raise CheckpointError(
+            f"{directory}: tasks.yaml does not name the tasks of its model, {', '.join(model.tasks)}"
+        )
+    tokenizer = quietly(AutoTokenizer.from_pretrained, str(directory / "tokenizer"), "the tokenizer")
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return Run(directory, config, tasks, model.to(device) if device else model, tokenizer)
+
+
+def load_tasks(file: Path) -> tuple[Task, ...]:
+    """Read a run's resolved tasks."""
+    try:
+        return tuple(Task(**spec) for spec in yaml.safe_load(file.read_text()))
+    except (OSError, yaml.YAMLError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{file} is missing or damaged ({' '.join(str(error).split())})") from None
+
+
+def load_evaluation_set(
+    tasks: Sequence[Task], split: str, config: RunConfig, tokenizer: PreTrainedTokenizerBase
+) -> EvaluationSet:
+    """Load and tokenize a split of several tasks; max_eval_rows bounds the validation rows alone."""
+    data = config.data
+    max_rows = data.max_eval_rows if split == "validation" else None
+    rows = [
+        load_split(task, split, data.data_dir, max_rows, data.subsample_seed, config.prefix) for task in tasks
+    ]
+    sources = [tokenize_sources(of["source"], tokenizer, data.max_source_length) for of in rows]
+    return EvaluationSet(tuple(tasks), sources, [list(of["target"]) for of in rows])
+
+
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model configuration."""
+    from transformers import AutoTokenizer, ByT5Tokenizer
+
+    if model.tokenizer == "bytes":
+        return ByT5Tokenizer()
+    return quietly(AutoTokenizer.from_pretrained, str(model.tokenizer or model.name), "model.tokenizer")
+
+
+def build_base(model: ModelConfig, saved: Path | None = None) -> PreTrainedModel:
+    """Load the base model, or build it from a config with random weights.
+
+    Args:
+        model: its configuration.
+        saved: where the run has saved the model that it built before.
+
+    Raises:
+        UserError: if it cannot be loaded, or the config has an unknown field.
+    """
+    import torch
+    from transformers import AutoModelForSeq2SeqLM, T5Config, T5ForConditionalGeneration, set_seed
+
+    dtype = getattr(torch, model.dtype)
+    if model.name is not None:
+        base = quietly(AutoModelForSeq2SeqLM.from_pretrained, model.name, "model.name", dtype=dtype)
+        if Path(model.name).is_dir():
+            base.config._name_or_path = str(Path(model.name).resolve())
+        return base
+    if saved is not None and saved.is_dir():
+        return quietly(AutoModelForSeq2SeqLM.from_pretrained, str(saved), "the run's base model", dtype=dtype)
+    given = model.config or {}
+    known = T5Config().to_dict()
+    for name in given:
+        if name not in known:
+            raise UserError(f"model.config: field '{name}' is unknown; {nearest(name, known)}")
+    try:
+        set_seed(model.seed)
+        config = T5Config(**{"decoder_start_token_id": 0, **given})
+        return T5ForConditionalGeneration(config).to(dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"model.config: {' '.join(str(error).split())}") from None
+
+
+def check_vocabulary(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that the tokenizer's ids are in the model's vocabulary."""
+    if len(tokenizer) > base.config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens, but the model's vocabulary only {base.config.vocab_size}: "
+            "they do not belong together"
+        )
+
+
+def quietly(load: Any, name: str, field: str, **options: Any) -> Any:
+    """Load from the hub or a directory; say in one line what is wrong."""
+    try:
+        return load(name, **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"{field}: '{name}' is neither a local directory with the right files nor to be had from the hub ({reason})"
+        ) from None

@@ -1,0 +1,55 @@
+"""The tasks that are known by name, suites of them, and a user's own from YAML files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hyperadapt.errors import UserError, nearest
+from hyperadapt.tasks.glue import GLUE
+from hyperadapt.tasks.task import Task, load_split, load_task_file, rows_from_lines
+
+__all__ = [
+    "SUITES",
+    "TASKS",
+    "Task",
+    "get_task",
+    "load_split",
+    "load_task_file",
+    "resolve_tasks",
+    "rows_from_lines",
+]
+
+TASKS: dict[str, Task] = {**GLUE}
+SUITES: dict[str, tuple[str, ...]] = {"glue": tuple(GLUE)}
+
+
+def get_task(name: str | Path) -> Task:
+    """The task of this name, or the one that a YAML file describes (a path that ends in .yaml or .yml).
+
+    Raises:
+        UserError: no task has this name, or as `load_task_file`.
+    """
+    if Path(name).suffix in (".yaml", ".yml"):
+        return load_task_file(name)
+    if name not in TASKS:
+        raise UserError(f"task '{name}' is unknown and no .yaml file; {nearest(name, [*TASKS, *SUITES])}")
+    return TASKS[str(name)]
+
+
+def resolve_tasks(names: Sequence[str]) -> tuple[Task, ...]:
+    """The tasks of these names, suites ("glue") spelt out, in the order given: that of the task ids.
+
+    Raises:
+        UserError: no names, a task that comes twice, or as `get_task`.
+    """
+    if not names:
+        raise UserError(f"no task is named; {nearest('', [*TASKS, *SUITES])}")
+    tasks: dict[str, Task] = {}
+    for name in names:
+        for member in SUITES.get(name, (name,)):
+            task = get_task(member)
+            if task.name in tasks:
+                raise UserError(f"task '{task.name}' comes twice in: {', '.join(map(str, names))}")
+            tasks[task.name] = task
+    return tuple(tasks.values())

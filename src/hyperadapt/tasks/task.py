@@ -1,0 +1,475 @@
+"""A task as data: where its rows come from, how they are split, what texts they give, labels and metrics.
+
+The built-in tasks and a user's YAML file have the same schema, `Task`; `load_split` reads a split's texts.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from hyperadapt.errors import UserError, nearest
+from hyperadapt.metrics import METRICS, METRICS_OF_KIND, read_score
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+Row = Mapping[str, Any]
+
+# The split protocols of the papers, for tasks with fewer and with more than 10,000 training rows.
+HALVE_VALIDATION: dict[Split, str] = {
+    "train": "train",
+    "validation": "validation[:50%]",
+    "test": "validation[50%:]",
+}
+HOLD_OUT_TRAIN: dict[Split, str] = {
+    "train": "train[1000:]",
+    "validation": "train[:1000]",
+    "test": "validation",
+}
+
+# A slice is taken of rows in this order, whatever the seed of the run: no run trains on another's test rows.
+SPLIT_SEED = 42
+
+_SLICE = re.compile(r"(?P<source>[\w-]+)(\[(?P<start>\d+%?)?:(?P<stop>\d+%?)?\])?")
+
+# Generated tokens, the end token included: any tokenizer writes a class number or a score within these.
+_TARGET_LENGTH = {"class": 5, "score": 8, "text": 128}
+
+
+def _named_columns(fields: object) -> object:
+    if isinstance(fields, list | tuple) and all(isinstance(column, str) for column in fields):
+        return {column: column for column in fields}
+    return fields
+
+
+def _splits_as_given(fields: dict[str, Any]) -> dict[Split, str]:
+    files = fields.get("files") or SPLITS
+    return {split: split for split in SPLITS if split in files}
+
+
+def _named_protocol(splits: object, task: ValidationInfo) -> object:
+    if not isinstance(splits, str):
+        return splits
+    protocols = {
+        "as_given": _splits_as_given(task.data),
+        "halve_validation": HALVE_VALIDATION,
+        "hold_out_train": HOLD_OUT_TRAIN,
+    }
+    if splits not in protocols:
+        raise UserError(f"'{splits}' is no split protocol; {nearest(splits, protocols)}")
+    return protocols[splits]
+
+
+class Task(BaseModel):
+    """One task, as data.
+
+    A user's own task is a YAML file of these fields, say:
+
+        name: reviews
+        files: {train: train.jsonl, validation: dev.csv}      # beside the YAML file; .jsonl, .csv or .parquet
+        fields: [title, body]                                 # the input: "title: … body: …"
+        label: stars
+        labels: [bad, good]
+        metrics: [accuracy, macro_f1]
+
+    Rows come from `files`; or from `local`, a folder below the run's data_dir that holds SOURCE.parquet; or,
+    without a data_dir or a local folder, from the dataset `hub` with its configuration `hub_config`.
+
+    `splits` says what train, validation and test are. Each is a source (the file or hub split of that name)
+    or a slice of one, "train[1000:]" or "validation[50%:]", of its rows in an order drawn once with seed 42.
+    The name of a protocol stands for all three: "halve_validation", "hold_out_train", or "as_given". The
+    default is as given, with `files` those that have a file. Nothing is split unasked: without a test file,
+    and without `splits` that make one, a task has no test split.
+
+    The target of kind "class" is the label's number in `labels`, as text; of "score" the score to the nearest
+    0.2, as text; of "text" the label column's own text. A class column holds numbers or names; where the
+    names are themselves numbers (labels: ["1", "2", "3"]), it holds names. `max_target_length` is in tokens.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    hub: str | None = None
+    hub_config: str | None = None
+    local: str | None = None
+    files: dict[str, Path] | None = None
+    fields: Annotated[dict[str, str], BeforeValidator(_named_columns)] = Field(min_length=1)
+    label: str = "label"
+    labels: tuple[str, ...] | None = None
+    kind: Literal["class", "score", "text"] = "class"
+    metrics: tuple[str, ...] = Field(min_length=1)
+    splits: Annotated[dict[Split, str], BeforeValidator(_named_protocol)] = Field(
+        default_factory=_splits_as_given, validate_default=True, min_length=1
+    )
+    max_target_length: int = Field(default_factory=lambda fields: _TARGET_LENGTH[fields["kind"]], ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Task:
+        self._check_source()
+        self._check_splits()
+        self._check_labels()
+        self._check_metrics()
+        return self
+
+    def _check_source(self) -> None:
+        if (self.files is None) == (self.hub is None and self.local is None):
+            raise UserError("say where the rows come from: either files, or hub and/or local")
+        for file in (self.files or {}).values():
+            if file.suffix not in _READERS:
+                raise UserError(f"files: '{file}' is of no known format; {nearest(file.suffix, _READERS)}")
+
+    def _check_splits(self) -> None:
+        for split, rows in self.splits.items():
+            match = _SLICE.fullmatch(rows)
+            if not match:
+                raise UserError(f"splits: '{rows}' for {split} is neither SOURCE nor SOURCE[from:to]")
+            if self.files is not None and match["source"] not in self.files:
+                raise UserError(
+                    f"splits: {split} takes its rows from '{match['source']}', which has no file; "
+                    f"{nearest(match['source'], self.files)}"
+                )
+
+    def _check_labels(self) -> None:
+        if self.kind != "class":
+            if self.labels is not None:
+                raise UserError(f"labels are for kind 'class', but kind is '{self.kind}'")
+        elif self.labels is None or len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
+            raise UserError("kind 'class' needs labels: at least two different names, number 0 first")
+
+    def _check_metrics(self) -> None:
+        fitting = METRICS_OF_KIND[self.kind]
+        for metric in self.metrics:
+            if metric not in METRICS:
+                raise UserError(f"metric '{metric}' is unknown; {nearest(metric, METRICS)}")
+            if metric not in fitting:
+                raise UserError(f"metric '{metric}' is not for kind '{self.kind}'; {nearest('', fitting)}")
+        if "f1" in self.metrics and len(self.labels or ()) != 2:
+            raise UserError("metric 'f1' is for two labels; did you mean 'macro_f1'?")
+
+    def source_text(self, row: Row, prefix: bool) -> str:
+        """The input text of a row: "sentence1: … sentence2: …".
+
+        Args:
+            row: column -> value; only the columns of `fields` are read.
+            prefix: put the task's name in front, for methods that do not know the task otherwise.
+
+        Raises:
+            UserError: a column is missing or holds no text.
+        """
+        parts = [f"{name}: {_text(row, column)}" for name, column in self.fields.items()]
+        return " ".join([self.name, *parts] if prefix else parts)
+
+    def target_text(self, row: Row) -> str:
+        """The target text of a row.
+
+        Raises:
+            UserError: the label column is missing, or holds no label of this task.
+        """
+        if self.kind == "text":
+            return _text(row, self.label)
+        value = _value(row, self.label)
+        if self.kind == "class":
+            numbers = self._label_numbers
+            if str(value) not in numbers:
+                held = reprlib.repr(value)
+                raise UserError(
+                    f"column '{self.label}' holds {held}, which is no label; {nearest(value, numbers)}"
+                )
+            return numbers[str(value)]
+        score = None if isinstance(value, bool) else read_score(str(value))
+        if score is None:
+            raise UserError(f"column '{self.label}' holds {reprlib.repr(value)}, which is no score")
+        # Rounded twice: a float32 column holds 1.7 as 1.70000005, and must give what a column of texts gives.
+        return f"{round(round(score, 3) * 5) / 5:.1f}"
+
+    @cached_property
+    def _label_names(self) -> dict[str, str]:
+        """The label's number, as text -> its name."""
+        return {str(number): name for number, name in enumerate(self.labels or ())}
+
+    @cached_property
+    def _label_numbers(self) -> dict[str, str]:
+        """What a label column may hold, as text -> the label's number, as text."""
+        by_name = {name: number for number, name in self._label_names.items()}
+        by_number = {number: number for number in self._label_names}
+        return by_name if any(name.isdecimal() for name in by_name) else by_name | by_number
+
+    def label_name(self, text: str) -> str | None:
+        """The label that a predicted text stands for ("1" -> "acceptable"), or None where it is no answer.
+
+        A score or a free text stands for itself.
+        """
+        text = text.strip()
+        if self.kind == "class":
+            return self._label_names.get(text)
+        return text if self.kind == "text" or read_score(text) is not None else None
+
+    def is_valid(self, text: str) -> bool:
+        """Whether a predicted text is an answer at all."""
+        return self.label_name(text) is not None
+
+
+def _value(row: Row, column: str) -> Any:
+    if column not in row:
+        raise UserError(f"there is no column '{column}'; {nearest(column, row)}")
+    return row[column]
+
+
+def _text(row: Row, column: str) -> str:
+    value = _value(row, column)
+    if not isinstance(value, str):
+        raise UserError(f"column '{column}' holds {reprlib.repr(value)}, which is no text")
+    return value
+
+
+def load_task_file(path: str | Path) -> Task:
+    """The task that a YAML file describes; the paths of its files are relative to the YAML file.
+
+    Raises:
+        UserError: the file is missing or no YAML, or a field is unknown, missing or wrong.
+    """
+    import yaml
+
+    path = _existing(Path(path), "task file")
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: expected fields and their values (name: …), got {type(fields).__name__}")
+    try:
+        task = Task(**{str(name): value for name, value in fields.items()})
+    except ValidationError as error:
+        raise UserError(f"{path}: {_first_mistake(error)}") from None
+    if task.files is None:
+        return task
+    # Absolute, so that a saved run finds them from another working directory.
+    files = {source: Path(os.path.abspath(path.parent / file)) for source, file in task.files.items()}
+    return task.model_copy(update={"files": files})
+
+
+def _first_mistake(error: ValidationError) -> str:
+    """What is wrong in a task file, on one line; an unknown field first: it may be a missing one misspelt."""
+    mistake = min(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
+    field = ".".join(str(step) for step in mistake["loc"] if step != "[key]")
+    cause = mistake.get("ctx", {}).get("error")
+    if mistake["type"] == "extra_forbidden":
+        return f"field '{field}' is unknown; {nearest(field, Task.model_fields)}"
+    if mistake["type"] == "missing":
+        return f"field '{field}' is missing"
+    if isinstance(cause, UserError):
+        return str(cause)
+    return f"field '{field}' is {reprlib.repr(mistake['input'])}: {mistake['msg']}"
+
+
+def load_split(
+    task: Task,
+    split: str,
+    data_dir: str | Path | None = None,
+    max_rows: int | None = None,
+    seed: int = 42,
+    prefix: bool = False,
+) -> Dataset:
+    """The texts of one split of a task: columns `source` and `target`, one row each.
+
+    Args:
+        task: says where the rows are and which of them belong to the split.
+        split: "train", "validation" or "test".
+        data_dir: folder of local copies, in which `task.local` lies; None: the hub. Not for tasks of `files`.
+        max_rows: take at most this many rows, drawn by `seed`; the rows for fewer are among the rows for more.
+        seed: of the draw of max_rows. The split itself never depends on it.
+        prefix: put the task's name in front of the input.
+
+    Raises:
+        UserError: the task has no such split, a file is missing or unreadable, a row is wrong, or the split is
+            empty.
+    """
+    from datasets import Dataset
+    from tqdm.auto import tqdm
+
+    if split not in task.splits:
+        raise UserError(f"task '{task.name}' has no split '{split}'; {nearest(split, task.splits)}")
+    part = _SLICE.fullmatch(task.splits[split])
+    assert part is not None
+    rows = _slice(_read(task, part["source"], data_dir), part["start"], part["stop"])
+    if not rows:
+        raise UserError(f"task '{task.name}': split '{split}' ({task.splits[split]}) is empty")
+    if max_rows is not None:
+        rows = _shuffled(rows, seed)[:max_rows]
+
+    texts: dict[str, list[str]] = {"source": [], "target": []}
+    for place, row in tqdm(rows, desc=f"{task.name} {split}", unit=" rows", delay=2, leave=False):
+        with _naming(place):
+            texts["source"].append(task.source_text(row, prefix))
+            texts["target"].append(task.target_text(row))
+    return Dataset.from_dict(texts)
+
+
+def rows_from_lines(task: Task, lines: Iterable[str], where: str, prefix: bool) -> list[str]:
+    """The input texts of rows given as JSON objects, one a line, for prediction: labels need not be there.
+
+    Args:
+        task: whose `fields` are read.
+        lines: the rows.
+        where: what to call the input in messages: a path, or "standard input".
+        prefix: put the task's name in front of each.
+
+    Raises:
+        UserError: there are no rows, or a line is no JSON object with a text in every field's column.
+    """
+    texts = []
+    for number, line in enumerate(lines, start=1):
+        with _naming(f"{where}, line {number}"):
+            texts.append(task.source_text(_json_object(line), prefix))
+    if not texts:
+        raise UserError(f"{where}: there are no rows")
+    return texts
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Put the place of a row in front of what is wrong with it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+
+
+# Rows travel with the place that a message would name ("train.csv, line 3"): slices and draws keep it right.
+PlacedRow = tuple[str, Row]
+
+
+def _slice(rows: list[PlacedRow], start: str | None, stop: str | None) -> list[PlacedRow]:
+    """Rows start … stop - 1 in the order of SPLIT_SEED; a bound is a count or a percentage of the rows."""
+    if start is None and stop is None:
+        return rows
+
+    def bound(text: str) -> int:
+        return len(rows) * int(text[:-1]) // 100 if text.endswith("%") else int(text)
+
+    return _shuffled(rows, SPLIT_SEED)[bound(start or "0%") : bound(stop or "100%")]
+
+
+def _shuffled(rows: list[PlacedRow], seed: int) -> list[PlacedRow]:
+    import torch
+
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    return [rows[index] for index in order.tolist()]
+
+
+def _read(task: Task, source: str, data_dir: str | Path | None) -> list[PlacedRow]:
+    """All rows of one source of the task, in order."""
+    if task.files is not None:
+        path = _existing(task.files[source], f"task '{task.name}', {source} file")
+        return list(_READERS[path.suffix](path))
+    if task.local is not None and data_dir is not None:
+        path = Path(data_dir) / task.local / f"{source}.parquet"
+        return list(_read_parquet(_existing(path, f"task '{task.name}', {source} rows")))
+    if task.hub is None:
+        raise UserError(
+            f"task '{task.name}' has its rows in the folder {task.local}: data_dir must say where"
+        )
+    return list(_read_hub(task.hub, task.hub_config, source))
+
+
+def _existing(path: Path, what: str) -> Path:
+    """The path, if it is a file; else an error that says how far it leads and what is there instead."""
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UserError(f"{what}: {path} is a folder, expected a file")
+    missing = path
+    while not missing.parent.is_dir():
+        missing = missing.parent
+    there = nearest(missing.name, sorted(entry.name for entry in missing.parent.iterdir()))
+    raise UserError(f"{what}: {path} does not exist: {missing.parent} holds no '{missing.name}'; {there}")
+
+
+def _read_hub(hub: str, config: str | None, source: str) -> Iterator[PlacedRow]:
+    from datasets import load_dataset
+
+    name = " ".join(filter(None, [hub, config, source]))
+    try:
+        rows = load_dataset(hub, config, split=source)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{name} cannot be had from the hub (data_dir reads a local copy): {reason}"
+        ) from None
+    for number, row in enumerate(rows.to_list(), start=1):
+        yield f"{name}, row {number}", row
+
+
+def _read_parquet(path: Path) -> Iterator[PlacedRow]:
+    import pyarrow.parquet
+    from pyarrow import ArrowInvalid
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except (ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} is no readable parquet file: {' '.join(str(error).split())}") from None
+    for number, row in enumerate(rows, start=1):
+        yield f"{path}, row {number}", row
+
+
+def _read_jsonl(path: Path) -> Iterator[PlacedRow]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            place = f"{path}, line {number}"
+            with _naming(place):
+                row = _json_object(line)
+            yield place, row
+
+
+def _json_object(line: str | bytes) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"no readable JSON: {error}" if line.strip() else "the line is blank") from None
+    if not isinstance(row, dict):
+        raise UserError(f"expected a JSON object of columns and values, got {type(row).__name__}")
+    return row
+
+
+def _read_csv(path: Path) -> Iterator[PlacedRow]:
+    with path.open("rb") as file:
+        # Decoded line by line, so that a bad byte is found on its own line and not somewhere in a buffer.
+        reader = csv.reader((line.decode("utf-8-sig") for line in file), strict=True)
+        place = f"{path}, line 1"
+        try:
+            header = next(reader, [])
+            if not header or len(set(header)) < len(header):
+                raise UserError(f"{place}: expected a header of different column names, got {header}")
+            # A quoted cell may span lines: a row is named by the line on which it begins.
+            place = f"{path}, line {reader.line_num + 1}"
+            for cells in reader:
+                if len(cells) != len(header):
+                    raise UserError(f"{place}: {len(cells)} columns, but the header has {len(header)}")
+                yield place, dict(zip(header, cells, strict=True))
+                place = f"{path}, line {reader.line_num + 1}"
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UserError(f"{place}: no readable CSV: {error}") from None
+
+
+_READERS = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}

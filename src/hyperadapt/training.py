@@ -1,0 +1,321 @@
+"""Training on a mixture of tasks: a thin layer over transformers' Seq2SeqTrainer.
+
+What is ours: batches come from the mixture, evaluation generates for all tasks at once, a loss that is not finite
+stops the run, and SIGTERM leaves a checkpoint. All else (DDP, FSDP, bf16, trackers, resume) is Trainer's own.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import (
+    DataCollatorForSeq2Seq,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from hyperadapt.errors import UserError, nearest
+from hyperadapt.evaluation import SECONDS_BEFORE_PROGRESS_SHOWS, EvaluationSet, evaluate
+from hyperadapt.mixing import MixtureBatchSampler
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from hyperadapt.config import RunConfig
+
+IGNORED = -100
+ROWS_TOKENIZED_AT_ONCE = 10_000
+STEPS_BETWEEN_SIGNAL_CHECKS = 10  # where processes must agree: each check waits for the device
+
+
+class TrainingStoppedError(UserError):
+    """Training cannot go on: the loss is not finite."""
+
+
+def tokenize_rows(
+    rows: Dataset,
+    task_id: int,
+    tokenizer: PreTrainedTokenizerBase,
+    max_source_length: int,
+    max_target_length: int,
+) -> Dataset:
+    """Tokenize one task's training rows into input_ids, labels and task_ids.
+
+    Args:
+        rows: columns source and target.
+        task_id: of all of them.
+        tokenizer: the base model's.
+        max_source_length, max_target_length: tokens; what is longer is cut.
+    """
+    from datasets import Dataset, concatenate_datasets
+
+    parts = []
+    starts = range(0, len(rows), ROWS_TOKENIZED_AT_ONCE)
+    for start in tqdm(starts, desc="tokenizing", leave=False, delay=SECONDS_BEFORE_PROGRESS_SHOWS):
+        batch = rows[start : start + ROWS_TOKENIZED_AT_ONCE]
+        inputs = tokenizer(batch["source"], truncation=True, max_length=max_source_length)["input_ids"]
+        labels = tokenizer(text_target=batch["target"], truncation=True, max_length=max_target_length)[
+            "input_ids"
+        ]
+        parts.append(
+            Dataset.from_dict({"input_ids": inputs, "labels": labels, "task_ids": [task_id] * len(inputs)})
+        )
+    return concatenate_datasets(parts)
+
+
+def token_loss(label_smoothing: float, logits: Tensor, labels: Tensor, num_items: Tensor | None) -> Tensor:
+    """Compute the cross-entropy per target token, with label smoothing.
+
+    Args:
+        label_smoothing: epsilon.
+        logits: (batch, target, vocabulary).
+        labels: (batch, target), -100 where there is no token.
+        num_items: tokens in the whole step, over all processes and accumulated batches; None for this batch's.
+    """
+    total = F.cross_entropy(
+        logits.float().flatten(0, 1),
+        labels.flatten(),
+        ignore_index=IGNORED,
+        label_smoothing=label_smoothing,
+        reduction="sum",
+    )
+    return total / (labels.ne(IGNORED).sum() if num_items is None else num_items)
+
+
+class MixtureTrainer(Seq2SeqTrainer):
+    """Seq2SeqTrainer over a mixture of tasks.
+
+    Args:
+        model: an adapted model.
+        config: the run's.
+        args: from `training_arguments`.
+        train_rows: tokenized rows of each task, in the order of their ids.
+        evaluation_set: the validation rows of all tasks.
+        tokenizer: the base model's.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        config: RunConfig,
+        args: Seq2SeqTrainingArguments,
+        train_rows: Sequence[Dataset],
+        evaluation_set: EvaluationSet,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        from datasets import concatenate_datasets
+
+        epsilon = config.training.label_smoothing
+        self.config, self.evaluation_set, self.tokenizer = config, evaluation_set, tokenizer
+        self.lengths = [[len(ids) for ids in rows["input_ids"]] for rows in train_rows]
+        self.unchecked: list[tuple[int, Tensor, Tensor]] = []
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=concatenate_datasets(list(train_rows)),
+            eval_dataset=concatenate_datasets(
+                [rows.select([0]) for rows in train_rows]
+            ),  # ours are in evaluation_set
+            data_collator=DataCollatorForSeq2Seq(tokenizer, model=model, label_pad_token_id=IGNORED),
+            compute_loss_func=lambda outputs, labels, num_items_in_batch=None: token_loss(
+                epsilon, outputs.logits, labels, num_items_in_batch
+            ),
+            callbacks=[StopCleanly(), CheckpointLastStep()],
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Load the mixture's batches; each process takes its share of every one."""
+        data, training, args = self.config.data, self.config.training, self.args
+        sampler = MixtureBatchSampler(
+            self.lengths,
+            batch_size=training.batch_size // training.gradient_accumulation_steps,
+            num_batches=training.max_steps * training.gradient_accumulation_steps,
+            temperature=data.temperature,
+            mixed=data.mixed_batches,
+            seed=self.config.seed,
+            rank=args.process_index,
+            world_size=args.world_size,
+            group_by_length=data.group_by_length,
+        )
+        # Not prepared by Accelerate, which would share out the batches a second time.
+        return DataLoader(
+            cast("Dataset", self.train_dataset),
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and torch.accelerator.is_available(),
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Take the step, and keep its loss to be checked."""
+        task_ids = inputs["task_ids"]
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.unchecked.append((self.state.global_step + 1, task_ids, loss))
+        # Reading a loss waits for the device, so elsewhere it is read where Trainer itself waits.
+        if loss.device.type == "cpu" or len(self.unchecked) >= self.args.logging_steps:
+            self.check_losses()
+        return loss
+
+    def check_losses(self) -> None:
+        """Stop at a loss that is not finite.
+
+        Raises:
+            TrainingStoppedError: naming the first such step and the tasks in its batch.
+        """
+        unchecked, self.unchecked = self.unchecked, []
+        if not unchecked:
+            return
+        finite = torch.isfinite(torch.stack([loss for _, _, loss in unchecked])).tolist()
+        for (step, task_ids, loss), is_finite in zip(unchecked, finite, strict=True):
+            if not is_finite:
+                names = [task.name for task in self.evaluation_set.tasks]
+                tasks = sorted({names[index] for index in task_ids.tolist()}, key=names.index)
+                raise TrainingStoppedError(
+                    f"the loss is {loss.item()} at step {step}, in a batch of {', '.join(tasks)}; no checkpoint after "
+                    "it is kept. Try a smaller training.learning_rate, or model.dtype=float32"
+                )
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.check_losses()
+        super()._save_checkpoint(model, trial)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval", **_: Any
+    ) -> dict[str, float]:
+        """Generate for the validation rows of all tasks and score them; "eval_average" picks the best checkpoint."""
+        with self.compute_loss_context_manager(), self.accelerator.autocast():
+            results = evaluate(
+                self.accelerator.unwrap_model(self.model),
+                self.tokenizer,
+                self.evaluation_set,
+                batch_size=self.config.evaluation.batch_size,
+                num_beams=self.config.evaluation.num_beams,
+                rank=self.args.process_index,
+                world_size=self.args.world_size,
+            )
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in results.flat().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class StopCleanly(TrainerCallback):
+    """On SIGTERM, finish the step, save a checkpoint and stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.previous: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        def ask(*_: object) -> None:
+            self.asked = True
+
+        self.previous = signal.signal(signal.SIGTERM, ask)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        asked = self.asked
+        if args.world_size > 1:
+            # All processes must stop at the same step, or one waits for the others for ever.
+            if state.global_step % STEPS_BETWEEN_SIGNAL_CHECKS:
+                return
+            votes = torch.tensor(int(asked), device=args.device)
+            torch.distributed.all_reduce(votes)
+            asked = bool(votes.item())
+        if asked:
+            self.asked = control.should_save = control.should_training_stop = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        signal.signal(signal.SIGTERM, self.previous)
+
+
+class CheckpointLastStep(TrainerCallback):
+    """Evaluate and save the last step too, wherever it falls between two checkpoints."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = control.should_save = True
+
+
+def training_arguments(config: RunConfig, output_dir: Path) -> Seq2SeqTrainingArguments:
+    """Translate a run's configuration for Trainer.
+
+    Raises:
+        UserError: if `training.arguments` has an unknown field or one that the configuration sets itself, or the
+            batch does not divide by processes and accumulation.
+    """
+    training = config.training
+    ours: dict[str, Any] = {
+        "output_dir": str(output_dir),
+        "seed": config.seed,
+        "max_steps": training.max_steps,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": training.lr_scheduler_type,
+        "warmup_steps": training.warmup_steps,
+        "weight_decay": training.weight_decay,
+        "eval_strategy": "steps",
+        "save_strategy": "steps",
+        "eval_steps": training.eval_steps,
+        "save_steps": training.eval_steps,
+        "save_total_limit": training.save_total_limit,
+        "logging_steps": training.logging_steps,
+        "logging_nan_inf_filter": False,  # a loss that is not finite is an error here, not a gap in the log
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "average",
+        "greater_is_better": True,
+    }
+    known = list(Seq2SeqTrainingArguments.__dataclass_fields__)
+    for name in training.arguments:
+        if name not in known:
+            raise UserError(f"training.arguments: field '{name}' is unknown; {nearest(name, known)}")
+        if name in ours:
+            raise UserError(f"training.arguments: '{name}' is set by the configuration's own fields")
+    defaults = {"report_to": "none"}
+    try:
+        args = Seq2SeqTrainingArguments(**{**defaults, **training.arguments, **ours})
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"training: {' '.join(str(error).split())}") from None
+    shares = args.world_size * training.gradient_accumulation_steps
+    if training.batch_size % shares:
+        raise UserError(
+            f"training.batch_size {training.batch_size} does not divide by {args.world_size} processes times "
+            f"{training.gradient_accumulation_steps} accumulated batches"
+        )
+    args.per_device_train_batch_size = training.batch_size // shares
+    return args
+
+
+def last_checkpoint(directory: Path) -> Path | None:
+    """Find the last whole checkpoint: Trainer writes trainer_state.json last, so one without it was cut short."""
+    numbered = sorted(directory.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for checkpoint in reversed(numbered):
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            continue
+        return checkpoint
+    return None
