@@ -97,7 +97,7 @@ def test_every_metric_is_for_one_kind_of_target():
 
 
 def test_a_tasks_score_is_the_mean_of_its_metrics():
-    score = score_task(get_task("mrpc"), ["1", " 1\n", "0", "maybe"], ["1", "0", "1 ", "0"])
+    score = score_task(get_task("mrpc"), [" 1\n", "1", "0", "maybe"], ["1", "0", "1 ", "0"])
     # 1 hit, 2 false alarms (the invalid answer to a 0 is one), 1 miss
     assert score.metrics == pytest.approx({"accuracy": 25, "f1": 100 * 2 / (2 + 2 + 1)})
     assert score == TaskScore("mrpc", score.metrics, score=pytest.approx((25 + 40) / 2), rows=4, invalid=1)

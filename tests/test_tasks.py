@@ -73,7 +73,7 @@ def reviews(tmp_path: Path) -> Callable[..., Task]:
         return load_task_file(tmp_path / "reviews.yaml")
 
     (tmp_path / "train.jsonl").write_text(
-        '{"title": "Lamp", "body": "Bright.", "stars": 1}\n{"title": "Fän", "body": "Loud", "stars": "bad"}\n',
+        '{"title": "Lamp", "body": "Bright.", "stars": 1}\n{"title": "Fän", "body": "Old", "stars": "bad"}\n',
         encoding="utf-8",
     )
     (tmp_path / "dev.csv").write_text(
@@ -205,6 +205,12 @@ def test_scores_are_rounded_to_the_nearest_fifth(score: float | str, text: str):
     assert TASKS["stsb"].target_text({"label": score}) == text
 
 
+def test_what_is_no_number_is_no_score():
+    for value in (True, "high", [3.8]):
+        with pytest.raises(UserError, match=r"^column 'label' holds .+, which is no score$"):
+            TASKS["stsb"].target_text({"label": value})
+
+
 def test_a_score_of_single_precision_gives_the_text_of_its_decimal():
     for tenths in range(51):
         single = torch.tensor(tenths / 10).item()
@@ -250,11 +256,10 @@ def test_the_seed_of_a_run_does_not_move_the_splits(data_dir: Path):
         )
 
 
-def test_more_rows_than_there_are_is_refused(data_dir: Path):
-    for rows in (2491, 0):
-        with pytest.raises(UserError) as refusal:
-            load_split(TASKS["rte"], "train", data_dir, max_rows=rows)
-        assert str(refusal.value) == f"task 'rte': max_rows is {rows}, but split 'train' has 2490 rows"
+def test_asking_for_more_rows_than_there_are_gives_them_all(data_dir: Path):
+    whole = texts(load_split(TASKS["rte"], "train", data_dir))
+    asked = texts(load_split(TASKS["rte"], "train", data_dir, max_rows=4000))
+    assert Counter(asked) == Counter(whole)
 
 
 # --- names
@@ -297,7 +302,7 @@ def test_a_users_task_needs_a_yaml_file_only(reviews: Callable[..., Task]):
     task = reviews()
     assert texts(load_split(task, "train")) == [
         ("title: Lamp body: Bright.", "1"),
-        ("title: Fän body: Loud", "0"),
+        ("title: Fän body: Old", "0"),
     ]
     assert texts(load_split(task, "validation", prefix=True)) == [
         ("reviews title: Kettle body: Leaks, and\nis dear.", "0"),
@@ -370,6 +375,8 @@ def test_free_text_is_its_own_target_and_always_an_answer(reviews: Callable[...,
     task = reviews(kind="text", label="body", labels=None, metrics=["exact_match"], fields=["title"])
     assert texts(load_split(task, "train"))[0] == ("title: Lamp", "Bright.")
     assert (task.label_name(" Bright. "), task.is_valid("")) == ("Bright.", True)
+    with pytest.raises(UserError, match=r"^column 'body' holds 5, which is no text$"):
+        task.target_text({"body": 5})
     assert task.max_target_length == 128
     assert reviews(kind="score", labels=None, metrics=["pearson"]).max_target_length == 8
 
@@ -397,7 +404,7 @@ def test_a_dataset_that_the_hub_does_not_give_is_named(
     task = reviews(files=None, hub="hyperadapt/no-such-set", hub_config="tiny")
     with pytest.raises(
         UserError,
-        match=r"^hyperadapt/no-such-set tiny train cannot be had from the hub \(data_dir reads a local .+: .+",
+        match=r"^hyperadapt/no-such-set tiny train cannot be had from the hub \(data_dir reads a .+: .+",
     ):
         load_split(task, "train")
 

@@ -84,7 +84,7 @@ class TrainingConfig(Section):
         learning_rate, lr_scheduler_type, warmup_steps, weight_decay: of AdamW, as transformers names them.
         label_smoothing: epsilon.
         eval_steps: steps between checkpoints, each evaluated on the validation rows.
-        save_total_limit: checkpoints kept, beside the best.
+        save_total_limit: checkpoints kept: the best and the last, and older ones up to this number.
         logging_steps: steps between logged losses.
         arguments: any other field of transformers' Seq2SeqTrainingArguments, as {bf16: true, report_to: tensorboard}.
     """
@@ -98,7 +98,7 @@ class TrainingConfig(Section):
     weight_decay: float = Field(0.0, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     eval_steps: int = Field(1000, ge=1)
-    save_total_limit: int = Field(1, ge=1)
+    save_total_limit: int = Field(2, ge=2)
     logging_steps: int = Field(100, ge=1)
     arguments: dict[str, Any] = {}
 

@@ -138,9 +138,9 @@ class MixtureBatchSampler(Sampler[list[int]]):
             mine = np.flatnonzero(tasks == task)
             rows[mine] = offsets[task] + self._rows(task, int(drawn[task]), len(mine))
         if self.group_by_length:
-            ties = random.random(rows.size)
-            # With one task per batch, a task's rows fill whole batches: sorted by task, no cut mixes two.
-            keys = (ties, self.lengths[rows]) if self.mixed else (ties, self.lengths[rows], tasks)
+            # With one task per batch, a task's rows fill whole batches: sorted by task, no cut mixes two. Rows of
+            # equal length stay in the random order in which they were drawn.
+            keys = (self.lengths[rows],) if self.mixed else (self.lengths[rows], tasks)
             rows = rows[np.lexsort(keys)]
         return random.permutation(rows.reshape(self.window, self.batch_size))
 

@@ -197,7 +197,7 @@ class Task(BaseModel):
                     f"column '{self.label}' holds {held}, which is no label; {nearest(value, numbers)}"
                 )
             return numbers[str(value)]
-        score = None if isinstance(value, bool) else read_score(str(value))
+        score = read_score(str(value))
         if score is None:
             raise UserError(f"column '{self.label}' holds {reprlib.repr(value)}, which is no score")
         # Rounded twice: a float32 column holds 1.7 as 1.70000005, and must give what a column of texts gives.

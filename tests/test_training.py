@@ -1,0 +1,217 @@
+"""Training: the same run however it is started, stopped and shared out over processes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+
+from hyperadapt.checkpoint import read
+from hyperadapt.config import load_config
+from hyperadapt.errors import UserError
+from hyperadapt.training import last_checkpoint, token_loss
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDS = ["red", "blue", "tall", "short", "loud", "calm", "a very long and winding sentence about nothing at all"]
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two small tasks of a user's own, with rows of very different lengths."""
+    directory = tmp_path_factory.mktemp("tasks")
+    for number, task in enumerate(("colour", "size")):
+        for split, rows in (("train", 60), ("validation", 10)):
+            lines = [
+                json.dumps({"text": f"{WORDS[(row * 3 + number) % 7]} {row}", "label": row % 2}) for row in range(rows)
+            ]
+            (directory / f"{task}-{split}.jsonl").write_text("\n".join(lines))
+        spec = {
+            "name": task,
+            "files": {split: f"{task}-{split}.jsonl" for split in ("train", "validation")},
+            "fields": ["text"],
+            "labels": ["even", "odd"],
+            "metrics": ["accuracy"],
+        }
+        (directory / f"{task}.yaml").write_text(yaml.safe_dump(spec))
+    return [str(directory / f"{task}.yaml") for task in ("colour", "size")]
+
+
+def write_config(directory: Path, tasks: list[str], **training: Any) -> Path:
+    """A tiny run: dropout on, so that a resumed run must also find its random state again."""
+    dropout = training.pop("dropout", 0.1)
+    method = training.pop("method", {"name": "hyperformer++", "reduction_factor": 4})
+    options = {
+        "max_steps": 20,
+        "batch_size": 8,
+        "eval_steps": 10,
+        "logging_steps": 1,
+        "learning_rate": 1e-2,
+        **training,
+    }
+    model = {"vocab_size": 384, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    values = {
+        "output_dir": str(directory / "run"),
+        "model": {"config": {**model, "dropout_rate": dropout}, "tokenizer": "bytes"},
+        "method": method,
+        "data": {"tasks": tasks, "max_source_length": 32},
+        "training": options,
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.yaml").write_text(yaml.safe_dump(values))
+    return directory / "config.yaml"
+
+
+def hyperadapt(*arguments: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """Start the command line, as a user would."""
+    command = [sys.executable, *launcher, "-m", "hyperadapt.cli", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"), "CUDA_VISIBLE_DEVICES": ""}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, **pipes)
+
+
+def finish(process: subprocess.Popen[str], expected: int = 0) -> str:
+    """Wait for a command, and return what it wrote to standard error."""
+    _, stderr = process.communicate(timeout=240)
+    assert process.returncode == expected, stderr[-3000:]
+    return stderr
+
+
+def losses(run: Path) -> list[float]:
+    """Every logged loss, of which there is one a step."""
+    checkpoint = last_checkpoint(run / "checkpoints")
+    assert checkpoint is not None
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tasks: list[str]) -> Path:
+    """A run of 20 steps with dropout, in one go."""
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    finish(hyperadapt("train", write_config(directory, tasks)))
+    return directory / "run"
+
+
+def test_a_run_stopped_at_step_10_and_resumed_equals_the_uninterrupted_one_bit_for_bit(
+    tmp_path: Path, tasks: list[str], uninterrupted: Path
+) -> None:
+    config = write_config(tmp_path, tasks)
+    finish(hyperadapt("train", config, "training.max_steps=10"))
+    assert len(losses(tmp_path / "run")) == 10
+    finish(hyperadapt("train", config, "--resume"))
+    assert losses(tmp_path / "run") == losses(uninterrupted)
+    # The digest of all trained tensors; the files differ in where their base model lies.
+    digests = [read(run / "model")[0]["digest"] for run in (tmp_path / "run", uninterrupted)]
+    assert digests[0] == digests[1]
+
+
+def test_sigterm_writes_a_checkpoint_and_exits_cleanly_and_the_run_goes_on_from_there(
+    tmp_path: Path, tasks: list[str]
+) -> None:
+    config = write_config(tmp_path, tasks, max_steps=100_000, eval_steps=50_000)
+    process = hyperadapt("train", config)
+    # Training has begun once Trainer has drawn its first bar; a little later some steps are done.
+    assert process.stderr is not None
+    while "it/s" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr[-2000:]
+    assert "Traceback" not in stderr
+    stopped_at = last_checkpoint(tmp_path / "run/checkpoints")
+    assert stopped_at is not None
+    step = int(stopped_at.name.removeprefix("checkpoint-"))
+    assert f"stopped at step {step} of 100000" in " ".join(stdout.split())
+    finish(hyperadapt("train", config, "--resume", f"training.max_steps={step + 3}"))
+    assert len(losses(tmp_path / "run")) == step + 3
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_two_processes_equal_one_on_the_same_global_batch(
+    tmp_path: Path, tasks: list[str], accumulation: int
+) -> None:
+    runs = {"one": tmp_path / "one", "two": tmp_path / "two"}
+    options = {
+        "dropout": 0.0,
+        "learning_rate": 1e-3,  # ten times that, and Adam would grow differences of rounding past the bound
+        "gradient_accumulation_steps": accumulation,
+        "label_smoothing": 0.1,
+    }
+    finish(hyperadapt("train", write_config(runs["one"], tasks, **options)))
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={29400 + os.getpid() % 500}")
+    config = write_config(runs["two"], tasks, **options, arguments={"use_cpu": True})
+    finish(hyperadapt("train", config, launcher=launcher))
+    one, two = (losses(directory / "run") for directory in runs.values())
+    assert len(one) == len(two) == 20
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-5
+    scores = [json.loads((directory / "run/results.json").read_text())["validation"] for directory in runs.values()]
+    assert scores[0] == scores[1]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_tasks(tmp_path: Path, tasks: list[str]) -> None:
+    config = write_config(tmp_path, tasks, learning_rate=1e30, arguments={"max_grad_norm": 0.0})
+    stderr = finish(hyperadapt("train", config), expected=2)
+    message = next(line for line in stderr.splitlines() if line.startswith("error: "))
+    assert re.match(r"error: the loss is (nan|inf) at step \d+, in a batch of colour, size; ", message)
+    assert "Traceback" not in stderr
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    for step in (10, 20):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "checkpoint-10/trainer_state.json").write_text('{"global_step": 10}')
+    for half_written in (None, "", '{"global_st'):
+        if half_written is not None:
+            (tmp_path / "checkpoint-20/trainer_state.json").write_text(half_written)
+        assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    (tmp_path / "checkpoint-20/trainer_state.json").write_text('{"global_step": 20}')
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-20"
+
+
+def test_the_loss_is_the_mean_over_target_tokens_of_the_whole_step() -> None:
+    logits, labels = torch.randn(4, 3, 11), torch.randint(0, 11, (4, 3))
+    labels[1, 2] = labels[3, 1:] = -100
+    kept = labels.flatten() != -100
+    log_probabilities = logits.flatten(0, 1)[kept].log_softmax(-1)
+    nll = -log_probabilities.gather(1, labels.flatten()[kept][:, None]).mean()
+    smooth = 0.9 * nll - 0.1 * log_probabilities.mean()
+    assert math.isclose(token_loss(0.0, logits, labels, None), nll, rel_tol=1e-6)
+    assert math.isclose(token_loss(0.1, logits, labels, None), smooth, rel_tol=1e-6)
+    halves = [token_loss(0.1, logits[half], labels[half], kept.sum()) for half in (slice(2), slice(2, 4))]
+    assert math.isclose(sum(halves), smooth, rel_tol=1e-6)
+    assert math.isclose(token_loss(0.0, logits, labels, None), F.cross_entropy(logits.mT, labels), rel_tol=1e-6)
+
+
+def test_only_what_may_change_may_change_on_resume(tmp_path: Path, tasks: list[str], uninterrupted: Path) -> None:
+    from hyperadapt.runs import checkpoint_to_resume
+
+    config = write_config(tmp_path, tasks)
+    changed = load_config(config, [f"output_dir={uninterrupted}", "training.learning_rate=1"])
+    with pytest.raises(UserError, match=r"training\.learning_rate was 0\.01 and is now 1"):
+        checkpoint_to_resume(uninterrupted, changed)
+    other_method = load_config(config, [f"output_dir={uninterrupted}", "method={name: adapters}"])
+    with pytest.raises(UserError, match="its method is HyperFormerPlusPlus"):
+        checkpoint_to_resume(uninterrupted, other_method)
+    longer = load_config(config, [f"output_dir={uninterrupted}", "training.max_steps=30"])
+    assert checkpoint_to_resume(uninterrupted, longer).name == "checkpoint-20"
+
+
+@pytest.mark.parametrize("method", ["full_fine_tuning", "adapters", "adapters_dagger", "hyperformer"])
+def test_every_method_trains_with_one_task_a_batch(tmp_path: Path, tasks: list[str], method: str) -> None:
+    options = {} if method == "full_fine_tuning" else {"reduction_factor": 4}
+    config = write_config(tmp_path, tasks, max_steps=4, eval_steps=4, method={"name": method, **options})
+    finish(hyperadapt("train", config, "data.mixed_batches=false"))
+    assert len(losses(tmp_path / "run")) == 4
