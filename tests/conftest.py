@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+
+from tiny_run import hyperadapt, write_config, write_tasks
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -15,3 +18,24 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared is not there: golden numbers and real data cannot be checked")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the trained run, for reading only."""
+    directory = tmp_path_factory.mktemp("tiny")
+    outcome = hyperadapt("train", write_config(directory, write_tasks(directory / "tasks")))
+    assert outcome.code == 0, outcome.err
+    return directory / "run"
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the trained run, to be damaged or written to."""
+    return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No hub can be reached."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -453,7 +453,7 @@ def test_a_dataset_that_the_hub_does_not_give_is_named(
         ({"files": {"trian": "a.csv"}}, "field 'splits' is {}: Dictionary should have at least 1 item"),
         (
             {"splits": "halve"},
-            "'halve' is no split protocol; choices: as_given, halve_validation, hold_out_train",
+            "splits: 'halve' is no split protocol; choices: as_given, halve_validation, hold_out_train",
         ),
         (
             {"splits": {"tset": "train"}},

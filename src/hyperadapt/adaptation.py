@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperadapt.conditioning import TaskEmbedding, TaskLookup
+from hyperadapt.errors import UserError
 from hyperadapt.forms import Form
 from hyperadapt.generators import Generator, TaskTable
 from hyperadapt.sites import Site, split
@@ -92,6 +93,8 @@ class Adaptation(nn.Module):
         """Append a task to the conditioning and to every table."""
         if isinstance(self.conditioning, TaskEmbedding):
             self.conditioning.add_task(name, init_from, features)
+        elif features is not None:
+            raise UserError(f"task '{name}' is given features, but the model's method has no task embedding")
         elif self.conditioning is not None:
             self.conditioning.add_task(name, init_from)
         for module in self.modules():

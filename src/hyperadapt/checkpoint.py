@@ -31,9 +31,14 @@ SAMPLES_PER_TENSOR = 64
 
 
 def saved_names(model: Any) -> list[str]:
-    """Name the tensors that are saved: the method's own, and those of the base model that it trains."""
+    """Name the tensors that are saved: the method's own, and those of the base model that were or are trained."""
     own = [f"hyperadapt.{name}" for name in model.hyperadapt.state_dict()]
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    # Not only what is trained now: who freezes the layer norms after training them still wants them saved.
+    trained = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad or name in model.trained_base
+    ]
     return list(dict.fromkeys([*own, *trained]))
 
 
@@ -60,7 +65,6 @@ def save(model: AdaptedModel, directory: str | Path, state_dict: dict[str, Tenso
         "digest": digest(tensors),
     }
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     header = {"format": "pt", "hyperadapt": json.dumps(config)}
     write_atomically(directory / WEIGHTS_FILE, to_bytes(tensors, metadata=header))
     write_atomically(directory / CONFIG_FILE, json.dumps(config, indent=2).encode())
@@ -94,14 +98,15 @@ def load(path: str | Path, base_model: PreTrainedModel | None = None) -> Any:
     given = getattr(method, "task_features", None)
     features = tensors["hyperadapt.conditioning.z"] if given else None
     model = adapt_with_features(base_model, method, config["tasks"], features)
-    if unexpected := set(tensors).symmetric_difference(saved_names(model)):
-        raise CheckpointError(f"{path} does not hold the tensors of its method, as '{sorted(unexpected)[0]}'")
     shapes = {name: value.shape for name, value in model.state_dict().items()}
+    if wrong := [*(set(saved_names(model)) - set(tensors)), *(set(tensors) - set(shapes))]:
+        raise CheckpointError(f"{path} does not hold the tensors of its method, as '{sorted(wrong)[0]}'")
     if wrong := [name for name, value in tensors.items() if value.shape != shapes[name]]:
         raise CheckpointError(
             f"{path}: '{wrong[0]}' has shape {tuple(tensors[wrong[0]].shape)}, not {tuple(shapes[wrong[0]])}"
         )
     model.load_state_dict(tensors, strict=False)
+    model.trained_base = tuple(name for name in tensors if not name.startswith("hyperadapt."))
     return model.eval()
 
 
@@ -196,18 +201,20 @@ def digest(tensors: dict[str, Tensor]) -> str:
 
 
 def write_atomically(file: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a kill, finds the old content or the new and nothing between.
+    """Write a file, its directory made where needed, so that a reader, or a kill, finds the old content or the new.
 
     Raises:
         UserError: if the place cannot be written to.
     """
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as handle:
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, file)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {file}: {error.strerror}") from error
+        if file.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {file}: {error.strerror or error}") from error

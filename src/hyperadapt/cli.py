@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
 from hyperadapt.errors import UserError
 
 if TYPE_CHECKING:
     from hyperadapt.evaluation import Results
+    from hyperadapt.runs import Run
 
 app = typer.Typer(
     help="Fine-tune one frozen transformer for many tasks, with hypernetworks that generate their parameters.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -45,12 +46,12 @@ def train(
     try:
         results = train(run_config, resume)
     except TrainingInterrupted as stopped:
-        say(str(stopped))
+        print(stopped)
         return
     if int(os.environ.get("RANK", "0")) == 0:
         for split, result in results.items():
             show(result, f"{split} rows")
-        say(f"The run is in {run_config.output_dir}")
+        print(f"The run is in {run_config.output_dir}")
 
 
 @app.command()
@@ -64,11 +65,11 @@ def evaluate(
     base_model: BaseModel = None,
 ) -> None:
     """Score a trained run on a split of its tasks, and add the scores to its results.json."""
-    from hyperadapt.runs import load_run, write_results
-
-    loaded = load_run(run, base_model)
+    loaded = load(run, base_model)
     results = loaded.evaluate(split, task or [], data_dir, batch_size, num_beams)
     if not task:
+        from hyperadapt.runs import write_results
+
         write_results(run, {split: results.as_dict()})
     show(results, f"{split} rows")
 
@@ -91,11 +92,11 @@ def predict(
         text = input.read_text(encoding="utf-8") if input else sys.stdin.read()
     except UnicodeDecodeError as error:
         raise UserError(f"{where} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    from hyperadapt.runs import load_run
-
-    loaded = load_run(run, base_model)
+    # Not splitlines, which would also part a row at U+2028 and other such characters within its texts.
+    rows = text.removeprefix("\ufeff").removesuffix("\n").split("\n") if text else []
+    loaded = load(run, base_model)
     of = loaded.task(task)
-    for prediction in loaded.predict(task, text.splitlines(), num_beams, where):
+    for prediction in loaded.predict(task, rows, num_beams, where):
         print(json.dumps({"prediction": prediction, "label": of.label_name(prediction)}, ensure_ascii=False))
 
 
@@ -123,10 +124,12 @@ def params(
         return
     from hyperadapt.methods import method_from
 
-    chosen: dict[str, Any] = {"name": method}
+    chosen: dict[str, Any] = {}
     for option in options or []:
         chosen |= parse_override(option)
-    built = method_from(chosen)
+    if "name" in chosen:
+        raise UserError("'name' is no option of a method; choose the method with --method")
+    built = method_from({"name": method, **chosen})
     from hyperadapt.counting import count_without_weights, model_config
 
     counted = count_without_weights(model_config(model), built, tasks).as_dict()
@@ -167,16 +170,17 @@ def methods() -> None:
     from hyperadapt.methods import METHODS
 
     for name, method in METHODS.items():
-        say(f"[bold]{name}[/]  {(method.__doc__ or '').strip().splitlines()[0]}")
+        typer.echo(f"{typer.style(name, bold=True)}  {(method.__doc__ or '').strip().splitlines()[0]}")
         for option, field in method.model_fields.items():
-            say(f"    {option} = {field.default!r}")
+            typer.echo(f"    {option} = {field.default!r}")
 
 
-def say(text: str) -> None:
-    """Print a line."""
-    from rich.console import Console
+def load(run: Path, base_model: str | None) -> Run:
+    """Load a run; a progress bar, as of the base model's weights, is shown only after two seconds."""
+    os.environ.setdefault("TQDM_DELAY", "2")  # before anything imports tqdm, which reads it once
+    from hyperadapt.runs import load_run
 
-    Console(soft_wrap=True, highlight=False).print(text)
+    return load_run(run, base_model)
 
 
 def show(results: Results, title: str) -> None:
@@ -210,7 +214,8 @@ def table(title: str, rows: list[dict[str, Any]]) -> None:
         drawn.add_column(column)
     for row in rows:
         drawn.add_row(*(readable(value) for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else 160).print(drawn)
+    # No markup: brackets are part of a path or a split.
+    Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False).print(drawn)
 
 
 def readable(value: Any) -> str:
@@ -223,9 +228,15 @@ def readable(value: Any) -> str:
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit code 2."""
     try:
-        app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # Not standalone, or typer would draw its own errors in a box of several lines.
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+    except (UserError, TyperException) as error:
+        message = error.format_message() if isinstance(error, TyperException) else error
+        from tqdm import tqdm
+
+        tqdm.write(
+            f"error: {message}", file=sys.stderr
+        )  # on a line of its own, where a bar stands unfinished
         sys.exit(2)
 
 

@@ -100,6 +100,10 @@ class TaskEmbedding(TaskLookup):
             raise UserError(
                 f"task '{name}' needs features={self.z.shape[1]} numbers: this model's z are given"
             )
+        if features is not None and features.shape != self.z.shape[1:]:
+            raise UserError(
+                f"task '{name}' needs features={self.z.shape[1]} numbers, not of shape {tuple(features.shape)}"
+            )
         row = features if features is not None else self.z[init_from] if init_from is not None else None
         row = torch.randn(self.z.shape[1]) if row is None else row
         super().add_task(name, init_from)

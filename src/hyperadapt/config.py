@@ -36,7 +36,7 @@ class ModelConfig(Section):
     name: str | None = None
     config: dict[str, Any] | None = None
     tokenizer: str | None = None
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     @model_validator(mode="after")
@@ -126,7 +126,7 @@ class RunConfig(Section):
     """
 
     output_dir: str
-    seed: int = 42
+    seed: int = Field(42, ge=0, lt=2**32)
     model: ModelConfig
     method: dict[str, Any]
     data: DataConfig
@@ -153,9 +153,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         UserError: if a file is missing or no YAML mapping, or a field is unknown, missing or of the wrong type.
     """
-    values = read_yaml(Path(path))
+    changes: dict[str, Any] = {}
     for override in overrides:
-        values = merged(values, parse_override(override))
+        changes = merged(changes, parse_override(override))
+    values = merged(read_yaml(Path(path)), changes)
     try:
         config = RunConfig(**values)
     except ValidationError as error:
@@ -196,6 +197,8 @@ def read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = values.pop("extends", None)
     if base is None:
         return values
+    if not isinstance(base, str):
+        raise UserError(f"{path}: extends must be the path of one file, not {base!r}")
     return merged(read_yaml(path.parent / base, (*extended_by, path.resolve())), values)
 
 
@@ -204,9 +207,10 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     result = dict(base)
     for key, value in changes.items():
         old = result.get(key)
-        other_method = key == "method" and isinstance(value, Mapping) and "name" in value
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        result[key] = merged(old, value) if both and not other_method else value  # type: ignore[arg-type]
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            other_method = key == "method" and "name" in old and value.get("name") not in (None, old["name"])
+            value = value if other_method else merged(old, value)
+        result[key] = value
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
@@ -36,16 +37,18 @@ def nearest(name: object, choices: Iterable[str]) -> str:
 
 
 def validation_message(error: ValidationError, model: type[BaseModel]) -> str:
-    """Say in one line what the first of pydantic's complaints is, naming the field and the nearest valid one."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or "value"
-    if first["type"] == "extra_forbidden":
-        return f"field '{field}' is unknown; {nearest(field.split('.')[-1], siblings(model, first['loc']))}"
-    if first["type"] == "missing":
+    """Say in one line what is wrong first; an unknown field before a missing one, which it may be misspelt."""
+    mistake = min(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
+    loc = tuple(step for step in mistake["loc"] if step != "[key]")
+    field = ".".join(str(step) for step in loc)
+    cause = mistake.get("ctx", {}).get("error")
+    if mistake["type"] == "extra_forbidden":
+        return f"field '{field}' is unknown; {nearest(loc[-1], siblings(model, loc))}"
+    if mistake["type"] == "missing":
         return f"field '{field}' is missing"
-    given = repr(first["input"])
-    given = given if len(given) <= 80 else given[:77] + "…"
-    return f"field '{field}': {first['msg'].removeprefix('Value error, ')} (given: {given})"
+    if isinstance(cause, ValueError):
+        return f"{field}: {cause}" if field else str(cause)
+    return f"field '{field}' is {reprlib.repr(mistake['input'])}: {mistake['msg']}"
 
 
 def siblings(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -115,7 +115,11 @@ def generate_texts(
         The texts, in the order of the rows.
     """
     by_length = sorted(range(len(sources)), key=lambda row: (max_target_lengths[row], len(sources[row])))
-    batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
+    # No batch mixes maximal target lengths: what is predicted for a row must not depend on its neighbours.
+    alike = [list(rows) for _, rows in groupby(by_length, key=max_target_lengths.__getitem__)]
+    batches = [
+        rows[start : start + batch_size] for rows in alike for start in range(0, len(rows), batch_size)
+    ]
     mine = batches[::-1][rank::world_size]  # the longest first: what does not fit into memory fails at once
     texts: dict[int, str] = {}
     was_training = model.training
@@ -135,7 +139,7 @@ def generate_texts(
                 input_ids=batch["input_ids"].to(model.device),
                 attention_mask=batch["attention_mask"].to(model.device),
                 task_ids=torch.tensor([task_ids[row] for row in rows], device=model.device),
-                max_new_tokens=max_target_lengths[rows[-1]],
+                max_new_tokens=max_target_lengths[rows[0]],
                 num_beams=num_beams,
                 do_sample=False,
             )

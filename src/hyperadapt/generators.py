@@ -25,21 +25,33 @@ def learnt_rows(n_rows: int, n_sites: int, weights: Weights) -> Tensor:
 
 
 class TaskTable(nn.Module):
-    """Every task has parameters of its own (Adapters, Adapters-dagger)."""
+    """Every task has parameters of its own (Adapters, Adapters-dagger).
 
-    def __init__(self, n_tasks: int, n_sites: int, weights: Weights) -> None:
+    Args:
+        n_tasks, n_sites: how many.
+        weights: what one site needs.
+        start: where every task starts, (n_sites, numel); None draws each anew.
+    """
+
+    def __init__(self, n_tasks: int, n_sites: int, weights: Weights, start: Tensor | None = None) -> None:
         super().__init__()
         self.weights = dict(weights)
-        self.table = nn.Parameter(learnt_rows(n_tasks, n_sites, weights))
+        self.start: Tensor | None
+        self.register_buffer("start", start, persistent=False)
+        self.table = nn.Parameter(torch.cat([self.new_row(n_sites) for _ in range(n_tasks)]))
+
+    def new_row(self, n_sites: int) -> Tensor:
+        """Return a new task's parameters, (1, n_sites, numel)."""
+        return learnt_rows(1, n_sites, self.weights) if self.start is None else self.start[None]
 
     def forward(self, condition: Condition) -> Tensor:
         """Look the parameters up, (U, n_sites, numel)."""
         return self.table.index_select(0, condition.ids)
 
     def add_task(self, init_from: int | None) -> None:
-        """Append a row: a copy of another task's, or drawn anew."""
-        drawn = learnt_rows(1, self.table.shape[1], self.weights)
-        self.table = append_row(self.table, drawn if init_from is None else self.table[init_from])
+        """Append a row: a copy of another task's, or a new one."""
+        row = self.new_row(self.table.shape[1]) if init_from is None else self.table[init_from]
+        self.table = append_row(self.table, row)
 
 
 class SharedTable(nn.Module):

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hyperadapt.errors import UserError, nearest, validation_message
 
@@ -96,6 +96,13 @@ class BottleneckMethod(Method):
     positions: tuple[Position, ...] = Field(("feed_forward", "self_attention"), min_length=1)
     train_layer_norms: bool = True
 
+    @field_validator("positions")
+    @classmethod
+    def not_repeated(cls, positions: tuple[Position, ...]) -> tuple[Position, ...]:
+        if len(set(positions)) < len(positions):
+            raise ValueError(f"a position is repeated: {', '.join(positions)}")
+        return positions
+
 
 class AdaptersDagger(BottleneckMethod):
     """Adapters of its own for every task, everything else shared: layer norms of adapters and base (section 4.2)."""
@@ -139,6 +146,8 @@ class Adapters(BottleneckMethod):
         tasks: tuple[str, ...],
         features: Tensor | None = None,
     ) -> Adaptation:
+        import torch
+
         from hyperadapt.adaptation import Adaptation, SiteGroup
         from hyperadapt.conditioning import TaskLookup
         from hyperadapt.forms import Bottleneck, NormScale
@@ -156,9 +165,8 @@ class Adapters(BottleneckMethod):
             ]
             if self.train_layer_norms:
                 norms = backbone.norm_sites(model, stack)
-                table = TaskTable(len(tasks), len(norms), norm_form.weights(norms[0]))
-                for index, site in enumerate(norms):
-                    table.table.data[:, index] = model.get_parameter(f"{site.path}.weight").detach()
+                start = torch.stack([model.get_parameter(f"{site.path}.weight").detach() for site in norms])
+                table = TaskTable(len(tasks), len(norms), norm_form.weights(norms[0]), start.float())
                 groups[stack].append(SiteGroup(norms, norm_form, [table]))
         return Adaptation(TaskLookup(tasks), groups)
 
@@ -304,7 +312,7 @@ def read_task_features(path: Path, tasks: tuple[str, ...]) -> Tensor:
     """Read given task features z from a JSON file {task: [numbers]}, (n_tasks, t').
 
     Raises:
-        UserError: if the file or a task's vector is missing, or the vectors are not all of one length.
+        UserError: if the file or a task's vector is missing, or the vectors are not finite or not of one length.
     """
     import torch
 
@@ -321,7 +329,9 @@ def read_task_features(path: Path, tasks: tuple[str, ...]) -> Tensor:
         raise UserError(
             f"task_features: {path} is not a JSON object of task -> list of numbers ({error})"
         ) from None
-    lengths = sorted({tuple(row.shape) for row in rows})
-    if len(lengths) != 1 or len(lengths[0]) != 1:
-        raise UserError(f"task_features: the vectors in {path} differ in shape: {lengths}")
+    shapes = sorted({tuple(row.shape) for row in rows})
+    if len(shapes) > 1 or len(shapes[0]) != 1 or 0 in shapes[0]:
+        raise UserError(f"task_features: {path} must hold vectors of one length, not of shapes {shapes}")
+    if wrong := [task for task, row in zip(tasks, rows, strict=True) if not row.isfinite().all()]:
+        raise UserError(f"task_features: {path} holds NaN or infinity for task '{wrong[0]}'")
     return torch.stack(rows)

@@ -33,6 +33,7 @@ class AdaptedModel(PreTrainedModel):
         method: the method's options.
         tasks: names of the tasks, in the order of their ids.
         base_fingerprint: identifies the base model's weights.
+        trained_base: names of the base model's own parameters that are trained.
     """
 
     # T5's forward takes **kwargs but no num_items_in_batch; without this word Trainer would not scale the loss
@@ -43,6 +44,7 @@ class AdaptedModel(PreTrainedModel):
     method: Method
     tasks: tuple[str, ...]
     base_fingerprint: str
+    trained_base: tuple[str, ...]
 
     def forward(self, *args: Any, task_ids: Tensor | None = None, **kwargs: Any) -> Any:
         """Run the base model, adapted for each row's task.
@@ -189,8 +191,10 @@ def adapt_with_features(
 
     fingerprint = checkpoint.fingerprint(base)
     freeze(base, backbone, adaptation)
+    trained = tuple(name for name, parameter in base.named_parameters() if parameter.requires_grad)
     subclass(base, AdaptedModel)
     base.method, base.tasks, base.base_fingerprint = method, tuple(tasks), fingerprint  # type: ignore[assignment]
+    base.trained_base = trained  # type: ignore[assignment]
     base.hyperadapt = adaptation.to(base.device)
     if adaptation.groups:
         insert(base, backbone, adaptation)
@@ -246,8 +250,8 @@ class FormHook:
 def subclass(module: nn.Module, mixin: Any) -> None:
     """Put a mixin before a module's class.
 
-    The class keeps its name, by which transformers, FSDP and device maps know it, and its forward's signature, from
-    which Trainer and generate read what may be passed.
+    The class keeps its name and module, by which transformers, FSDP and device maps know it, and its forward's
+    signature, from which Trainer and generate read what may be passed.
     """
     original: Any = type(module)
     signature = inspect.signature(original.forward)
@@ -262,7 +266,8 @@ def subclass(module: nn.Module, mixin: Any) -> None:
         return mixin.forward(self, *args, **kwargs)
 
     forward.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    module.__class__ = type(original.__name__, (mixin, original), {})
+    names = {name: getattr(original, name) for name in ("__module__", "__qualname__")}
+    module.__class__ = type(original.__name__, (mixin, original), {**names, "forward": forward})
 
 
 def check_task_ids(task_ids: Tensor | None, inputs: Tensor | None, tasks: tuple[str, ...]) -> None:

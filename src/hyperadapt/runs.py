@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from pydantic import ValidationError
 
 from hyperadapt import checkpoint
 from hyperadapt.config import ModelConfig, RunConfig, load_config, save_config
-from hyperadapt.errors import CheckpointError, UserError, nearest
+from hyperadapt.errors import CheckpointError, UserError, nearest, validation_message
 from hyperadapt.evaluation import EvaluationSet, Results, evaluate, generate_texts, tokenize_sources
 from hyperadapt.tasks import Task, load_split, resolve_tasks, rows_from_lines
 
@@ -83,6 +84,8 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
     set_seed(config.seed)
     model = adapt(base, method, [task.name for task in tasks])
     args = training.training_arguments(config, directory / "checkpoints")
+
+    check_trackers(args.report_to)
 
     args.distributed_state.wait_for_everyone()  # or a process would find the run that another has begun
     if args.process_index == 0:
@@ -180,7 +183,8 @@ def begin(
         directory / "tasks.yaml", yaml.safe_dump(specs, sort_keys=False, allow_unicode=True).encode()
     )
     tokenizer.save_pretrained(str(directory / "tokenizer"))
-    if config.model.config is not None and not (directory / "base").is_dir():
+    # Not on resume, when the base model's tensors may still be mapped to this very file.
+    if config.model.config is not None and not (directory / "config.yaml").is_file():
         own = [name for name in base.state_dict() if not name.startswith("hyperadapt.")]
         save_base(base, own, directory / "base")
     save_config(config, directory / "config.yaml")
@@ -190,7 +194,7 @@ def save_base(base: PreTrainedModel, names: Sequence[str], directory: Path) -> N
     """Save a base model that exists nowhere else, as transformers would."""
     from safetensors.torch import save_file
 
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     tied = set(getattr(base, "all_tied_weights_keys", {}))
     state = base.state_dict()
     tensors = {name: state[name].contiguous() for name in names if name not in tied}
@@ -201,7 +205,10 @@ def save_base(base: PreTrainedModel, names: Sequence[str], directory: Path) -> N
 def write_results(directory: Path, results: Mapping[str, Any]) -> None:
     """Add results to a run's results.json."""
     file = directory / "results.json"
-    before = json.loads(file.read_text()) if file.is_file() else {}
+    try:
+        before = json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        raise CheckpointError(f"{file} is damaged ({error}); remove it, and evaluate again") from None
     checkpoint.write_atomically(file, json.dumps({**before, **results}, indent=2).encode())
 
 
@@ -255,6 +262,8 @@ class Run:
         if split not in SPLITS:
             raise UserError(f"split '{split}' is unknown; {nearest(split, SPLITS)}")
         chosen = [self.task(name) for name in tasks] or [task for task in self.tasks if split in task.splits]
+        if not chosen:
+            raise UserError(f"no task of the run {self.directory} has {split} rows")
         config = self.config
         if data_dir is not None:
             config = config.model_copy(update={"data": config.data.model_copy(update={"data_dir": data_dir})})
@@ -333,6 +342,8 @@ def load_tasks(file: Path) -> tuple[Task, ...]:
     """Read a run's resolved tasks."""
     try:
         return tuple(Task(**spec) for spec in yaml.safe_load(file.read_text()))
+    except ValidationError as error:
+        raise CheckpointError(f"{file} is damaged: {validation_message(error, Task)}") from None
     except (OSError, yaml.YAMLError, ValueError, TypeError) as error:
         raise CheckpointError(f"{file} is missing or damaged ({' '.join(str(error).split())})") from None
 
@@ -389,7 +400,7 @@ def build_base(model: ModelConfig, saved: Path | None = None) -> PreTrainedModel
         set_seed(model.seed)
         config = T5Config(**{"decoder_start_token_id": 0, **given})
         return T5ForConditionalGeneration(config).to(dtype)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # whatever transformers and torch make of a wrong value
         raise UserError(f"model.config: {' '.join(str(error).split())}") from None
 
 
@@ -402,11 +413,22 @@ def check_vocabulary(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
         )
 
 
+def check_trackers(names: str | list[str] | None) -> None:
+    """Check that the trackers of `report_to` are known and installed, which is seen when one is made."""
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    try:
+        for tracker in get_reporting_integration_callbacks(names):
+            tracker()
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise UserError(f"training.arguments: report_to: {' '.join(str(error).split())}") from None
+
+
 def quietly(load: Any, name: str, field: str, **options: Any) -> Any:
     """Load from the hub or a directory; say in one line what is wrong."""
     try:
         return load(name, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # tokenizers and safetensors raise errors of their own
         reason = " ".join(str(error).split())[:160]
         raise UserError(
             f"{field}: '{name}' is neither a local directory with the right files nor to be had from the hub ({reason})"

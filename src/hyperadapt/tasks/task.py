@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from hyperadapt.errors import UserError, nearest
+from hyperadapt.errors import UserError, nearest, validation_message
 from hyperadapt.metrics import METRICS, METRICS_OF_KIND, read_score
 
 if TYPE_CHECKING:
@@ -261,26 +261,12 @@ def load_task_file(path: str | Path) -> Task:
     try:
         task = Task(**{str(name): value for name, value in fields.items()})
     except ValidationError as error:
-        raise UserError(f"{path}: {_first_mistake(error)}") from None
+        raise UserError(f"{path}: {validation_message(error, Task)}") from None
     if task.files is None:
         return task
     # Absolute, so that a saved run finds them from another working directory.
     files = {source: Path(os.path.abspath(path.parent / file)) for source, file in task.files.items()}
     return task.model_copy(update={"files": files})
-
-
-def _first_mistake(error: ValidationError) -> str:
-    """What is wrong in a task file, on one line; an unknown field first: it may be a missing one misspelt."""
-    mistake = min(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
-    field = ".".join(str(step) for step in mistake["loc"] if step != "[key]")
-    cause = mistake.get("ctx", {}).get("error")
-    if mistake["type"] == "extra_forbidden":
-        return f"field '{field}' is unknown; {nearest(field, Task.model_fields)}"
-    if mistake["type"] == "missing":
-        return f"field '{field}' is missing"
-    if isinstance(cause, UserError):
-        return str(cause)
-    return f"field '{field}' is {reprlib.repr(mistake['input'])}: {mistake['msg']}"
 
 
 def load_split(

@@ -1,0 +1,550 @@
+"""The command line: what its commands print, and that bad input is one line, exit code 2, and nothing written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyperadapt.methods import METHODS
+from hyperadapt.runs import load_run
+from hyperadapt.tasks import TASKS
+from tiny_run import COLOURS, SPLITS, Outcome, contents, hyperadapt, write_config, write_tasks
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+LINES = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in COLOURS)
+FEW_STEPS = ("training.max_steps=2", "training.eval_steps=2")
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None) -> Path:
+    """A tiny run's configuration, in the working directory; the run would be in `run`."""
+    monkeypatch.chdir(tmp_path)
+    return write_config(tmp_path, write_tasks(tmp_path / "tasks"))
+
+
+def in_a_process(*arguments: object, stdin: str = "") -> Outcome:
+    """Run a command as a user does."""
+    command = [sys.executable, "-m", "hyperadapt.cli", *map(str, arguments)]
+    done = subprocess.run(command, env=ENVIRONMENT, input=stdin, capture_output=True, text=True, timeout=120)
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def assert_one_line(outcome: Outcome, message: str) -> None:
+    """Exit code 2, nothing on standard output, and on standard error one line that begins with "error: "."""
+    # No progress bar counts: in a process of their own, evaluate and predict draw none before two seconds.
+    lines = [line for line in re.split(r"[\r\n]+", outcome.err) if line.strip() and "it/s]" not in line]
+    assert outcome.code == 2, outcome
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert outcome.out == ""
+
+
+# ------------------------------------------------------------------------------------------------ the front page
+
+
+def test_help_imports_neither_torch_nor_transformers_and_answers_at_once() -> None:
+    program = (
+        "import sys, time; sys.argv = ['hyperadapt', '--help']\n"
+        "from hyperadapt.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as exit: print('exit code', exit.code)\n"
+        "print('heavy', sorted({name.split('.')[0] for name in sys.modules} & "
+        "{'torch', 'transformers', 'datasets', 'numpy', 'pydantic', 'sklearn', 'scipy'}))\n"
+        "print('seconds', time.process_time())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr == ""
+    assert "exit code 0" in done.stdout
+    assert "heavy []" in done.stdout
+    assert float(done.stdout.rpartition("seconds ")[2]) < 0.5
+    for command in ("train", "evaluate", "predict", "params", "tasks", "methods"):
+        assert f"│ {command} " in done.stdout
+
+
+def test_no_arguments_is_a_call_for_help() -> None:
+    assert hyperadapt() == hyperadapt("--help")
+    assert hyperadapt().code == 0
+
+
+def test_tasks_and_methods_list_all_that_there_are() -> None:
+    tasks = hyperadapt("tasks")
+    assert tasks.code == 0
+    rows = {cells[0]: cells for cells in table_rows(tasks.out)}
+    assert set(rows) == {"task", *TASKS}
+    for name, task in TASKS.items():
+        assert rows[name][5:] == [task.splits["validation"], task.splits["test"]]
+        assert rows[name][4] == ", ".join(task.metrics)
+    methods = hyperadapt("methods")
+    assert methods.code == 0
+    for name, method in METHODS.items():
+        listed = methods.out.split(f"{name}  ")[1].split("\n\n")[0]
+        for option, field in method.model_fields.items():
+            assert f"    {option} = {field.default!r}" in listed
+
+
+def table_rows(drawn: str) -> list[list[str]]:
+    """The cells of a drawn table."""
+    lines = [line for line in drawn.splitlines() if line[:1] in ("┃", "│")]
+    return [[cell.strip() for cell in line.strip("┃│").split(line[0])] for line in lines]
+
+
+# -------------------------------------------------------------------------------------------------------- params
+
+
+def params(*arguments: object) -> dict[str, Any]:
+    outcome = hyperadapt("params", *arguments, "--json")
+    assert outcome.code == 0, outcome.err
+    return json.loads(outcome.out)
+
+
+# transformers ties the output head in every model that it builds from a T5Config, but not in a checkpoint that has one
+# of its own, as all since v1.1 have.
+head = pytest.mark.xfail(strict=True, reason="count_without_weights does not count an untied output head")
+
+
+@pytest.mark.parametrize(
+    ("model", "base"),
+    # As the published checkpoints have it.
+    [
+        ("google-t5/t5-small", 60_506_624),
+        ("google-t5/t5-base", 222_903_552),
+        pytest.param("google/flan-t5-base", 247_577_856, marks=head),
+        pytest.param("google/mt5-small", 300_176_768, marks=head),
+        pytest.param("google/byt5-small", 299_637_760, marks=head),
+    ],
+)
+@pytest.mark.usefixtures("offline")
+def test_published_models_are_counted_without_weights_or_network(model: str, base: int) -> None:
+    counted = params("--model", model)
+    assert counted["base"] == base
+    assert counted["base"] < counted["total"] < 1.05 * base
+
+
+@pytest.mark.parametrize(("factor", "tasks"), [(32, 8), (16, 3)])
+def test_adapters_dagger_count_as_their_formula(factor: int, tasks: int) -> None:
+    counted = params("--method", "adapters_dagger", "--tasks", tasks, f"reduction_factor={factor}")
+    d_model, width, sites, norms = 768, 768 // factor, 2 * 24, 2 * 12 + 1 + 3 * 12 + 1
+    own = sites * (2 * d_model * width + width + d_model)
+    added = tasks * own + sites * 2 * d_model
+    assert counted["total"] == counted["base"] + added
+    assert counted["trained"] == added + norms * d_model
+    assert counted["trained_per_task"] * tasks == counted["trained"]
+    assert counted["total_ratio"] == pytest.approx(counted["total"] / counted["base"])
+
+
+def test_options_change_the_count_and_full_fine_tuning_trains_all() -> None:
+    assert (
+        params("reduction_factor=8")["trained"]
+        > params()["trained"]
+        > params("task_embedding_dim=8")["trained"]
+    )
+    full = params("--method", "full_fine_tuning", "--model", "t5-small")
+    assert full["trained"] == full["total"] == full["base"]
+    drawn = hyperadapt("params", "--model", "google-t5/t5-small").out
+    assert "60,506,624" in drawn
+
+
+def test_the_papers_table_is_met_to_the_printed_digit() -> None:
+    outcome = hyperadapt("params", "--paper", "--json")
+    rows = {
+        (row["table"], row["model"], row["method"], row["tasks a model"]): row
+        for row in json.loads(outcome.out)
+    }
+    # Karimi Mahabadi et al. (2021), Tables 1 and 3, of T5-small and T5-base: trained per task, total.
+    printed = {
+        ("1", "adapters", 1): (("0.74", "0.87"), (None, None)),
+        ("1", "adapters_dagger", 8): (("0.68", "0.82"), (1.05, 1.07)),
+        ("1", "hyperformer", 8): (("5.80", "6.86"), (1.45, 1.54)),
+        ("1", "hyperformer++", 8): (("0.50", "0.29"), (1.04, 1.02)),
+        ("3", "adapters_dagger reduction_factor=2", 8): (("10.44", "12.73"), (1.83, 2.02)),
+    }
+    for (table, method, tasks), (percents, totals) in printed.items():
+        for model, percent, total in zip(("t5-small", "t5-base"), percents, totals, strict=True):
+            row = rows[table, model, method, tasks]
+            assert row["#trained per task, ours"] == row["#trained per task, paper"] == f"{percent} %"
+            if total is not None:
+                assert row["#total, paper"] == f"{total:.2f}x"
+                assert float(row["#total, ours"].rstrip("x")) == pytest.approx(total, abs=0.015)
+    drawn = hyperadapt("params", "--paper").out
+    assert len(table_rows(drawn)) == 1 + len(rows) == 15
+
+
+def test_a_model_in_a_local_directory_is_counted_and_brackets_in_its_name_are_no_markup(
+    trained: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "my[/b]"
+    shutil.copytree(trained / "base", directory)
+    outcome = hyperadapt("params", "--model", directory, "--tasks", "2", "reduction_factor=4")
+    assert outcome.code == 0, outcome.err
+    assert "my[/b]" in outcome.out
+    numbers = {cells[0]: cells[1] for cells in table_rows(outcome.out)}
+    assert int(numbers["base"].replace(",", "")) == load_run(trained).model.num_parameters() - sum(
+        parameter.numel() for parameter in load_run(trained).model.hyperadapt.parameters()
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--method", "hyprformer"), "method 'hyprformer' is unknown; did you mean 'hyperformer'?"),
+        (("reduction_facto=3",), "field 'reduction_facto' is unknown; did you mean 'reduction_factor'?"),
+        (("reduction_factor=x",), "field 'reduction_factor'"),
+        (("reduction_factor=1000",), "reduction_factor 1000 leaves no bottleneck in a model of width 768"),
+        (("reduction_factor",), "override 'reduction_factor' is not of the form key=value"),
+        (("name=adapters",), "choose the method with --method"),
+        (("--model", "no/such-model"), "model 'no/such-model' is not a published model known here"),
+        (("--tasks", "0"), "'--tasks'"),
+        (("--tasks", "many"), "'--tasks'"),
+        (("--mdoel", "x"), "--mdoel"),
+    ],
+)
+@pytest.mark.usefixtures("offline")
+def test_bad_input_to_params_is_one_line(arguments: tuple[str, ...], message: str) -> None:
+    assert_one_line(hyperadapt("params", *arguments), message)
+
+
+# --------------------------------------------------------------------------------------------------------- train
+
+
+def test_train_prints_the_scores_of_each_split_and_where_the_run_lies(config: Path) -> None:
+    # Brackets are no markup.
+    outcome = hyperadapt("train", config, "output_dir=new[/run]", *FEW_STEPS)
+    assert outcome.code == 0, outcome.err
+    assert "The run is in new[/run]" in outcome.out
+    results = json.loads(Path("new[/run]/results.json").read_text())
+    scores = re.split(r"(?:validation|test) rows", outcome.out)[1:]
+    for split, drawn in zip(("validation", "test"), scores, strict=True):
+        rows = {cells[0]: cells for cells in table_rows(drawn)}
+        for name, of in results[split]["tasks"].items():
+            assert rows[name][2:] == [f"{of['score']:.2f}", str(SPLITS[split]), str(of["invalid"])]
+        assert rows["average"][2] == f"{results[split]['average']:.2f}"
+
+
+BAD_OVERRIDES = {
+    # unknown names
+    "data.tasks=[colr]": "task 'colr' is unknown and no .yaml file; did you mean 'cola'?",
+    "data.tasks=[tasks/color.yaml]": "did you mean 'colour.yaml'?",
+    "data.tasks=[tasks/colour.yaml, tasks/colour.yaml]": "task 'colour' comes twice",
+    "method.name=hyperformr": "method 'hyperformr' is unknown; did you mean 'hyperformer'?",
+    "method.reduction_facto=2": "field 'reduction_facto' is unknown; did you mean 'reduction_factor'?",
+    "method.activation=rel": "activation 'rel' is unknown; did you mean 'relu'?",
+    "trainin.max_steps=2": "field 'trainin' is unknown; did you mean 'training'?",
+    "training.max_step=2": "field 'training.max_step' is unknown; did you mean 'max_steps'?",
+    "model.config.d_modl=16": "model.config: field 'd_modl' is unknown; did you mean 'd_model'?",
+    "training.arguments={learning_rte: 1}": "training.arguments: field 'learning_rte' is unknown; did you mean",
+    "training.lr_scheduler_type=constnt": "constnt",
+    # wrong values
+    "training.max_steps=many": "field 'training.max_steps'",
+    "seed=-1": "field 'seed'",
+    "model.config.d_model=wide": "model.config: ",
+    "model.config.feed_forward_proj=gated-foo": "model.config: ",
+    "model.config.d_model=-1": "model.config: ",
+    "model.config.vocab_size=100": "the tokenizer has 384 tokens, but the model's vocabulary only 100",
+    "method.reduction_factor=17": "reduction_factor 17 leaves no bottleneck in a model of width 16; the largest is 16",
+    "training.arguments={seed: 1}": "training.arguments: 'seed' is set by the configuration's own fields",
+    "training.arguments={optim: adamv}": "adamv",
+    "training.arguments={report_to: nothing}": "training.arguments: report_to: nothing is not supported",
+    "training.arguments={report_to: [comet_ml]}": "training.arguments: report_to: CometCallback requires",
+    "training.gradient_accumulation_steps=3": "training.batch_size 16 does not divide",
+    "max_steps": "override 'max_steps' is not of the form key=value",
+    # missing and impossible places
+    "data={tasks: [cola], data_dir: nowhere}": "nowhere/glue/cola/train.parquet does not exist",
+    "data={tasks: [cola]}": "cannot be had from the hub",
+    "model={name: no/such-model, config: null}": "'no/such-model' is neither a local directory",
+    "model={name: tasks, config: null}": "model.name: 'tasks' is neither a local directory with the right files",
+    "model.tokenizer=nowhere": "model.tokenizer: 'nowhere' is neither a local directory",
+    "method={name: hyperformer, task_features: no.json}": "task_features: there is no file no.json",
+    "output_dir=config.yaml": "output_dir config.yaml cannot be made",
+    "output_dir=config.yaml/run": "output_dir config.yaml/run cannot be made",
+}
+
+
+@pytest.mark.parametrize("override", BAD_OVERRIDES)
+def test_a_bad_value_is_one_line_and_nothing_is_written(config: Path, override: str) -> None:
+    before = contents(config.parent)
+    assert_one_line(hyperadapt("train", config, override), BAD_OVERRIDES[override])
+    assert contents(config.parent) == before
+    assert not (config.parent / "run").exists()
+
+
+ROWS = {
+    # file, its text, the message
+    "no JSON": (
+        "train.jsonl",
+        '{"text": "red", "label": 0}\n{"text": \n',
+        "train.jsonl, line 2: no readable JSON",
+    ),
+    "no object": ("train.jsonl", "[1]\n", "train.jsonl, line 1: expected a JSON object"),
+    "not UTF-8": ("train.jsonl", b'{"text": "\xff\xfe\xfd", "label": 0}\n', "train.jsonl, line 1"),
+    "no column": (
+        "train.jsonl",
+        '{"txt": "red", "label": 0}\n',
+        "there is no column 'text'; did you mean 'txt'?",
+    ),
+    "no text": (
+        "train.jsonl",
+        '{"text": 3, "label": 0}\n',
+        "line 1: column 'text' holds 3, which is no text",
+    ),
+    "no label": ("train.jsonl", '{"text": "red"}\n', "there is no column 'label'"),
+    "other label": (
+        "train.jsonl",
+        '{"text": "red", "label": "wrm"}\n',
+        "which is no label; did you mean 'warm'?",
+    ),
+    "empty": ("train.jsonl", "", "split 'train' (train) is empty"),
+    "empty validation": ("validation.jsonl", "", "split 'validation' (validation) is empty"),
+    "gone": ("train.jsonl", None, "does not exist"),
+    "csv columns": (
+        "train.csv",
+        "text,label\nred,0\nblue,1,2\n",
+        "train.csv, line 3: 3 columns, but the header has 2",
+    ),
+    "csv header": (
+        "train.csv",
+        "txt,label\nred,0\n",
+        "line 2: there is no column 'text'; did you mean 'txt'?",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_bad_rows_are_one_line_that_says_which_and_nothing_is_written(config: Path, case: str) -> None:
+    name, text, message = ROWS[case]
+    good = '{"text": "red", "label": 0}\n{"text": "blue", "label": 1}\n'
+    files = {"train": "train.jsonl", "validation": "validation.jsonl", name.split(".")[0]: name}
+    for file in files.values():
+        Path(file).write_text(good)
+    if text is None:
+        Path(name).unlink()
+    else:
+        Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    spec = {
+        "name": "mine",
+        "files": files,
+        "fields": ["text"],
+        "labels": ["warm", "cold"],
+        "metrics": ["accuracy"],
+    }
+    Path("mine.yaml").write_text(json.dumps(spec))  # JSON is YAML
+    before = contents(config.parent)
+    assert_one_line(hyperadapt("train", config, "data.tasks=[mine.yaml]"), message)
+    assert contents(config.parent) == before
+
+
+def test_a_task_without_validation_rows_cannot_be_trained(config: Path) -> None:
+    spec = {"name": "mine", "files": {"train": "tasks/colour-train.jsonl"}, "fields": ["text"]}
+    Path("mine.yaml").write_text(json.dumps({**spec, "labels": ["warm", "cold"], "metrics": ["accuracy"]}))
+    message = "task 'mine' has no split 'validation'"
+    assert_one_line(hyperadapt("train", config, "data.tasks=[mine.yaml]"), message)
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "is not valid YAML"),
+        ("extends: none.yaml", "there is no configuration file none.yaml (extended by"),
+        ("extends: wrong.yaml", "wrong.yaml extends itself"),
+        ("extends: [config.yaml]", "extends must be the path of one file"),
+        ("{}", "field 'output_dir' is missing"),
+        ("outptu_dir: x", "field 'outptu_dir' is unknown; did you mean 'output_dir'?"),
+        (None, "there is no configuration file wrong.yaml"),
+    ],
+)
+def test_a_bad_config_file_is_one_line(config: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        Path("wrong.yaml").write_text(text)
+    before = contents(config.parent)
+    assert_one_line(hyperadapt("train", "wrong.yaml"), message)
+    assert contents(config.parent) == before
+
+
+def test_a_run_is_not_written_over_and_one_that_is_not_there_not_resumed(config: Path, run: Path) -> None:
+    before = contents(run)
+    message = "already holds a run; go on with --resume, or choose another output_dir"
+    assert_one_line(hyperadapt("train", config, f"output_dir={run}"), message)
+    assert_one_line(hyperadapt("train", config, "--resume"), "run holds no run to resume")
+    other = hyperadapt("train", config, "--resume", f"output_dir={run}", "method={name: hyperformer++}")
+    assert_one_line(other, "cannot resume")
+    assert contents(run) == before
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("trian",), "No such command 'trian'. Did you mean 'train'?"),
+        (("train",), "Missing argument 'CONFIG'"),
+        (("train", "config.yaml", "--resme"), "No such option: --resme"),
+        (("predict", "run"), "Missing option '--task'"),
+        (("evaluate",), "Missing argument 'RUN'"),
+        (("evaluate", "run", "--batch-size", "0"), "'--batch-size'"),
+        (("evaluate", "run", "--num-beams", "two"), "'--num-beams'"),
+    ],
+)
+def test_a_misspelt_command_line_is_one_line_too(arguments: tuple[str, ...], message: str) -> None:
+    assert_one_line(hyperadapt(*arguments), message)
+
+
+# ------------------------------------------------------------------------------------------------------ evaluate
+
+
+def test_evaluate_adds_its_scores_to_the_results_and_keeps_the_rest(run: Path) -> None:
+    file = run / "results.json"
+    before = json.loads(file.read_text())
+    file.write_text(json.dumps({"note": "mine", **before, "test": None}))
+    outcome = hyperadapt("evaluate", run)
+    assert outcome.code == 0, outcome.err
+    assert json.loads(file.read_text()) == {"note": "mine", **before}
+    rows = {cells[0]: cells for cells in table_rows(outcome.out)}
+    assert rows["colour"][3] == str(SPLITS["test"])
+    assert rows["average"][2] == f"{before['test']['average']:.2f}"
+
+
+def test_evaluate_takes_split_task_batch_size_and_beams(run: Path) -> None:
+    before = json.loads((run / "results.json").read_text())
+    rows = {cells[0]: cells for cells in table_rows(hyperadapt("evaluate", run, "--task", "warmth").out)}
+    assert set(rows) == {"task", "warmth", "average"}
+    assert rows["warmth"][2] == f"{before['test']['tasks']['warmth']['score']:.2f}"
+    assert (
+        json.loads((run / "results.json").read_text()) == before
+    )  # part of the tasks is no result of the run
+    drawn = hyperadapt("evaluate", run, "--split", "validation", "--batch-size", "3").out
+    assert {cells[0]: cells for cells in table_rows(drawn)}["colour"][3] == str(SPLITS["validation"])
+    assert json.loads((run / "results.json").read_text()) == before
+    assert hyperadapt("evaluate", run, "--num-beams", "3").code == 0
+    assert (
+        json.loads((run / "results.json").read_text())["test"]
+        == load_run(run).evaluate(num_beams=3).as_dict()
+    )
+
+
+def test_bad_input_to_evaluate_is_one_line_and_changes_nothing(run: Path) -> None:
+    before = contents(run)
+    assert_one_line(
+        hyperadapt("evaluate", run, "--split", "tset"), "split 'tset' is unknown; did you mean 'test'?"
+    )
+    assert_one_line(hyperadapt("evaluate", run, "--task", "color"), "no task 'color'; did you mean 'colour'?")
+    assert_one_line(hyperadapt("evaluate", run / "nowhere"), "is not a run")
+    assert contents(run) == before
+    (run / "results.json").write_text('{"a": ')
+    assert_one_line(hyperadapt("evaluate", run), "results.json is damaged")
+    tasks = (run / "tasks.yaml").read_text()
+    (run / "tasks.yaml").write_text(re.sub(r"    test: test\n", "", tasks))
+    assert_one_line(hyperadapt("evaluate", run), "no task of the run")
+
+
+# ------------------------------------------------------------------------------------------------------- predict
+
+
+def test_predict_gives_one_json_object_a_line_with_the_label_that_the_prediction_names(trained: Path) -> None:
+    for task in ("colour", "warmth"):
+        outcome = hyperadapt("predict", trained, "--task", task, stdin=LINES)
+        assert outcome.code == 0, outcome.err
+        rows = [json.loads(line) for line in outcome.out.splitlines()]
+        run = load_run(trained)
+        assert [row["prediction"] for row in rows] == run.predict(task, [{"text": text} for text in COLOURS])
+        names = {"0": "warm", "1": "cold"}
+        for row in rows:
+            assert set(row) == {"prediction", "label"}
+            answer = row["prediction"]
+            assert row["label"] == (names.get(answer) if task == "colour" else number_or_none(answer))
+    beams = hyperadapt("predict", trained, "--task", "warmth", "--num-beams", "3", stdin=LINES)
+    assert [json.loads(line)["prediction"] for line in beams.out.splitlines()] == run.predict(
+        "warmth", [{"text": text} for text in COLOURS], num_beams=3
+    )
+
+
+def number_or_none(text: str) -> str | None:
+    return text if re.fullmatch(r"-?(\d+\.?\d*|\.\d+)", text) else None
+
+
+def test_a_file_and_standard_input_give_the_same_whatever_ends_their_lines(
+    trained: Path, tmp_path: Path
+) -> None:
+    expected = hyperadapt("predict", trained, "--task", "warmth", stdin=LINES).out
+    assert len(expected.splitlines()) == len(COLOURS)
+    for text in (LINES, LINES.removesuffix("\n"), LINES.replace("\n", "\r\n"), "\ufeff" + LINES):
+        (tmp_path / "rows.jsonl").write_bytes(text.encode())
+        from_file = hyperadapt("predict", trained, "--task", "warmth", "--input", tmp_path / "rows.jsonl")
+        assert from_file == Outcome(0, expected, from_file.err)
+        assert hyperadapt("predict", trained, "--task", "warmth", stdin=text).out == expected
+
+
+def test_a_row_ends_at_the_end_of_its_line_and_nowhere_within_its_text(trained: Path) -> None:
+    texts = ["red\u2028rose", "blue\u0085whale", "azur\x0b", "日本 🌹"]
+    lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+    escaped = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    outcome = hyperadapt("predict", trained, "--task", "colour", stdin=escaped)
+    assert outcome.code == 0
+    assert len(outcome.out.splitlines()) == len(texts)
+    # A raw vertical tab is no JSON: that row is left out.
+    raw = "\n".join(line for line in lines.split("\n") if "azur" not in line)
+    outcome = hyperadapt("predict", trained, "--task", "colour", stdin=raw)
+    assert (outcome.code, len(outcome.out.splitlines())) == (0, 3)
+
+
+def test_through_a_pipe_predict_is_silent_but_for_its_lines(trained: Path) -> None:
+    piped = in_a_process("predict", trained, "--task", "warmth", stdin=LINES)
+    assert (piped.code, piped.out) == (0, hyperadapt("predict", trained, "--task", "warmth", stdin=LINES).out)
+    assert piped.err == ""
+
+
+def test_in_a_process_of_its_own_bad_input_is_exactly_one_line(config: Path) -> None:
+    outcome = in_a_process("train", config, "training.max_step=3")
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith(
+        f"error: {config}: field 'training.max_step' is unknown; did you mean 'max_steps'?"
+    )
+    assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("", "standard input: there are no rows"),
+        ("\n", "standard input, line 1: the line is blank"),
+        (LINES + "\n", f"standard input, line {len(COLOURS) + 1}: the line is blank"),
+        (LINES + '{"text": \n', f"standard input, line {len(COLOURS) + 1}: no readable JSON"),
+        ("red\n", "standard input, line 1: no readable JSON"),
+        ('["red"]\n', "standard input, line 1: expected a JSON object"),
+        ('{"txt": "red"}\n', "standard input, line 1: there is no column 'text'; did you mean 'txt'?"),
+        ('{"text": null}\n', "standard input, line 1: column 'text' holds None, which is no text"),
+    ],
+)
+def test_bad_rows_to_predict_are_one_line_that_says_which(trained: Path, lines: str, message: str) -> None:
+    assert_one_line(hyperadapt("predict", trained, "--task", "colour", stdin=lines), message)
+
+
+def test_bad_arguments_to_predict_are_one_line(trained: Path, tmp_path: Path) -> None:
+    unknown = hyperadapt("predict", trained, "--task", "color", stdin=LINES)
+    assert_one_line(unknown, "has no task 'color'; did you mean 'colour'?")
+    missing = hyperadapt("predict", trained, "--task", "colour", "--input", tmp_path / "rows.jsonl")
+    assert_one_line(missing, "--input: there is no file")
+    (tmp_path / "latin.jsonl").write_bytes('{"text": "é"}'.encode("latin-1"))
+    latin = hyperadapt("predict", trained, "--task", "colour", "--input", tmp_path / "latin.jsonl")
+    assert_one_line(latin, "latin.jsonl is not UTF-8 text")
+    assert_one_line(hyperadapt("predict", tmp_path, "--task", "colour", stdin=LINES), "is not a run")
+
+
+def test_a_broken_run_is_one_line_and_is_left_as_it_is(run: Path) -> None:
+    weights = run / "model/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    before = contents(run)
+    for command in (("evaluate", run), ("predict", run, "--task", "colour")):
+        assert_one_line(hyperadapt(*command, stdin=LINES), "model.safetensors is truncated or corrupted")
+    assert contents(run) == before

@@ -1,0 +1,243 @@
+"""Configurations: what extends, overrides and defaults give, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from hyperadapt.config import RunConfig, load_config, merged, parse_override, save_config
+from hyperadapt.errors import UserError
+from hyperadapt.methods import METHODS, Adapters, HyperFormerPlusPlus
+from tiny_run import BASE
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+MINIMAL = {
+    "output_dir": "runs/x",
+    "model": {"config": BASE, "tokenizer": "bytes"},
+    "method": {"name": "hyperformer++"},
+    "data": {"tasks": ["glue"]},
+}
+
+
+def write(path: Path, **values: Any) -> Path:
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write(tmp_path / "config.yaml", **MINIMAL)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS))
+)
+def test_every_config_of_ours_loads_and_its_method_builds(path: Path) -> None:
+    config = load_config(path)
+    assert type(config.build_method()) is METHODS[config.method["name"]]
+
+
+def test_the_papers_configs_are_every_method_on_both_models_each_with_an_output_dir_of_its_own() -> None:
+    configs = {
+        path: load_config(path) for size in ("small", "base") for path in (CONFIGS / f"t5-{size}").iterdir()
+    }
+    assert {(path.parent.name, path.stem) for path in configs} == {
+        (f"t5-{size}", method) for size in ("small", "base") for method in METHODS
+    }
+    for path, config in configs.items():
+        assert config.model.name == f"google-t5/{path.parent.name}"
+        assert config.method["name"] == path.stem
+        assert config.output_dir == f"runs/{path.parent.name}/{path.stem}"
+
+
+def test_the_defaults_are_the_papers(config: Path) -> None:
+    defaults = load_config(config)
+    assert defaults.data.temperature == 10
+    assert defaults.training.learning_rate == 3e-4
+    assert defaults.training.lr_scheduler_type == "constant"
+    assert defaults.training.max_steps == 2**18
+    assert defaults.training.eval_steps == 1000
+    assert defaults.build_method() == HyperFormerPlusPlus(reduction_factor=32)
+
+
+@pytest.mark.parametrize("path", ["glue-offline.yaml", "quickstart.yaml", "t5-base/full_fine_tuning.yaml"])
+def test_a_saved_config_is_complete_and_loads_as_the_same(path: str, tmp_path: Path) -> None:
+    overrides = ["data.max_train_rows=7", "output_dir=runs/übung", "training.arguments={bf16: true}"]
+    config = load_config(CONFIGS / path, overrides)
+    save_config(config, tmp_path / "saved.yaml")
+    again = load_config(tmp_path / "saved.yaml")
+    assert again.model_copy(update={"method": config.method}) == config
+    assert again.build_method() == config.build_method()
+    written = yaml.safe_load((tmp_path / "saved.yaml").read_text(encoding="utf-8"))
+    assert set(written) == set(RunConfig.model_fields)
+    assert set(written["training"]) == set(type(config.training).model_fields)
+    assert set(written["method"]) == {"name", *type(config.build_method()).model_fields}
+    save_config(again, tmp_path / "again.yaml")
+    assert (tmp_path / "again.yaml").read_bytes() == (tmp_path / "saved.yaml").read_bytes()
+
+
+def test_a_config_is_frozen(config: Path) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load_config(config).training.max_steps = 3  # type: ignore[misc]
+
+
+def test_extends_merges_section_by_section_and_relative_to_the_file(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", **MINIMAL, training={"max_steps": 5, "batch_size": 4})
+    (tmp_path / "deep").mkdir()
+    write(tmp_path / "deep/middle.yaml", extends="../base.yaml", training={"batch_size": 6}, seed=3)
+    leaf = write(
+        tmp_path / "deep/leaf.yaml", extends="middle.yaml", output_dir="runs/leaf", data={"temperature": 2}
+    )
+    config = load_config(leaf, ["training.eval_steps=2"])
+    training = config.training
+    assert (training.max_steps, training.batch_size, training.eval_steps) == (5, 6, 2)
+    assert (config.seed, config.output_dir) == (3, "runs/leaf")
+    assert (config.data.tasks, config.data.temperature) == (("glue",), 2)
+
+
+def test_a_method_of_another_name_starts_anew_and_one_of_the_same_name_is_changed(tmp_path: Path) -> None:
+    method = {"name": "hyperformer++", "reduction_factor": 8, "task_feature_dim": 16}
+    write(tmp_path / "base.yaml", **{**MINIMAL, "method": method})
+
+    def extended(*overrides: str, **changes: Any) -> Any:
+        return load_config(
+            write(tmp_path / "leaf.yaml", extends="base.yaml", **changes), overrides
+        ).build_method()
+
+    same = HyperFormerPlusPlus(reduction_factor=4, task_feature_dim=16)
+    assert extended(method={"name": "hyperformer++", "reduction_factor": 4}) == same
+    assert extended(method={"reduction_factor": 4}) == same
+    assert extended("method.reduction_factor=4") == same
+    assert extended(method={"name": "adapters"}) == Adapters()
+    assert extended("method={name: adapters, reduction_factor: 2}") == Adapters(reduction_factor=2)
+
+
+def test_overrides_mean_the_same_in_any_order(config: Path) -> None:
+    overrides = ["method.reduction_factor=2", "method.name=adapters"]
+    assert load_config(config, overrides).build_method() == Adapters(reduction_factor=2)
+    assert load_config(config, overrides[::-1]).build_method() == Adapters(reduction_factor=2)
+    assert load_config(config, ["seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("3e-4", 3e-4),
+        ("1e3", 1000.0),
+        ("0.1", 0.1),
+        ("true", True),
+        ("null", None),
+        ("", None),
+        ("cola", "cola"),
+        ("[cola, rte]", ["cola", "rte"]),
+        ("{bf16: true}", {"bf16": True}),
+        ("a=b", "a=b"),
+        ("'3e-4 of it'", "3e-4 of it"),
+    ],
+)
+def test_an_override_is_yaml_but_3e4_is_a_number(text: str, value: object) -> None:
+    assert parse_override(f"a.b={text}") == {"a": {"b": value}}
+
+
+def test_numbers_of_either_writing_reach_the_config(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(MINIMAL) + "training: {learning_rate: 3e-3}\n")
+    assert load_config(tmp_path / "c.yaml").training.learning_rate == 3e-3
+    assert load_config(tmp_path / "c.yaml", ["training.learning_rate=1e-2"]).training.learning_rate == 1e-2
+    assert load_config(tmp_path / "c.yaml", ["training.max_steps=1e3"]).training.max_steps == 1000
+
+
+def test_merging_changes_neither_side() -> None:
+    base, changes = {"a": {"b": 1}, "c": 2}, {"a": {"d": 3}}
+    assert merged(base, changes) == {"a": {"b": 1, "d": 3}, "c": 2}
+    assert (base, changes) == ({"a": {"b": 1}, "c": 2}, {"a": {"d": 3}})
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("outptu_dir=x", "field 'outptu_dir' is unknown; did you mean 'output_dir'?"),
+        ("trainin.max_steps=3", "field 'trainin' is unknown; did you mean 'training'?"),
+        ("training.max_step=3", "field 'training.max_step' is unknown; did you mean 'max_steps'?"),
+        ("model.nam=x", "field 'model.nam' is unknown; did you mean 'name'?"),
+        ("data={taks: [glue]}", "field 'data.taks' is unknown; did you mean 'tasks'?"),
+        (
+            "method.reduction_facto=3",
+            "method hyperformer++: field 'reduction_facto' is unknown; did you mean",
+        ),
+        ("method.name=hyperformr", "method 'hyperformr' is unknown; did you mean 'hyperformer'?"),
+        ("method={reduction_factor: 3, name: null}", "method: the field 'name' is missing"),
+        ("method=adapters", "field 'method'"),
+        ("method.reduction_factor=x", "field 'reduction_factor'"),
+        ("method.reduction_factor=0", "field 'reduction_factor'"),
+        ("training.max_steps=many", "field 'training.max_steps'"),
+        ("training.max_steps=1.5", "field 'training.max_steps'"),
+        ("training.max_steps=0", "field 'training.max_steps'"),
+        ("training.learning_rate=", "field 'training.learning_rate'"),
+        ("training=null", "field 'training'"),
+        ("data.tasks=glue", "field 'data.tasks'"),
+        ("data.tasks=[]", "field 'data.tasks'"),
+        ("data.tasks=[1]", "field 'data.tasks.0'"),
+        ("data.temperature=0", "field 'data.temperature'"),
+        ("data.temperature=nan", "field 'data.temperature'"),
+        ("seed=-1", "field 'seed'"),
+        ("seed=4294967296", "field 'seed'"),
+        ("model.seed=-1", "field 'model.seed'"),
+        ("model.dtype=float16", "field 'model.dtype'"),
+        ("model.name=google-t5/t5-base", "give either a name or a config"),
+        ("model.config=null", "give either a name or a config"),
+        ("model.tokenizer=null", "a model built from a config needs a tokenizer"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_file(config: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config(config, [override])
+    assert str(error.value).startswith(f"{config}: ")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("override", ["foo", "=3", "", "training.max_steps=[", "--max-steps"])
+def test_an_override_of_no_known_form_is_refused(config: Path, override: str) -> None:
+    with pytest.raises(UserError, match=f"override '{override.replace('[', chr(92) + '[')}'"):
+        load_config(config, [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "is not valid YAML"),
+        ("\tx: 1", "is not valid YAML"),
+        ("a: \x00", "is not valid YAML"),
+        ("- a", "must be a YAML mapping of fields, not list"),
+        ("", "must be a YAML mapping of fields"),
+        ("1: x", "keywords must be strings"),
+        ("extends: [a, b]", "extends must be the path of one file, not ['a', 'b']"),
+        ("extends: 3", "extends must be the path of one file, not 3"),
+        ("extends: none.yaml", "none.yaml"),
+        ("extends: wrong.yaml", "wrong.yaml extends itself"),
+        ("extends: round.yaml", "wrong.yaml extends itself"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "wrong.yaml").write_text(text)
+    (tmp_path / "round.yaml").write_text("extends: wrong.yaml")
+    with pytest.raises(UserError) as error:
+        load_config(tmp_path / "wrong.yaml")
+    assert message in str(error.value)
+    assert "wrong.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no configuration file .*nowhere\.yaml"):
+        load_config(tmp_path / "nowhere.yaml")
+    with pytest.raises(UserError, match="there is no configuration file"):
+        load_config(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes("output_dir: übung".encode("latin-1"))
+    with pytest.raises(UserError, match="is not valid YAML"):
+        load_config(tmp_path / "latin.yaml")

@@ -1,0 +1,161 @@
+"""Counts against formulas written out by hand, and against what the paper prints."""
+
+from __future__ import annotations
+
+from math import prod
+
+import pytest
+import torch
+from transformers import T5Config
+
+import hyperadapt as ha
+from hyperadapt.counting import PAPER, ParameterCount, count_without_weights, model_config, paper_table
+from hyperadapt.errors import UserError
+from hyperadapt.methods import Method
+from tiny import METHODS, SMALL, TASKS, TINY, every_method, tiny_adapted, tiny_t5
+
+SIZES = {"t5-small": (60_506_624, 512, 6), "t5-base": (222_903_552, 768, 12)}
+
+
+def formula(method: Method, d: int, layers: int, tasks: int, base: int) -> int:
+    """What a method trains, written out: L blocks a stack, two adapters a block, b = d // r."""
+    norms = (
+        2 * layers + 1 + 3 * layers + 1
+    ) * d  # the base model's own, two a block, three with cross-attention
+    if isinstance(method, ha.FullFineTuning):
+        return base
+    assert isinstance(method, ha.Adapters | ha.AdaptersDagger | ha.HyperFormer)
+    b = d // method.reduction_factor
+    block, norm, sites = 2 * d * b + d + b, 2 * d, 4 * layers
+    if isinstance(method, ha.Adapters):
+        return tasks * (sites * (block + norm) + norms)
+    if isinstance(method, ha.AdaptersDagger):
+        return sites * (tasks * block + norm) + norms
+    z, e, t = method.task_feature_dim, method.projector_hidden_dim, method.task_embedding_dim
+    head = (t + 1) * (block + norm)
+    if not isinstance(method, ha.HyperFormerPlusPlus):
+        return tasks * z + (z * e + e + e * t + t) + sites * head + norms
+    projector = 3 * z * e + e + e * t + t
+    return tasks * z + 2 * (layers * z + 2 * z + projector + 2 * t + head) + norms
+
+
+@every_method
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_a_tiny_models_count_is_the_formulas(method: Method, tasks: int) -> None:
+    model = tiny_adapted(method, TASKS[:tasks])
+    counted = ha.count_parameters(model)
+    base = sum(parameter.numel() for parameter in tiny_t5().parameters())
+    assert counted.base == base
+    assert counted.tasks == tasks
+    assert counted.trained == formula(method, 32, 2, tasks, base)
+    assert counted.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert counted.total == base + sum(p.numel() for p in model.hyperadapt.parameters())
+    assert count_without_weights(T5Config(**TINY), method, tasks) == counted
+
+
+def test_ratios_are_multiples_of_the_base_model() -> None:
+    counted = ParameterCount(base=200, total=250, trained=80, tasks=4)
+    assert counted.trained_per_task == 20
+    assert counted.total_ratio == 1.25
+    assert counted.trained_per_task_percent == 10
+    assert counted.as_dict() == {
+        "base": 200,
+        "total": 250,
+        "trained": 80,
+        "tasks": 4,
+        "trained_per_task": 20,
+        "total_ratio": 1.25,
+        "trained_per_task_percent": 10,
+    }
+
+
+# Tables 1 and 3 of the paper: trained parameters per task in percent of the base model, 8 tasks, reduction factor 32
+# but where named.
+PRINTED: list[tuple[Method, int, float, float]] = [
+    (ha.FullFineTuning(), 1, 100.0, 100.0),
+    (ha.FullFineTuning(), 8, 12.5, 12.5),
+    (ha.Adapters(), 1, 0.74, 0.87),
+    (ha.AdaptersDagger(), 8, 0.68, 0.82),
+    (ha.HyperFormer(), 8, 5.80, 6.86),
+    (ha.HyperFormerPlusPlus(), 8, 0.50, 0.29),
+    (ha.AdaptersDagger(reduction_factor=2), 8, 10.44, 12.73),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "tasks", "small", "base"),
+    PRINTED,
+    ids=[f"{line[0].name}-{line[1]}-{line[2]}" for line in PRINTED],
+)
+def test_trained_parameters_per_task_are_the_papers_to_the_printed_digit(
+    method: Method, tasks: int, small: float, base: float
+) -> None:
+    for name, printed in (("t5-small", small), ("t5-base", base)):
+        counted = count_without_weights(model_config(f"google-t5/{name}"), method, tasks)
+        total, d, layers = SIZES[name]
+        assert counted.base == total
+        assert counted.trained == formula(method, d, layers, tasks, total)
+        assert round(counted.trained_per_task_percent, 2) == printed
+
+
+# "#total" of the same tables, as multiples of the base model; 8 x 5.80 % make the 1.45 of HyperFormer rather 1.46.
+TOTALS = {
+    ("adapters_dagger", "t5-small"): 1.05,
+    ("adapters_dagger", "t5-base"): 1.07,
+    ("hyperformer", "t5-small"): 1.45,
+    ("hyperformer", "t5-base"): 1.54,
+    ("hyperformer++", "t5-small"): 1.04,
+    ("hyperformer++", "t5-base"): 1.02,
+    ("adapters_dagger reduction_factor=2", "t5-small"): 1.83,
+    ("adapters_dagger reduction_factor=2", "t5-base"): 2.02,
+}
+
+
+def test_the_papers_table_sets_our_counts_beside_its_own() -> None:
+    rows = paper_table()
+    assert len(rows) == len(PAPER) == 14
+    for row in rows:
+        assert row["#trained per task, ours"] == row["#trained per task, paper"], row
+        printed = TOTALS.get((row["method"], row["model"]))
+        if printed is not None:
+            assert row["#total, paper"] == f"{printed:.2f}x"
+            assert float(row["#total, ours"].removesuffix("x")) == pytest.approx(printed, abs=0.015), row
+    single = {(row["method"], row["tasks a model"]): row for row in rows if row["model"] == "t5-base"}
+    assert single["full_fine_tuning", 1]["#total, ours"] == "8.000x"
+    assert single["full_fine_tuning", 8]["#total, ours"] == "1.000x"
+    assert single["adapters", 1]["#total, ours"] == "1.069x"  # printed as 1+8x0.01
+
+
+@pytest.mark.parametrize("method", METHODS[1:], ids=lambda method: method.name)
+def test_counting_takes_no_memory_for_weights(method: Method) -> None:
+    before = torch.get_rng_state()
+    counted = count_without_weights(model_config("t5-11b"), method, 2)
+    assert counted.base > 11_000_000_000
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_task_added_is_counted() -> None:
+    model = tiny_adapted(ha.HyperFormerPlusPlus(reduction_factor=8, **SMALL))
+    before = ha.count_parameters(model)
+    model.add_task("delta")
+    after = ha.count_parameters(model)
+    assert (after.tasks, after.trained) == (4, before.trained + 12)
+    assert after.base == before.base
+
+
+def test_what_is_counted_adds_up_by_shape() -> None:
+    model = tiny_adapted()
+    shapes = [tuple(parameter.shape) for parameter in model.hyperadapt.parameters()]
+    assert (
+        sum(prod(shape) for shape in shapes)
+        == ha.count_parameters(model).total - ha.count_parameters(model).base
+    )
+
+
+def test_an_unknown_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        UserError, match="model 'no-such-folder/t6' is not a published model known here"
+    ) as error:
+        model_config("no-such-folder/t6")
+    assert "\n" not in str(error.value)

@@ -1,0 +1,171 @@
+"""Forms against plain loops over rows, and the shapes that they ask for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+from hyperadapt.errors import UserError
+from hyperadapt.forms import Bottleneck, NormScale
+from hyperadapt.forms.bottleneck import ACTIVATIONS
+from hyperadapt.sites import Site, Weight, numel, split
+
+SITE = Site("encoder", 0, "feed_forward", "encoder.block.0.layer.1.DenseReluDense", 16, 16)
+ROWS = torch.tensor([2, 0, 1, 1, 2])
+
+
+def draw(
+    weights: dict[str, Weight], conditions: int, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn(conditions, *weight.shape, generator=generator).to(dtype)
+        for name, weight in weights.items()
+    }
+
+
+def states(rows: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(rows, 7, 16, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def houlsby(x: Tensor, weights: dict[str, Tensor], activation: Any, block: bool) -> Tensor:
+    """One row's adapter, token by token: A(x) = LN(U act(D x + b) + b) + x."""
+    out = []
+    for token in x:
+        inner = token
+        if block:
+            inner = activation(weights["down"] @ inner + weights["down_bias"])
+            inner = weights["up"] @ inner + weights["up_bias"]
+        centred = inner - inner.mean()
+        normed = centred / (centred.pow(2).mean() + 1e-5).sqrt()
+        out.append(weights["norm_weight"] * normed + weights["norm_bias"] + token)
+    return torch.stack(out)
+
+
+BY_HAND = {
+    "gelu_new": lambda x: 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))),
+    "gelu": lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)),
+    "relu": lambda x: x * (x > 0),
+    "silu": lambda x: x / (1 + torch.exp(-x)),
+    "tanh": lambda x: 1 - 2 / (torch.exp(2 * x) + 1),
+}
+
+
+def test_every_activation_is_checked_here() -> None:
+    assert BY_HAND.keys() == ACTIVATIONS.keys()
+
+
+@pytest.mark.parametrize("activation", BY_HAND)
+@pytest.mark.parametrize("adapter_block", [True, False])
+def test_the_bottleneck_is_houlsbys_adapter_of_each_rows_own_condition(
+    activation: str, adapter_block: bool
+) -> None:
+    form = Bottleneck(4, activation, adapter_block)
+    weights, y = draw(form.weights(SITE), 3), states()
+    found = form.apply(torch.zeros(()), y, weights, ROWS)
+    for index, condition in enumerate(ROWS):
+        own = {name: value[condition] for name, value in weights.items()}
+        expected = houlsby(y[index], own, BY_HAND[activation], adapter_block)
+        assert (found[index] - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("form", [Bottleneck(4), Bottleneck(4, adapter_block=False), NormScale(1e-6)])
+def test_one_condition_holds_for_every_row(form: Any) -> None:
+    weights, y = draw(form.weights(SITE), 1), states()
+    once = form.apply(y, y, weights, torch.zeros(5, dtype=torch.long))
+    repeated = {name: value.repeat(3, *[1] * (value.dim() - 1)) for name, value in weights.items()}
+    assert (once - form.apply(y, y, repeated, ROWS)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("form", [Bottleneck(4), NormScale(1e-6)])
+def test_weights_shared_by_all_conditions_may_stand_beside_ones_that_are_not(form: Any) -> None:
+    weights, y = draw(form.weights(SITE), 3), states()
+    shared = {name: value[:1] if "norm" in name else value for name, value in weights.items()}
+    spelt_out = {
+        name: value[:1].expand(3, -1) if "norm" in name else value for name, value in weights.items()
+    }
+    assert (form.apply(y, y, shared, ROWS) - form.apply(y, y, spelt_out, ROWS)).abs().max() < 1e-5
+
+
+def test_gradients_reach_every_weight_of_every_condition_in_use() -> None:
+    form = Bottleneck(8)
+    weights = {
+        name: value.requires_grad_() for name, value in draw(form.weights(SITE), 3, torch.float64).items()
+    }
+    rows, y = torch.tensor([2, 0]), states(2, torch.float64)[:, :2].requires_grad_()
+
+    def apply(y: Tensor, *values: Tensor) -> Tensor:
+        return form.apply(y, y, dict(zip(weights, values, strict=True)), rows)
+
+    assert torch.autograd.gradcheck(apply, (y, *weights.values()))
+    apply(y, *weights.values()).pow(2).sum().backward()
+    for name, value in weights.items():
+        assert value.grad is not None
+        assert [bool(gradient.any()) for gradient in value.grad] == [True, False, True], name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_with_a_scale_is_t5s_own_of_that_weight(dtype: torch.dtype) -> None:
+    form = NormScale(1e-6)
+    weights, x = draw(form.weights(SITE), 3, dtype), 5 * states(dtype=dtype)
+    base = T5LayerNorm(16, eps=1e-6).to(dtype)
+    found = form.apply(x, base(x), weights, ROWS)
+    assert found.dtype == dtype
+    for index, condition in enumerate(ROWS):
+        own = T5LayerNorm(16, eps=1e-6).to(dtype)
+        own.weight.data = weights["scale"][condition]
+        assert torch.equal(found[index], own(x[index]))
+
+
+def test_the_norms_epsilon_counts() -> None:
+    x = 1e-3 * states()
+    ones = {"scale": torch.ones(1, 16)}
+    for eps in (1e-6, 1e-2):
+        found = NormScale(eps).apply(x, x, ones, ROWS)
+        assert torch.allclose(found, F.rms_norm(x, (16,), eps=eps), atol=1e-6)
+
+
+@pytest.mark.parametrize(("reduction_factor", "width"), [(1, 16), (3, 5), (4, 4), (16, 1)])
+def test_a_bottleneck_asks_for_its_weights_by_shape(reduction_factor: int, width: int) -> None:
+    shapes = {name: weight.shape for name, weight in Bottleneck(reduction_factor).weights(SITE).items()}
+    assert shapes == {
+        "down": (width, 16),
+        "down_bias": (width,),
+        "up": (16, width),
+        "up_bias": (16,),
+        "norm_weight": (16,),
+        "norm_bias": (16,),
+    }
+    assert numel(Bottleneck(reduction_factor).weights(SITE)) == 2 * 16 * width + width + 16 + 32
+    assert list(Bottleneck(reduction_factor, adapter_block=False).weights(SITE)) == [
+        "norm_weight",
+        "norm_bias",
+    ]
+    assert {name: weight.shape for name, weight in NormScale(1e-6).weights(SITE).items()} == {"scale": (16,)}
+
+
+def test_a_bottleneck_of_no_width_is_refused_with_the_largest_factor() -> None:
+    with pytest.raises(
+        UserError, match="reduction_factor 17 leaves no bottleneck in a model of width 16; the largest is 16"
+    ):
+        Bottleneck(17).weights(SITE)
+
+
+def test_an_unknown_activation_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="activation 'rleu' is unknown; did you mean 'relu'"):
+        Bottleneck(4, "rleu")
+
+
+def test_a_flat_vector_is_cut_row_major_in_the_order_of_the_weights() -> None:
+    weights = {"first": Weight((2, 3)), "second": Weight((4,))}
+    flat = torch.arange(20).reshape(2, 10)
+    parts = split(flat, weights)
+    assert parts["first"].tolist() == [[[0, 1, 2], [3, 4, 5]], [[10, 11, 12], [13, 14, 15]]]
+    assert parts["second"].tolist() == [[6, 7, 8, 9], [16, 17, 18, 19]]
+    assert parts["first"].data_ptr() == flat.data_ptr()
+    assert numel(weights) == 10

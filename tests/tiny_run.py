@@ -1,0 +1,97 @@
+"""A tiny run, trained once a session through the command line: two tasks of jsonl files, a tiny T5 that reads bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from hyperadapt import cli
+
+COLOURS = {"red rose": 0, "blue whale": 1, "crimson tide at dusk": 0, "azur é": 1}
+SPLITS = {"train": 48, "validation": 10, "test": 14}
+BASE = {
+    "vocab_size": 384,
+    "d_model": 16,
+    "d_kv": 8,
+    "d_ff": 32,
+    "num_layers": 1,
+    "num_heads": 2,
+    "dropout_rate": 0.0,
+}
+
+
+class Outcome(NamedTuple):
+    """What a command did: its exit code, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+def hyperadapt(*arguments: object, stdin: str = "") -> Outcome:
+    """Run a command in this process, as its entry point does; anything but an exit, as a traceback, is raised."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    before = sys.argv, sys.stdin
+    sys.argv, sys.stdin = ["hyperadapt", *map(str, arguments)], io.StringIO(stdin)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.main()
+    except SystemExit as exit:
+        code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+    finally:
+        sys.argv, sys.stdin = before
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def write_tasks(directory: Path) -> list[str]:
+    """Write two tasks: `colour` with labels, `warmth` with scores, whose targets may be longer."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for split, rows in SPLITS.items():
+        colours, warmths = [], []
+        for row in range(rows):
+            text = f"{list(COLOURS)[row % len(COLOURS)]}{' and so on' * (row % 3)}"
+            colours.append({"text": text, "label": COLOURS[list(COLOURS)[row % len(COLOURS)]]})
+            warmths.append({"text": text, "warmth": (row % 4) + 0.4})
+        for task, lines in (("colour", colours), ("warmth", warmths)):
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            (directory / f"{task}-{split}.jsonl").write_text(text, encoding="utf-8")
+    colour = {"labels": ["warm", "cold"], "metrics": ["accuracy", "f1"]}
+    warmth = {"kind": "score", "label": "warmth", "metrics": ["pearson", "spearman"]}
+    for task, rest in (("colour", colour), ("warmth", warmth)):
+        files = {split: f"{task}-{split}.jsonl" for split in SPLITS}
+        spec = {"name": task, "files": files, "fields": ["text"], **rest}
+        (directory / f"{task}.yaml").write_text(yaml.safe_dump(spec))
+    return [str(directory / f"{task}.yaml") for task in ("colour", "warmth")]
+
+
+def write_config(directory: Path, tasks: list[str], **changes: Any) -> Path:
+    """Write the configuration of a tiny run into `directory / "run"`."""
+    values = {
+        "output_dir": str(directory / "run"),
+        "model": {"config": BASE, "tokenizer": "bytes"},
+        "method": {"name": "adapters", "reduction_factor": 2},
+        "data": {"tasks": tasks, "max_source_length": 48},
+        "training": {
+            "max_steps": 40,
+            "batch_size": 16,
+            "eval_steps": 20,
+            "learning_rate": 1e-2,
+            "logging_steps": 20,
+        },
+        "evaluation": {"batch_size": 5},
+        **changes,
+    }
+    (directory / "config.yaml").write_text(yaml.safe_dump(values))
+    return directory / "config.yaml"
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Everything below a directory: path -> content."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
