@@ -48,7 +48,9 @@ def run(directory: Path, method: str, rate: str, seed: int) -> dict:
         with cell.with_suffix(cell.suffix + ".log").open("w") as log:
             command = [sys.executable, "-m", "hyperadapt.cli", "train", CONFIG, *overrides, *resume]
             # One thread each: two runs side by side use two cores better than one run alone.
-            subprocess.run(command, stdout=log, stderr=log, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            subprocess.run(
+                command, stdout=log, stderr=log, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            )
         print("done", cell.name, flush=True)
     return json.loads(results.read_text())
 
@@ -74,7 +76,9 @@ def row(name: str, rate: str, trained: str, cells: list[dict[str, float]]) -> st
     means = [f"{statistics.mean(cell[task] for cell in cells):.1f}" for task in tasks]
     averages = [statistics.mean(cell.values()) for cell in cells]
     deviation = f" ± {statistics.stdev(averages):.1f}" if len(averages) > 1 else ""
-    return f"| {name} | {trained} | {rate} | {' | '.join(means)} | {statistics.mean(averages):.1f}{deviation} |"
+    return (
+        f"| {name} | {trained} | {rate} | {' | '.join(means)} | {statistics.mean(averages):.1f}{deviation} |"
+    )
 
 
 def main() -> None:
@@ -90,7 +94,7 @@ def main() -> None:
             for rate in LEARNING_RATES
         }
         validation = {key: future.result()["validation"]["average"] for key, future in searched.items()}
-        best = {method: max(LEARNING_RATES, key=lambda rate: validation[method, rate]) for method in METHODS}  # noqa: B023
+        best = {method: max(LEARNING_RATES, key=lambda rate: validation[method, rate]) for method in METHODS}
         finals = {
             method: [pool.submit(run, args.output_dir, method, best[method], seed) for seed in SEEDS]
             for method in METHODS
@@ -103,7 +107,9 @@ def main() -> None:
         print(f"| {method} | {' | '.join(f'{validation[method, rate]:.1f}' for rate in LEARNING_RATES)} |")
     baseline = majority()
     print(f"\nTest scores, mean of {len(SEEDS)} seeds\n")
-    print(f"| method | trained | lr | {' | '.join(baseline)} | average |\n|---|---|---|{'---|' * (len(baseline) + 1)}")
+    print(
+        f"| method | trained | lr | {' | '.join(baseline)} | average |\n|---|---|---|{'---|' * (len(baseline) + 1)}"
+    )
     print(row("majority", "", "", [baseline]))
     for method, cells in results.items():
         scores = [{task: of["score"] for task, of in cell["test"]["tasks"].items()} for cell in cells]

@@ -111,7 +111,6 @@ def params(*arguments: object) -> dict[str, Any]:
 
 # transformers ties the output head in every model that it builds from a T5Config, but not in a checkpoint that has one
 # of its own, as all since v1.1 have.
-head = pytest.mark.xfail(strict=True, reason="count_without_weights does not count an untied output head")
 
 
 @pytest.mark.parametrize(
@@ -120,16 +119,16 @@ head = pytest.mark.xfail(strict=True, reason="count_without_weights does not cou
     [
         ("google-t5/t5-small", 60_506_624),
         ("google-t5/t5-base", 222_903_552),
-        pytest.param("google/flan-t5-base", 247_577_856, marks=head),
-        pytest.param("google/mt5-small", 300_176_768, marks=head),
-        pytest.param("google/byt5-small", 299_637_760, marks=head),
+        ("google/flan-t5-base", 247_577_856),
+        ("google/mt5-small", 300_176_768),
+        ("google/byt5-small", 299_637_760),
     ],
 )
 @pytest.mark.usefixtures("offline")
 def test_published_models_are_counted_without_weights_or_network(model: str, base: int) -> None:
     counted = params("--model", model)
     assert counted["base"] == base
-    assert counted["base"] < counted["total"] < 1.05 * base
+    assert counted["base"] < counted["total"] < 1.07 * base
 
 
 @pytest.mark.parametrize(("factor", "tasks"), [(32, 8), (16, 3)])

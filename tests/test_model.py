@@ -166,7 +166,6 @@ def test_a_cache_that_is_used_again_with_other_tasks_gets_their_weights(conditio
     assert torch.equal(again, logits(conditioned, other, decoder_input_ids=start + 5, past_key_values=bare))
 
 
-@pytest.mark.xfail(strict=True, reason="AdaptedStack knows kept weights by the tensor of ids alone")
 def test_a_cache_that_is_reset_forgets_the_weights_of_ids_that_change_in_place(conditioned: Any) -> None:
     caches = [StaticCache(conditioned.decoder.config, max_cache_len=size) for size in (8, 9)]
     cache = EncoderDecoderCache(*caches)

@@ -192,7 +192,7 @@ Damage = tuple[str, Callable[[Path], Any], str]
 DAMAGES: dict[str, Damage] = {
     "truncated": ("model/model.safetensors", truncate, "is truncated or corrupted"),
     "emptied": ("model/model.safetensors", lambda file: file.write_bytes(b""), "is truncated or corrupted"),
-    "corrupted": ("model/model.safetensors", flip, "its tensors do not match their digest"),
+    "corrupted": ("model/model.safetensors", flip, "its contents do not match their digest"),
     "newer": (
         "model/model.safetensors",
         lambda file: rewrite_header(file, format_version=99),
@@ -219,13 +219,9 @@ DAMAGES: dict[str, Damage] = {
 }
 
 
-load_base = pytest.mark.xfail(strict=True, reason="checkpoint.load_base: see each case")
-
-
 @pytest.mark.parametrize(
     "damage",
-    # load_base catches OSError, but a truncated file is a SafetensorError.
-    [pytest.param(damage, marks=load_base if damage == "base truncated" else ()) for damage in DAMAGES],
+    DAMAGES,
 )
 def test_a_damaged_run_is_refused_in_one_line_that_names_it(run: Path, damage: str) -> None:
     file, harm, message = DAMAGES[damage]
@@ -255,8 +251,7 @@ def test_a_run_begun_over_the_leavings_of_a_killed_one_has_its_own_base_model(tm
     assert load_run(tmp_path / "run").predict("colour", ROWS)
 
 
-# load_base loads a base model with a name in the precision of its file, whatever model.dtype was.
-@pytest.mark.parametrize("named", [False, pytest.param(True, marks=load_base)])
+@pytest.mark.parametrize("named", [False, True])
 def test_the_base_model_keeps_its_precision(tmp_path: Path, trained: Path, named: bool) -> None:
     tasks = write_tasks(tmp_path / "tasks")
     few_steps = ["training.max_steps=2", "training.eval_steps=2"]
@@ -266,8 +261,8 @@ def test_the_base_model_keeps_its_precision(tmp_path: Path, trained: Path, named
     assert load_run(tmp_path / "run").model.shared.weight.dtype == torch.bfloat16
 
 
-# load_base takes run/model itself for a base model that was called "model".
-@pytest.mark.parametrize("name", ["base-of-mine", pytest.param("model", marks=load_base)])
+# A run has a directory "model" of its own.
+@pytest.mark.parametrize("name", ["base-of-mine", "model"])
 def test_a_base_model_from_a_local_directory_is_found_again(
     tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -24,7 +24,15 @@ from hyperadapt.errors import UserError
 from hyperadapt.training import last_checkpoint, token_loss
 
 ROOT = Path(__file__).resolve().parents[1]
-WORDS = ["red", "blue", "tall", "short", "loud", "calm", "a very long and winding sentence about nothing at all"]
+WORDS = [
+    "red",
+    "blue",
+    "tall",
+    "short",
+    "loud",
+    "calm",
+    "a very long and winding sentence about nothing at all",
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +42,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     for number, task in enumerate(("colour", "size")):
         for split, rows in (("train", 60), ("validation", 10)):
             lines = [
-                json.dumps({"text": f"{WORDS[(row * 3 + number) % 7]} {row}", "label": row % 2}) for row in range(rows)
+                json.dumps({"text": f"{WORDS[(row * 3 + number) % 7]} {row}", "label": row % 2})
+                for row in range(rows)
             ]
             (directory / f"{task}-{split}.jsonl").write_text("\n".join(lines))
         spec = {
@@ -76,7 +85,12 @@ def write_config(directory: Path, tasks: list[str], **training: Any) -> Path:
 def hyperadapt(*arguments: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     """Start the command line, as a user would."""
     command = [sys.executable, *launcher, "-m", "hyperadapt.cli", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"), "CUDA_VISIBLE_DEVICES": ""}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT / "src"),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, **pipes)
 
@@ -151,17 +165,26 @@ def test_two_processes_equal_one_on_the_same_global_batch(
         "label_smoothing": 0.1,
     }
     finish(hyperadapt("train", write_config(runs["one"], tasks, **options)))
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={29400 + os.getpid() % 500}")
+    launcher = (
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        f"--master_port={29400 + os.getpid() % 500}",
+    )
     config = write_config(runs["two"], tasks, **options, arguments={"use_cpu": True})
     finish(hyperadapt("train", config, launcher=launcher))
     one, two = (losses(directory / "run") for directory in runs.values())
     assert len(one) == len(two) == 20
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-5
-    scores = [json.loads((directory / "run/results.json").read_text())["validation"] for directory in runs.values()]
+    scores = [
+        json.loads((directory / "run/results.json").read_text())["validation"] for directory in runs.values()
+    ]
     assert scores[0] == scores[1]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_tasks(tmp_path: Path, tasks: list[str]) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_tasks(
+    tmp_path: Path, tasks: list[str]
+) -> None:
     config = write_config(tmp_path, tasks, learning_rate=1e30, arguments={"max_grad_norm": 0.0})
     stderr = finish(hyperadapt("train", config), expected=2)
     message = next(line for line in stderr.splitlines() if line.startswith("error: "))
@@ -192,10 +215,14 @@ def test_the_loss_is_the_mean_over_target_tokens_of_the_whole_step() -> None:
     assert math.isclose(token_loss(0.1, logits, labels, None), smooth, rel_tol=1e-6)
     halves = [token_loss(0.1, logits[half], labels[half], kept.sum()) for half in (slice(2), slice(2, 4))]
     assert math.isclose(sum(halves), smooth, rel_tol=1e-6)
-    assert math.isclose(token_loss(0.0, logits, labels, None), F.cross_entropy(logits.mT, labels), rel_tol=1e-6)
+    assert math.isclose(
+        token_loss(0.0, logits, labels, None), F.cross_entropy(logits.mT, labels), rel_tol=1e-6
+    )
 
 
-def test_only_what_may_change_may_change_on_resume(tmp_path: Path, tasks: list[str], uninterrupted: Path) -> None:
+def test_only_what_may_change_may_change_on_resume(
+    tmp_path: Path, tasks: list[str], uninterrupted: Path
+) -> None:
     from hyperadapt.runs import checkpoint_to_resume
 
     config = write_config(tmp_path, tasks)

@@ -1,7 +1,7 @@
 """Saved models: one safetensors file, complete in itself, written atomically.
 
 `model.safetensors` holds the tensors that the method trains, and in its header, as JSON, everything else that loading
-needs: method, tasks, base model, and a digest of the tensors. `hyperadapt.json` beside it is a copy for people to
+needs: method, tasks, base model, and a digest of all of it. `hyperadapt.json` beside it is a copy for people to
 read. So a kill at any moment leaves either the old file or the new one, and nothing is ever unpickled.
 """
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "hyperadapt.json"
+OWN_BASE = "base"  # directory, beside the saved model, of a base model that a run built
 FORMAT_VERSION = 1
 SAMPLES_PER_TENSOR = 64
 
@@ -60,10 +61,12 @@ def save(model: AdaptedModel, directory: str | Path, state_dict: dict[str, Tenso
         "tasks": list(model.tasks),
         "base_model": model.config._name_or_path,
         "base_class": type(model).__name__,
+        "base_dtype": str(model.dtype).removeprefix("torch."),
         "base_config": base_config(model),
         "base_fingerprint": model.base_fingerprint,
-        "digest": digest(tensors),
     }
+    config = json.loads(json.dumps(config))  # as it will be read: the keys of a mapping become text
+    config["digest"] = digest(config, tensors)
     directory = Path(directory)
     header = {"format": "pt", "hyperadapt": json.dumps(config)}
     write_atomically(directory / WEIGHTS_FILE, to_bytes(tensors, metadata=header))
@@ -92,6 +95,11 @@ def load(path: str | Path, base_model: PreTrainedModel | None = None) -> Any:
         raise CheckpointError(
             f"{path} was trained on another base model: '{config['base_model']}' ({config['base_class']}, fingerprint "
             f"{config['base_fingerprint'][:12]}), not '{base_model.config._name_or_path}' ({found[:12]})"
+            + (
+                "; in float16 no base model is recognised, load it in float32 or bfloat16"
+                if base_model.dtype == torch.float16
+                else ""
+            )
         )
     method = method_from(config["method"])
     # Given z come from the checkpoint; the file that they were read from may be gone.
@@ -138,8 +146,8 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{file} is of format {config['format_version']}, newer than the {FORMAT_VERSION} that this version of "
             "hyperadapt reads; upgrade hyperadapt"
         )
-    if config.get("digest") != digest(tensors):
-        raise CheckpointError(f"{file} is corrupted: its tensors do not match their digest")
+    if config.get("digest") != digest(config, tensors):
+        raise CheckpointError(f"{file} is corrupted: its contents do not match their digest")
     return config, tensors
 
 
@@ -152,15 +160,23 @@ def load_base(config: dict[str, Any], path: Path) -> PreTrainedModel:
         raise CheckpointError(
             f"{path} was trained on a base model built in memory; pass it: ha.load(path, base_model=…)"
         )
-    # A run that built its base model keeps it beside the saved model, wherever both are moved.
-    beside = path.parent / Path(name).name
-    try:
-        return getattr(transformers, config["base_class"]).from_pretrained(
-            beside if beside.is_dir() else name
-        )
-    except OSError as error:
+    base_class = getattr(transformers, config["base_class"], None)
+    if base_class is None:
         raise CheckpointError(
-            f"the base model '{name}' of {path} cannot be loaded ({str(error).splitlines()[0]}); "
+            f"{path} needs a base model of class {config['base_class']}, which transformers {transformers.__version__} "
+            "does not have"
+        )
+    # A run that built its base model keeps it beside the saved model, wherever both are moved.
+    beside = path.parent / OWN_BASE
+    kept = Path(name).name == OWN_BASE and (beside / "config.json").is_file()
+    try:
+        return base_class.from_pretrained(
+            beside if kept else name, dtype=getattr(torch, config["base_dtype"])
+        )
+    except Exception as error:  # besides OSError whatever safetensors and torch make of a damaged file
+        reason = " ".join(str(error).split())[:160]
+        raise CheckpointError(
+            f"the base model '{beside if kept else name}' of {path} cannot be loaded ({reason}); "
             "pass it: ha.load(path, base_model=…)"
         ) from None
 
@@ -190,9 +206,10 @@ def fingerprint(base: PreTrainedModel) -> str:
     return sha.hexdigest()
 
 
-def digest(tensors: dict[str, Tensor]) -> str:
-    """Compute the SHA-256 of tensors, their names, types and shapes."""
-    sha = hashlib.sha256()
+def digest(config: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """Compute the SHA-256 of a configuration, but for its digest, and of tensors, their names, types and shapes."""
+    rest = {name: value for name, value in config.items() if name != "digest"}
+    sha = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -209,13 +209,15 @@ def table(title: str, rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(title=title)
+    drawn = Table()
     for column in rows[0]:
         drawn.add_column(column)
     for row in rows:
         drawn.add_row(*(readable(value) for value in row.values()))
     # No markup: brackets are part of a path or a split.
-    Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False).print(drawn)
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
+    console.print(title, style="bold", soft_wrap=True)
+    console.print(drawn)
 
 
 def readable(value: Any) -> str:

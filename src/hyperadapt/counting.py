@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,27 +59,40 @@ def count_parameters(model: Any) -> ParameterCount:
 
 def count_without_weights(config: PretrainedConfig, method: Method, n_tasks: int) -> ParameterCount:
     """Count what adapting a model would give, from its configuration alone."""
+    import copy
+
     import torch
+    from torch import nn
     from transformers import AutoModelForSeq2SeqLM
 
     from hyperadapt.model import adapt
 
+    # In a T5 whose head is not tied to the embeddings, those of the two stacks still are one; transformers can build
+    # only all or nothing without the checkpoint.
+    tied = copy.deepcopy(config)
+    tied.tie_word_embeddings = True
     with torch.device("meta"):
-        base = AutoModelForSeq2SeqLM.from_config(config)
+        base = AutoModelForSeq2SeqLM.from_config(tied)
+        if not config.tie_word_embeddings:
+            head = base.get_output_embeddings()
+            head.weight = nn.Parameter(torch.empty_like(head.weight))
         return count_parameters(adapt(base, method, [f"task{index}" for index in range(n_tasks)]))
 
 
 def model_config(name: str) -> PretrainedConfig:
     """Find a model's configuration: known here, in a local directory, or on the hub."""
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PretrainedConfig
 
     from hyperadapt.backbones import published_config
     from hyperadapt.errors import UserError
 
-    if (known := published_config(name)) is not None:
+    if not Path(name).is_dir() and (known := published_config(name)) is not None:
         return known
     try:
-        return AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name)
+        if PretrainedConfig.get_config_dict(name)[0].get("tie_word_embeddings") is False:
+            config.tie_word_embeddings = False  # see backbones/t5.py
+        return config
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(

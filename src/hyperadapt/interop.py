@@ -76,8 +76,10 @@ def from_reference(state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Any:
     }
     load_exactly(base, base_state, "the base model")
     model = adapt(base, reference_method(meta), meta["tasks"])
-    own = imported(model, state)
-    load_exactly(model.hyperadapt, own, "the adaptation")
+    added = {name: value for name, value in state.items() if any(part in name for part in ADDED)}
+    load_exactly(model.hyperadapt, imported(model, added), "the adaptation")
+    if added:
+        raise UserError(f"from_reference: the state holds '{next(iter(added))}', for which meta has no place")
     return model.eval()
 
 
@@ -102,8 +104,8 @@ def reference_method(meta: Mapping[str, Any]) -> Method:
     return HyperFormer(**options, task_projector=adapter["train_task_embeddings"])
 
 
-def imported(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Collect our adaptation's state from the reference's."""
+def imported(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Collect our adaptation's state from the reference's, out of which it is taken."""
     own: dict[str, Tensor] = {}
     conditioning = model.hyperadapt.conditioning
     if isinstance(conditioning, TaskEmbedding):
@@ -121,7 +123,7 @@ def imported(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
-def generated(state: Mapping[str, Tensor], model: Any, group: SiteGroup, generator: Any) -> dict[str, Tensor]:
+def generated(state: dict[str, Tensor], model: Any, group: SiteGroup, generator: Any) -> dict[str, Tensor]:
     """Collect one generator's state."""
     controllers = [controller(site) for site in group.sites]
     if isinstance(generator, TaskTable):
@@ -157,12 +159,12 @@ def controller(site: Site) -> str:
     return f"{site.path.rpartition('.')[0]}.adapter_controller"
 
 
-def learnt(state: Mapping[str, Tensor], generator: Any, prefix: str) -> Tensor:
+def learnt(state: dict[str, Tensor], generator: Any, prefix: str) -> Tensor:
     """Flatten one site's learnt parameters, (numel,)."""
     return torch.cat([take(state, prefix + LEARNT[name]).flatten() for name in generator.weights])
 
 
-def head(state: Mapping[str, Tensor], generator: Any, prefix: str, infix: str) -> tuple[Tensor, Tensor]:
+def head(state: dict[str, Tensor], generator: Any, prefix: str, infix: str) -> tuple[Tensor, Tensor]:
     """Join the reference's generators of one head: weight (t, numel), bias (1, numel)."""
     paths = [prefix.replace("meta_", "") if "norm" in name else prefix for name in generator.weights]
     names = [
@@ -178,21 +180,21 @@ def stacked(heads: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     return {"head_weight": torch.stack(weights), "head_bias": torch.stack(biases)}
 
 
-def projector(state: Mapping[str, Tensor], prefix: str, ours: str) -> dict[str, Tensor]:
+def projector(state: dict[str, Tensor], prefix: str, ours: str) -> dict[str, Tensor]:
     """Collect a two-layer projector."""
     names = ("0.weight", "0.bias", "2.weight", "2.bias")
     return {f"{ours}.projector.{name}".lstrip("."): take(state, f"{prefix}.{name}") for name in names}
 
 
-def take(state: Mapping[str, Tensor], name: str) -> Tensor:
-    """Look a tensor up.
+def take(state: dict[str, Tensor], name: str) -> Tensor:
+    """Take a tensor out.
 
     Raises:
         UserError: if it is not there.
     """
     if name not in state:
         raise UserError(f"from_reference: the state lacks '{name}'; {nearest(name, state)}")
-    return state[name]
+    return state.pop(name)
 
 
 def load_exactly(module: torch.nn.Module, state: Mapping[str, Tensor], what: str) -> None:

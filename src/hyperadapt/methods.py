@@ -91,7 +91,7 @@ class BottleneckMethod(Method):
         train_layer_norms: whether the base model's own layer norms are trained.
     """
 
-    reduction_factor: int = Field(32, ge=1)
+    reduction_factor: int = Field(32, ge=1, strict=True)
     activation: str = "gelu_new"
     positions: tuple[Position, ...] = Field(("feed_forward", "self_attention"), min_length=1)
     train_layer_norms: bool = True
@@ -297,7 +297,7 @@ def method_from(options: Mapping[str, Any]) -> Method:
     name = options.pop("name", None)
     if name is None:
         raise UserError(f"method: the field 'name' is missing; choices: {', '.join(METHODS)}")
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise UserError(f"method '{name}' is unknown; {nearest(name, METHODS)}")
     return METHODS[name](**options)
 

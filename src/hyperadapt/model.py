@@ -93,9 +93,25 @@ class AdaptedModel(PreTrainedModel):
         save_directory: str,
         is_main_process: bool = True,
         state_dict: dict[str, Tensor] | None = None,
+        push_to_hub: bool = False,
         **_: Any,
     ) -> None:
-        """Save what was trained, and all that `ha.load` needs beside the base model; see checkpoint.py."""
+        """Save what was trained, and all that `ha.load` needs beside the base model; see checkpoint.py.
+
+        Args:
+            save_directory: made where needed.
+            is_main_process: whether this process writes.
+            state_dict: the gathered tensors, where the model holds only shards of them.
+            push_to_hub: not supported; the other options of transformers have no meaning here.
+
+        Raises:
+            UserError: if it cannot be written, or is to be pushed to the hub.
+        """
+        if push_to_hub:
+            raise UserError(
+                "save_pretrained(push_to_hub=True) is not supported: save to a directory, and upload that with "
+                "huggingface_hub.upload_folder"
+            )
         if is_main_process:
             checkpoint.save(self, save_directory, state_dict)
 
@@ -115,9 +131,9 @@ class AdaptedStack(nn.Module):
         check_task_ids(task_ids, inputs, self.model[0].tasks)
         assert task_ids is not None
         # A cache lives as long as one generation, so the weights kept on it are neither made anew at each step nor
-        # left over for the next batch.
+        # left over for the next batch. One that was reset, to be used again, has no states of the encoder.
         kept = getattr(past_key_values, "site_weights", None)
-        if kept is not None and kept[0] is task_ids:
+        if kept is not None and kept[0] is task_ids and past_key_values.is_updated.get(0):
             site_weights = kept[1]
         else:
             site_weights = self.model[0].hyperadapt(self.stack_name, task_ids, self.dtype)
@@ -243,6 +259,8 @@ class FormHook:
         assert module.site_weights is not None, "a site ran outside its block"
         weights, rows = module.site_weights  # type: ignore[misc]
         y = output[0] if isinstance(output, tuple) else output
+        # T5 keeps parts of a float16 model in float32.
+        weights = {name: weight.to(y.dtype) for name, weight in weights.items()}
         changed = self.form.apply(y if self.sequential else args[0], y, weights, rows)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 

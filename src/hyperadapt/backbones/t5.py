@@ -42,6 +42,10 @@ class T5:
     model_types: tuple[str, ...] = ("t5", "mt5")
 
     def stacks(self, model: Any) -> dict[str, nn.Module]:
+        if not hasattr(model, "decoder"):
+            raise UserError(
+                f"a {type(model).__name__} has no decoder; load the model with AutoModelForSeq2SeqLM"
+            )
         return {"encoder": model.encoder, "decoder": model.decoder}
 
     def blocks(self, stack: Any) -> Sequence[nn.Module]:
@@ -83,7 +87,9 @@ class T5:
         return model.config.layer_norm_epsilon
 
     def published_config(self, name: str) -> PretrainedConfig | None:
-        name = name.split("/")[-1]
+        owner, _, name = name.rpartition("/")
+        if owner not in ("", "google", "google-t5"):
+            return None
         v1_1, multilingual, byte_level = name.replace("flan-t5-", "t5-v1_1-"), "mt5-", "byt5-"
         if name in V1_0:
             return shaped(V1_0[name], vocab_size=32128)
@@ -97,14 +103,14 @@ class T5:
 
 
 def shaped(dims: tuple[int, ...], vocab_size: int, gated: bool = False) -> T5Config:
-    """Build a T5 configuration; those with a gated feed-forward (v1.1 and later) do not tie the output head."""
+    """Build a T5 configuration; those with a gated feed-forward (v1.1 and later) have an output head of their own."""
     d_model, d_kv, d_ff, num_layers, num_decoder_layers, num_heads = dims
     options: dict[str, Any] = {
         "feed_forward_proj": "gated-gelu" if gated else "relu",
         "tie_word_embeddings": not gated,
         "decoder_start_token_id": 0,
     }
-    return T5Config(
+    config = T5Config(
         vocab_size=vocab_size,
         d_model=d_model,
         d_kv=d_kv,
@@ -114,3 +120,6 @@ def shaped(dims: tuple[int, ...], vocab_size: int, gated: bool = False) -> T5Con
         num_heads=num_heads,
         **options,
     )
+    # T5Config takes the option as the output's scale alone, and lets the checkpoint's tensors decide what is tied.
+    config.tie_word_embeddings = not gated
+    return config
