@@ -113,7 +113,7 @@ def main() -> None:
     print(row("majority", "", "", [baseline]))
     for method, cells in results.items():
         scores = [{task: of["score"] for task, of in cell["test"]["tasks"].items()} for cell in cells]
-        print(row(method, f"{cells[0]['parameters']['trained']:,}", best[method], scores))
+        print(row(method, best[method], f"{cells[0]['parameters']['trained']:,}", scores))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
+
+# Before torch is imported: models this small run slower on more threads, and the tests run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

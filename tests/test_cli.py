@@ -252,8 +252,14 @@ BAD_OVERRIDES = {
     "model.config.d_model=-1": "model.config: ",
     "model.config.vocab_size=100": "the tokenizer has 384 tokens, but the model's vocabulary only 100",
     "method.reduction_factor=17": "reduction_factor 17 leaves no bottleneck in a model of width 16; the largest is 16",
-    "training.arguments={seed: 1}": "training.arguments: 'seed' is set by the configuration's own fields",
-    "training.arguments={optim: adamv}": "adamv",
+    "training.arguments={seed: 1}": "training.arguments: 'seed' is decided by the run's configuration; set seed",
+    "training.arguments={per_device_train_batch_size: 4}": "'per_device_train_batch_size' is decided by the run's "
+    "configuration; set training.batch_size",
+    "training.arguments={save_only_model: true}": "'save_only_model' is decided by the run's configuration",
+    "training.arguments={max_grad_norm: x}": "training.arguments: max_grad_norm is 'x': Input should be a valid number",
+    "training.arguments={adam_beta1: 3}": "training.arguments: adam_beta1 is 3; it must be from 0 to below 1",
+    "training.arguments={dataloader_num_workers: -1}": "dataloader_num_workers is -1; it must not be negative",
+    "training.arguments={optim: adamv}": "optim 'adamv' is unknown; did you mean",
     "training.arguments={report_to: nothing}": "training.arguments: report_to: nothing is not supported",
     "training.arguments={report_to: [comet_ml]}": "training.arguments: report_to: CometCallback requires",
     "training.gradient_accumulation_steps=3": "training.batch_size 16 does not divide",
@@ -437,7 +443,8 @@ def test_bad_input_to_evaluate_is_one_line_and_changes_nothing(run: Path) -> Non
         hyperadapt("evaluate", run, "--split", "tset"), "split 'tset' is unknown; did you mean 'test'?"
     )
     assert_one_line(hyperadapt("evaluate", run, "--task", "color"), "no task 'color'; did you mean 'colour'?")
-    assert_one_line(hyperadapt("evaluate", run / "nowhere"), "is not a run")
+    assert_one_line(hyperadapt("evaluate", run / "nowhere"), f"there is no run {run / 'nowhere'}")
+    assert_one_line(hyperadapt("evaluate", run / "model"), "is not a run")
     assert contents(run) == before
     (run / "results.json").write_text('{"a": ')
     assert_one_line(hyperadapt("evaluate", run), "results.json is damaged")

@@ -171,15 +171,17 @@ def test_merging_changes_neither_side() -> None:
         ),
         ("method.name=hyperformr", "method 'hyperformr' is unknown; did you mean 'hyperformer'?"),
         ("method={reduction_factor: 3, name: null}", "method: the field 'name' is missing"),
-        ("method=adapters", "field 'method'"),
+        ("method=adaptors", "method 'adaptors' is unknown; did you mean 'adapters'?"),
+        ("method=3", "field 'method'"),
         ("method.reduction_factor=x", "field 'reduction_factor'"),
         ("method.reduction_factor=0", "field 'reduction_factor'"),
+        ("method.reduction_factor=true", "field 'reduction_factor'"),
         ("training.max_steps=many", "field 'training.max_steps'"),
         ("training.max_steps=1.5", "field 'training.max_steps'"),
         ("training.max_steps=0", "field 'training.max_steps'"),
         ("training.learning_rate=", "field 'training.learning_rate'"),
         ("training=null", "field 'training'"),
-        ("data.tasks=glue", "field 'data.tasks'"),
+        ("data.tasks=3", "field 'data.tasks'"),
         ("data.tasks=[]", "field 'data.tasks'"),
         ("data.tasks=[1]", "field 'data.tasks.0'"),
         ("data.temperature=0", "field 'data.temperature'"),
@@ -199,6 +201,24 @@ def test_a_wrong_field_is_named_with_its_file(config: Path, override: str, messa
     assert str(error.value).startswith(f"{config}: ")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_one_name_stands_for_a_list_of_it_and_a_method_for_its_defaults(config: Path) -> None:
+    short = load_config(config, ["data.tasks=glue", "method=adapters"])
+    assert short.data.tasks == ("glue",)
+    assert short.build_method() == Adapters()
+
+
+def test_a_data_dir_is_found_from_another_working_directory(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config(config, ["data.data_dir=rows/here"]).data.data_dir == str(tmp_path / "rows/here")
+
+
+def test_a_misspelt_configuration_file_is_told_its_neighbours(config: Path) -> None:
+    with pytest.raises(UserError, match=f"did you mean '{config.name}'"):
+        load_config(config.with_name("x" + config.name))
 
 
 @pytest.mark.parametrize("override", ["foo", "=3", "", "training.max_steps=[", "--max-steps"])

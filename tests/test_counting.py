@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,6 +151,21 @@ def test_what_is_counted_adds_up_by_shape() -> None:
         sum(prod(shape) for shape in shapes)
         == ha.count_parameters(model).total - ha.count_parameters(model).base
     )
+
+
+def test_a_local_directory_is_itself_and_not_the_published_model_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_t5().save_pretrained(tmp_path / "t5-base")
+    monkeypatch.chdir(tmp_path)
+    assert model_config("t5-base").d_model == 32
+    assert model_config("google-t5/t5-base").d_model == 768
+
+
+def test_another_owners_model_is_not_the_published_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="model 'someone/t5-base' is not a published model known here"):
+        model_config("someone/t5-base")
 
 
 def test_an_unknown_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

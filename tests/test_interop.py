@@ -134,6 +134,10 @@ MISFITS: dict[str, tuple[Change, str]] = {
         lambda state, meta: state.update({"encoder.final_layer_norm.weight": torch.ones(31)}),
         "the base model does not fit its meta: size mismatch for encoder.final_layer_norm.weight",
     ),
+    "an adapter tensor too many": (
+        lambda state, meta: state.update({f"{Z}delta": torch.ones(12)}),
+        f"the state holds '{Z}delta', for which meta has no place",
+    ),
     "another reduction factor": (
         lambda state, meta: meta.update(reduction_factor=4),
         "the adaptation does not fit its meta: size mismatch for groups",

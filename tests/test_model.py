@@ -23,6 +23,7 @@ from transformers import (
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     StaticCache,
+    T5EncoderModel,
     T5ForConditionalGeneration,
     default_data_collator,
 )
@@ -749,6 +750,33 @@ def test_a_family_without_a_backbone_is_refused_with_those_known() -> None:
     bart = BartForConditionalGeneration(BartConfig(**sizes, **heads, decoder_ffn_dim=8))
     with pytest.raises(UserError, match="no backbone for model type 'bart'; choices: t5, mt5"):
         ha.adapt(bart, PLUS_PLUS, TASKS)
+
+
+def test_a_model_without_a_decoder_or_without_blocks_is_refused() -> None:
+    with pytest.raises(
+        UserError, match="T5EncoderModel has no decoder; load the model with AutoModelForSeq2SeqLM"
+    ):
+        ha.adapt(T5EncoderModel(tiny_t5().config), PLUS_PLUS, TASKS)
+    with pytest.raises(UserError, match="the model's encoder has no blocks to adapt"):
+        ha.adapt(tiny_t5(num_layers=0), PLUS_PLUS, TASKS)
+
+
+def test_pushing_to_the_hub_is_refused_and_not_ignored(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="upload_folder"):
+        tiny_adapted().save_pretrained(str(tmp_path / "model"), push_to_hub=True)
+    assert not (tmp_path / "model").exists()
+
+
+@every_conditioned_method
+def test_a_base_model_in_float16_whose_feed_forward_stays_in_float32_runs(
+    tmp_path: Path, method: Method
+) -> None:
+    tiny_t5().save_pretrained(tmp_path)
+    low = T5ForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float16)
+    assert low.encoder.block[0].layer[-1].DenseReluDense.wo.weight.dtype == torch.float32
+    adapted = ha.adapt(low.eval(), method, TASKS)
+    redraw(adapted)
+    assert 0 < relative_error(logits(adapted).float(), logits(tiny_adapted(method))) < 0.02
 
 
 def test_largest_reduction_factor_leaves_a_bottleneck_of_one() -> None:

@@ -193,6 +193,11 @@ DAMAGES: dict[str, Damage] = {
     "truncated": ("model/model.safetensors", truncate, "is truncated or corrupted"),
     "emptied": ("model/model.safetensors", lambda file: file.write_bytes(b""), "is truncated or corrupted"),
     "corrupted": ("model/model.safetensors", flip, "its contents do not match their digest"),
+    "config cut between two lines": (
+        "config.yaml",
+        lambda file: file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n"),
+        "config.yaml is damaged: the field 'num_beams' is missing",
+    ),
     "newer": (
         "model/model.safetensors",
         lambda file: rewrite_header(file, format_version=99),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +17,7 @@ from hyperadapt.errors import UserError
 
 if TYPE_CHECKING:
     from hyperadapt.evaluation import Results
+    from hyperadapt.methods import Method
     from hyperadapt.runs import Run
 
 app = typer.Typer(
@@ -58,13 +61,16 @@ def train(
 def evaluate(
     run: RunDirectory,
     split: Annotated[str, typer.Option(help="validation or test.")] = "test",
-    task: Annotated[list[str] | None, typer.Option(help="One of the run's tasks; may be repeated.")] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="One of the run's tasks; may be repeated. The scores are only printed."),
+    ] = None,
     data_dir: Annotated[str | None, typer.Option(help="Where the data lie now.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     num_beams: Annotated[int | None, typer.Option(min=1)] = None,
     base_model: BaseModel = None,
 ) -> None:
-    """Score a trained run on a split of its tasks, and add the scores to its results.json."""
+    """Score a trained run on a split of its tasks; scores of all tasks are added to its results.json."""
     loaded = load(run, base_model)
     results = loaded.evaluate(split, task or [], data_dir, batch_size, num_beams)
     if not task:
@@ -88,6 +94,8 @@ def predict(
     if input is not None and not input.is_file():
         raise UserError(f"--input: there is no file {input}")
     where = str(input) if input else "standard input"
+    if input is None and sys.stdin.isatty():
+        print("rows from standard input, one JSON object a line; end with Ctrl-D", file=sys.stderr)
     try:
         text = input.read_text(encoding="utf-8") if input else sys.stdin.read()
     except UnicodeDecodeError as error:
@@ -137,7 +145,8 @@ def params(
         print(json.dumps({"model": model, "method": method, **counted}, indent=2))
     else:
         table(
-            f"{method} on {model}", [{"": name, "value": readable(value)} for name, value in counted.items()]
+            f"{method} on {model}",
+            [{"parameters": name.replace("_", " "), "": readable(value)} for name, value in counted.items()],
         )
 
 
@@ -171,8 +180,16 @@ def methods() -> None:
 
     for name, method in METHODS.items():
         typer.echo(f"{typer.style(name, bold=True)}  {(method.__doc__ or '').strip().splitlines()[0]}")
+        meanings = documented(method)
         for option, field in method.model_fields.items():
-            typer.echo(f"    {option} = {field.default!r}")
+            typer.echo(f"    {option} = {field.default!r}  {meanings.get(option, '')}")
+
+
+def documented(method: type[Method]) -> dict[str, str]:
+    """Read what a method's options mean from the docstrings of its class and those above."""
+    entry = re.compile(r"^    (\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
+    docs = [inspect.cleandoc(kind.__doc__ or "") for kind in reversed(method.__mro__)]
+    return {name: " ".join(meaning.split()) for doc in docs for name, meaning in entry.findall(doc)}
 
 
 def load(run: Path, base_model: str | None) -> Run:

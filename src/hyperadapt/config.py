@@ -5,14 +5,23 @@ Every field has the paper's value as its default (HyperFormer, section 4). A res
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
-from hyperadapt.errors import UserError, validation_message
+from hyperadapt.errors import CheckpointError, UserError, nearest, validation_message
 from hyperadapt.methods import Method, method_from
 
 
@@ -48,12 +57,27 @@ class ModelConfig(Section):
         return self
 
 
+def absolute(path: str | None) -> str | None:
+    """Return a path that a saved run finds from another working directory."""
+    return None if path is None else os.path.abspath(os.path.expanduser(path))
+
+
+def one_or_more(names: Any) -> Any:
+    """Take one name for a list of it."""
+    return (names,) if isinstance(names, str) else names
+
+
+def named(method: Any) -> Any:
+    """Take a method's name for the method with its defaults."""
+    return {"name": method} if isinstance(method, str) else method
+
+
 class DataConfig(Section):
     """Tasks and how they are mixed.
 
     Attributes:
         tasks: names of tasks or suites, or paths of task files; a task's id is its place here.
-        data_dir: a local copy of the data sets; without one they come from the hub.
+        data_dir: a local copy of the data sets, relative to the working directory; without one they come from the hub.
         max_source_length: tokens; longer inputs are cut.
         max_train_rows, max_eval_rows: per task, drawn by `subsample_seed`; None keeps all.
         temperature: tasks are sampled in proportion to size^(1/temperature).
@@ -62,8 +86,8 @@ class DataConfig(Section):
         prefix: put the task's name before the input; None does so for methods without task conditioning.
     """
 
-    tasks: tuple[str, ...] = Field(min_length=1)
-    data_dir: str | None = None
+    tasks: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = Field(min_length=1)
+    data_dir: Annotated[str | None, AfterValidator(absolute)] = None
     max_source_length: int = Field(128, ge=2)
     max_train_rows: int | None = Field(None, ge=1)
     max_eval_rows: int | None = Field(None, ge=1)
@@ -121,14 +145,14 @@ class RunConfig(Section):
     Attributes:
         output_dir: where the run is written.
         seed: of the adaptation's initial weights, the mixture and dropout.
-        method: name and options of the method.
+        method: name and options of the method, or its name alone.
         model, data, training, evaluation: the sections above.
     """
 
     output_dir: str
     seed: int = Field(42, ge=0, lt=2**32)
     model: ModelConfig
-    method: dict[str, Any]
+    method: Annotated[dict[str, Any], BeforeValidator(named)]
     data: DataConfig
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -170,6 +194,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return config
 
 
+def load_saved_config(path: Path) -> RunConfig:
+    """Read a run's configuration, in which every field is written.
+
+    Raises:
+        CheckpointError: if it is cut short; what is missing must not silently become a default.
+        UserError: as `load_config`.
+    """
+    config = load_config(path)
+    sections = [config, config.model, config.data, config.training, config.evaluation]
+    for section in sections:
+        if missing := [name for name in type(section).model_fields if name not in section.model_fields_set]:
+            raise CheckpointError(f"{path} is damaged: the field '{missing[0]}' is missing")
+    return config
+
+
 def save_config(config: RunConfig, path: Path) -> None:
     """Write a configuration with every field."""
     from hyperadapt.checkpoint import write_atomically
@@ -187,7 +226,8 @@ def read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{path} extends itself")
     if not path.is_file():
         by = f" (extended by {extended_by[-1]})" if extended_by else ""
-        raise UserError(f"there is no configuration file {path}{by}")
+        there = sorted(file.name for file in path.parent.glob("*.y*ml"))
+        raise UserError(f"there is no configuration file {path}{by}; {nearest(path.name, there)}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -46,11 +46,13 @@ class Results:
     Attributes:
         scores: of each task.
         average: over tasks, of each task's mean over its metrics.
+        num_beams: with which it was generated; 1 is greedy.
         predictions: for each task, the predicted texts.
     """
 
     scores: list[TaskScore]
     average: float
+    num_beams: int
     predictions: list[list[str]] = field(repr=False)
 
     def flat(self) -> dict[str, float]:
@@ -72,7 +74,7 @@ class Results:
             }
             for score in self.scores
         }
-        return {"average": self.average, "tasks": tasks}
+        return {"average": self.average, "num_beams": self.num_beams, "tasks": tasks}
 
 
 def tokenize_sources(
@@ -184,4 +186,4 @@ def evaluate(
         score_task(task, predicted, targets)
         for task, predicted, targets in zip(rows.tasks, predictions, rows.targets, strict=True)
     ]
-    return Results(scores, average(scores), predictions)
+    return Results(scores, average(scores), num_beams, predictions)

@@ -203,6 +203,9 @@ def adapt_with_features(
     if repeated := sorted({name for name in tasks if list(tasks).count(name) > 1}):
         raise UserError(f"tasks are repeated: {', '.join(repeated)}")
     backbone = backbone_of(base)
+    for name, stack in backbone.stacks(base).items():
+        if not len(backbone.blocks(stack)):
+            raise UserError(f"the model's {name} has no blocks to adapt")
     adaptation = method.build(backbone, base, tuple(tasks), features)
 
     fingerprint = checkpoint.fingerprint(base)

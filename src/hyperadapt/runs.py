@@ -18,7 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from hyperadapt import checkpoint
-from hyperadapt.config import ModelConfig, RunConfig, load_config, save_config
+from hyperadapt.config import ModelConfig, RunConfig, load_saved_config, save_config
 from hyperadapt.errors import CheckpointError, UserError, nearest, validation_message
 from hyperadapt.evaluation import EvaluationSet, Results, evaluate, generate_texts, tokenize_sources
 from hyperadapt.tasks import Task, load_split, resolve_tasks, rows_from_lines
@@ -61,6 +61,8 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
     if not resume and (directory / "config.yaml").exists():
         raise UserError(f"{directory} already holds a run; go on with --resume, or choose another output_dir")
 
+    args = training.training_arguments(config, directory / "checkpoints")
+    check_trackers(args.report_to)
     method, data = config.build_method(), config.data
     tasks = resolve_tasks(data.tasks)
     tokenizer = load_tokenizer(config.model)
@@ -83,9 +85,6 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
     check_vocabulary(base, tokenizer)
     set_seed(config.seed)
     model = adapt(base, method, [task.name for task in tasks])
-    args = training.training_arguments(config, directory / "checkpoints")
-
-    check_trackers(args.report_to)
 
     args.distributed_state.wait_for_everyone()  # or a process would find the run that another has begun
     if args.process_index == 0:
@@ -137,7 +136,8 @@ def checkpoint_to_resume(directory: Path, config: RunConfig) -> Path:
 
     if not (directory / "config.yaml").is_file():
         raise UserError(f"{directory} holds no run to resume")
-    before = flat(load_config(directory / "config.yaml").model_dump(mode="json"))
+    saved = load_saved_config(directory / "config.yaml")
+    before = flat(saved.model_dump(mode="json"))
     for name, value in flat(config.model_dump(mode="json")).items():
         may_change = any(name == field or name.startswith(field + ".") for field in MAY_CHANGE_ON_RESUME)
         if name.split(".")[0] == "method":
@@ -146,9 +146,8 @@ def checkpoint_to_resume(directory: Path, config: RunConfig) -> Path:
             raise UserError(
                 f"cannot resume {directory}: {name} was {before.get(name)!r} and is now {value!r}"
             )
-    saved_method = load_config(directory / "config.yaml").build_method()
-    if saved_method != config.build_method():
-        raise UserError(f"cannot resume {directory}: its method is {saved_method!r}")
+    if saved.build_method() != config.build_method():
+        raise UserError(f"cannot resume {directory}: its method is {saved.build_method()!r}")
     last = last_checkpoint(directory / "checkpoints")
     if last is None:
         raise UserError(f"{directory} has no checkpoint to resume from; remove it and start anew")
@@ -319,15 +318,19 @@ def load_run(path: str | Path, base_model: str | PreTrainedModel | None = None) 
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     directory = Path(path)
+    if not directory.is_dir():
+        runs = sorted(file.parent.name for file in directory.parent.glob("*/config.yaml"))
+        raise CheckpointError(f"there is no run {directory}; {nearest(directory.name, runs)}")
     if not (directory / "config.yaml").is_file():
         raise CheckpointError(f"{directory} is not a run: there is no config.yaml")
     if not (directory / "model").is_dir():
         raise CheckpointError(f"the run {directory} is not finished; go on with: hyperadapt train … --resume")
-    config = load_config(directory / "config.yaml")
+    config = load_saved_config(directory / "config.yaml")
     tasks = load_tasks(directory / "tasks.yaml")
     base = base_model
     if isinstance(base, str):
-        base = quietly(AutoModelForSeq2SeqLM.from_pretrained, base, "the base model")
+        dtype = getattr(torch, config.model.dtype)
+        base = quietly(AutoModelForSeq2SeqLM.from_pretrained, base, "the base model", dtype=dtype)
     model = checkpoint.load(directory / "model", base)
     if model.tasks != tuple(task.name for task in tasks):
         raise CheckpointError(
@@ -405,7 +408,11 @@ def build_base(model: ModelConfig, saved: Path | None = None) -> PreTrainedModel
 
 
 def check_vocabulary(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that the tokenizer's ids are in the model's vocabulary."""
+    """Check that the tokenizer's ids are in the model's vocabulary, and that the decoder knows how to start."""
+    if base.config.decoder_start_token_id is None:
+        raise UserError(
+            "the base model's config has no decoder_start_token_id, without which it cannot be trained"
+        )
     if len(tokenizer) > base.config.vocab_size:
         raise UserError(
             f"the tokenizer has {len(tokenizer)} tokens, but the model's vocabulary only {base.config.vocab_size}: "
@@ -426,6 +433,9 @@ def check_trackers(names: str | list[str] | None) -> None:
 
 def quietly(load: Any, name: str, field: str, **options: Any) -> Any:
     """Load from the hub or a directory; say in one line what is wrong."""
+    # Names on the hub are OWNER/NAME; to ask it for anything else takes half a minute where there is no network.
+    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise UserError(f"{field}: there is no directory '{name}'")
     try:
         return load(name, **options)
     except Exception as error:  # tokenizers and safetensors raise errors of their own

@@ -10,10 +10,11 @@ import json
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 import torch
 import torch.nn.functional as F
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -26,6 +27,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.training_args import OptimizerNames
 
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.evaluation import SECONDS_BEFORE_PROGRESS_SHOWS, EvaluationSet, evaluate
@@ -40,6 +42,57 @@ if TYPE_CHECKING:
 IGNORED = -100
 ROWS_TOKENIZED_AT_ONCE = 10_000
 STEPS_BETWEEN_SIGNAL_CHECKS = 10  # where processes must agree: each check waits for the device
+
+# Fields of Seq2SeqTrainingArguments that the configuration decides -> its own field; "" where there is no choice.
+DECIDED = {
+    "output_dir": "output_dir",
+    "seed": "seed",
+    "data_seed": "seed",
+    "max_steps": "training.max_steps",
+    "num_train_epochs": "training.max_steps",
+    "per_device_train_batch_size": "training.batch_size",
+    "gradient_accumulation_steps": "training.gradient_accumulation_steps",
+    "learning_rate": "training.learning_rate",
+    "lr_scheduler_type": "training.lr_scheduler_type",
+    "warmup_steps": "training.warmup_steps",
+    "weight_decay": "training.weight_decay",
+    "label_smoothing_factor": "training.label_smoothing",
+    "eval_steps": "training.eval_steps",
+    "save_steps": "training.eval_steps",
+    "save_total_limit": "training.save_total_limit",
+    "logging_steps": "training.logging_steps",
+    "per_device_eval_batch_size": "evaluation.batch_size",
+    "generation_num_beams": "evaluation.num_beams",
+    "generation_max_length": "a task's max_target_length",
+    "train_sampling_strategy": "data.group_by_length",
+    "resume_from_checkpoint": "--resume",
+    **dict.fromkeys(
+        (
+            "eval_strategy",
+            "save_strategy",
+            "save_only_model",
+            "load_best_model_at_end",
+            "metric_for_best_model",
+            "greater_is_better",
+            "logging_nan_inf_filter",
+            "remove_unused_columns",
+            "label_names",
+            "length_column_name",
+            "sortish_sampler",
+            "predict_with_generate",
+            "prediction_loss_only",
+            "generation_config",
+            "dataloader_drop_last",
+            "auto_find_batch_size",
+            "ignore_data_skip",
+            "push_to_hub",
+            "do_train",
+            "do_eval",
+            "do_predict",
+        ),
+        "",
+    ),
+}
 
 
 class TrainingStoppedError(UserError):
@@ -288,15 +341,9 @@ def training_arguments(config: RunConfig, output_dir: Path) -> Seq2SeqTrainingAr
         "metric_for_best_model": "average",
         "greater_is_better": True,
     }
-    known = list(Seq2SeqTrainingArguments.__dataclass_fields__)
-    for name in training.arguments:
-        if name not in known:
-            raise UserError(f"training.arguments: field '{name}' is unknown; {nearest(name, known)}")
-        if name in ours:
-            raise UserError(f"training.arguments: '{name}' is set by the configuration's own fields")
     defaults = {"report_to": "none"}
     try:
-        args = Seq2SeqTrainingArguments(**{**defaults, **training.arguments, **ours})
+        args = Seq2SeqTrainingArguments(**{**defaults, **checked_arguments(training.arguments), **ours})
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"training: {' '.join(str(error).split())}") from None
     shares = args.world_size * training.gradient_accumulation_steps
@@ -307,6 +354,38 @@ def training_arguments(config: RunConfig, output_dir: Path) -> Seq2SeqTrainingAr
         )
     args.per_device_train_batch_size = training.batch_size // shares
     return args
+
+
+def checked_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """Check `training.arguments`: transformers itself checks neither names nor types.
+
+    Raises:
+        UserError: as `training_arguments`.
+    """
+    known = get_type_hints(Seq2SeqTrainingArguments)
+    fields = Seq2SeqTrainingArguments.__dataclass_fields__
+    free = [name for name in fields if name not in DECIDED]
+    for name, value in given.items():
+        if name not in fields:
+            raise UserError(f"training.arguments: field '{name}' is unknown; {nearest(name, free)}")
+        if name in DECIDED:
+            instead = f"set {DECIDED[name]}" if DECIDED[name] else "it is not open to choice"
+            raise UserError(f"training.arguments: '{name}' is decided by the run's configuration; {instead}")
+        try:
+            TypeAdapter(known[name], config={"arbitrary_types_allowed": True}).validate_python(value)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise UserError(f"training.arguments: {name} is {value!r}: {reason}") from None
+    choices = [optimizer.value for optimizer in OptimizerNames]
+    if (optimizer := given.get("optim", "adamw_torch")) not in choices:
+        raise UserError(f"training.arguments: optim '{optimizer}' is unknown; {nearest(optimizer, choices)}")
+    for name in ("adam_beta1", "adam_beta2"):
+        if not 0 <= given.get(name, 0) < 1:
+            raise UserError(f"training.arguments: {name} is {given[name]}; it must be from 0 to below 1")
+    for name in ("dataloader_num_workers", "max_grad_norm", "adam_epsilon"):
+        if given.get(name, 0) < 0:
+            raise UserError(f"training.arguments: {name} is {given[name]}; it must not be negative")
+    return given
 
 
 def last_checkpoint(directory: Path) -> Path | None:
