@@ -223,6 +223,9 @@ def test_train_prints_the_scores_of_each_split_and_where_the_run_lies(config: Pa
     assert outcome.code == 0, outcome.err
     assert "The run is in new[/run]" in outcome.out
     results = json.loads(Path("new[/run]/results.json").read_text())
+    last = f"validation average {results['validation']['average']:.2f} ("
+    assert last in outcome.out
+    assert "{'" not in outcome.out, "Trainer's dictionaries are not for people"
     scores = re.split(r"(?:validation|test) rows", outcome.out)[1:]
     for split, drawn in zip(("validation", "test"), scores, strict=True):
         rows = {cells[0]: cells for cells in table_rows(drawn)}

@@ -27,6 +27,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_callback import ProgressCallback
 from transformers.training_args import OptimizerNames
 
 from hyperadapt.errors import UserError, nearest
@@ -189,6 +190,9 @@ class MixtureTrainer(Seq2SeqTrainer):
             ),
             callbacks=[StopCleanly(), CheckpointLastStep()],
         )
+        if not args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(ReadableProgress())
 
     def get_train_dataloader(self) -> DataLoader:
         """Load the mixture's batches; each process takes its share of every one."""
@@ -301,6 +305,31 @@ class StopCleanly(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         signal.signal(signal.SIGTERM, self.previous)
+
+
+class ReadableProgress(ProgressCallback):
+    """Trainer's progress bar, with a line for people at each log instead of a dictionary of every number."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        logs = logs or {}
+        if self.training_bar is None:
+            return
+        if "loss" in logs:
+            self.training_bar.write(f"step {state.global_step}: loss {logs['loss']:.4f}")
+        if "eval_average" in logs:
+            scores = {
+                name.removeprefix("eval_"): value for name, value in logs.items() if name.endswith("_score")
+            }
+            tasks = ", ".join(f"{name.removesuffix('_score')} {value:.1f}" for name, value in scores.items())
+            average = f"step {state.global_step}: validation average {logs['eval_average']:.2f}"
+            self.training_bar.write(f"{average} ({tasks})")
 
 
 class CheckpointLastStep(TrainerCallback):
