@@ -171,7 +171,7 @@ def test_two_processes_equal_one_on_the_same_global_batch(
         "--nproc_per_node=2",
         f"--master_port={29400 + os.getpid() % 500}",
     )
-    config = write_config(runs["two"], tasks, **options, arguments={"use_cpu": True})
+    config = write_config(runs["two"], tasks, **options)
     finish(hyperadapt("train", config, launcher=launcher))
     one, two = (losses(directory / "run") for directory in runs.values())
     assert len(one) == len(two) == 20

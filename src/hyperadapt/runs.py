@@ -100,20 +100,10 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
             f"stopped at step {trainer.state.global_step} of {config.training.max_steps}; its checkpoint is in "
             f"{directory}; go on with --resume"
         )
-    results = {
-        split: evaluate(
-            model,
-            tokenizer,
-            rows,
-            config.evaluation.batch_size,
-            config.evaluation.num_beams,
-            args.process_index,
-            args.world_size,
-        )
-        for split, rows in evaluation_sets.items()
-    }
+    results = {split: trainer.score(rows) for split, rows in evaluation_sets.items()}
+    state = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
     if args.process_index == 0:
-        model.save_pretrained(str(directory / "model"))
+        model.save_pretrained(str(directory / "model"), state_dict=state)
         facts = {
             "method": method.name,
             "best_step": trainer.state.best_global_step,

@@ -7,8 +7,10 @@ stops the run, and SIGTERM leaves a checkpoint. All else (DDP, FSDP, bf16, track
 from __future__ import annotations
 
 import json
+import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
@@ -16,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import (
@@ -31,7 +34,7 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.training_args import OptimizerNames
 
 from hyperadapt.errors import UserError, nearest
-from hyperadapt.evaluation import SECONDS_BEFORE_PROGRESS_SHOWS, EvaluationSet, evaluate
+from hyperadapt.evaluation import SECONDS_BEFORE_PROGRESS_SHOWS, EvaluationSet, Results, evaluate
 from hyperadapt.mixing import MixtureBatchSampler
 
 if TYPE_CHECKING:
@@ -252,24 +255,38 @@ class MixtureTrainer(Seq2SeqTrainer):
         self.check_losses()
         super()._save_checkpoint(model, trial)
 
+    def score(self, rows: EvaluationSet) -> Results:
+        """Generate for the rows of all tasks, shared out to the processes, and score them."""
+        model: Any = self.accelerator.unwrap_model(self.model)
+        # A model in shards runs on all processes or on none: each then predicts all rows.
+        share = (0, 1) if self.is_fsdp_enabled else (self.args.process_index, self.args.world_size)
+        options = self.config.evaluation
+        with gathered(model):
+            return evaluate(model, self.tokenizer, rows, options.batch_size, options.num_beams, *share)
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval", **_: Any
     ) -> dict[str, float]:
         """Generate for the validation rows of all tasks and score them; "eval_average" picks the best checkpoint."""
-        with self.compute_loss_context_manager(), self.accelerator.autocast():
-            results = evaluate(
-                self.accelerator.unwrap_model(self.model),
-                self.tokenizer,
-                self.evaluation_set,
-                batch_size=self.config.evaluation.batch_size,
-                num_beams=self.config.evaluation.num_beams,
-                rank=self.args.process_index,
-                world_size=self.args.world_size,
-            )
+        with self.accelerator.autocast():
+            results = self.score(self.evaluation_set)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in results.flat().items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+@contextmanager
+def gathered(model: torch.nn.Module) -> Iterator[None]:
+    """Gather a model's shards (FSDP2) to generate: its own forward does so, but `generate` runs the stacks alone."""
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in sharded:
+            module.reshard()
 
 
 class StopCleanly(TrainerCallback):
@@ -370,11 +387,17 @@ def training_arguments(config: RunConfig, output_dir: Path) -> Seq2SeqTrainingAr
         "metric_for_best_model": "average",
         "greater_is_better": True,
     }
-    defaults = {"report_to": "none"}
+    # Where there is no accelerator, Accelerate starts processes together only if it is told to use the CPU.
+    defaults = {"report_to": "none", "use_cpu": not torch.accelerator.is_available()}
     try:
         args = Seq2SeqTrainingArguments(**{**defaults, **checked_arguments(training.arguments), **ours})
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"training: {' '.join(str(error).split())}") from None
+    if (launched := int(os.environ.get("WORLD_SIZE", "1"))) != args.world_size:
+        raise UserError(
+            f"training: {launched} processes were launched, but Trainer found {args.world_size}; each would train "
+            "alone, and all write into the same run"
+        )
     shares = args.world_size * training.gradient_accumulation_steps
     if training.batch_size % shares:
         raise UserError(

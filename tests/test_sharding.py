@@ -1,0 +1,79 @@
+"""An adapted model in shards (FSDP2): two processes on the CPU, against the whole model in each of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+import hyperadapt as ha
+from hyperadapt.training import gathered
+from tiny import METHODS, PLUS_PLUS, tiny_adapted, tiny_batch, tiny_t5
+
+PROCESSES = 2
+
+
+@pytest.mark.parametrize("method", [METHODS[1], PLUS_PLUS], ids=lambda method: method.name)
+def test_a_model_in_shards_trains_generates_and_is_saved_as_the_whole_one(
+    method: Method, tmp_path: Path
+) -> None:
+    port = 29900 + os.getpid() % 90
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={PROCESSES}", f"--master_port={port}"]
+    done = subprocess.run(
+        [sys.executable, *launcher, __file__, method.name, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("equal") == PROCESSES
+    loaded = ha.load(tmp_path, base_model=tiny_t5())
+    batch = tiny_batch()
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch).logits, tiny_adapted(method)(**batch).logits)
+
+
+def check(name: str, directory: str) -> None:
+    """Compare a sharded model with the whole one, in one of the processes."""
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    method = next(method for method in METHODS if method.name == name)
+    whole, shards = tiny_adapted(method), tiny_adapted(method)
+    mesh = init_device_mesh("cpu", (PROCESSES,))
+    for module in (*shards.encoder.block, *shards.decoder.block, shards):
+        fully_shard(module, mesh=mesh)
+
+    batch = tiny_batch()
+    batch["labels"] = batch["labels"].clamp_min(3)  # none is ignored: all shares have as many
+    whole(**batch).loss.backward()
+    share = {key: value[rank::PROCESSES].contiguous() for key, value in batch.items()}
+    shards(**share).loss.backward()
+    expected = {key: value.grad for key, value in whole.named_parameters() if value.grad is not None}
+    found = {key: value.grad for key, value in shards.named_parameters() if value.grad is not None}
+    assert expected.keys() == found.keys()
+    for key in expected:
+        torch.testing.assert_close(found[key].full_tensor(), expected[key], rtol=1e-4, atol=1e-5)
+
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    beams = {"num_beams": 2, "max_new_tokens": 5}
+    with gathered(shards):
+        assert torch.equal(shards.generate(**inputs, **beams), whole.generate(**inputs, **beams))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = get_model_state_dict(shards, options=options)
+    if rank == 0:
+        shards.save_pretrained(directory, state_dict=state)
+    print("equal")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    check(*sys.argv[1:])
