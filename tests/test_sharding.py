@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import hyperadapt as ha
+from hyperadapt.methods import Method
 from hyperadapt.training import gathered
 from tiny import METHODS, PLUS_PLUS, tiny_adapted, tiny_batch, tiny_t5
 
