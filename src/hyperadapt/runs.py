@@ -66,6 +66,11 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
     method, data = config.build_method(), config.data
     tasks = resolve_tasks(data.tasks)
     tokenizer = load_tokenizer(config.model)
+    base = build_base(config.model, saved=directory / "base" if resume else None)
+    check_vocabulary(base, tokenizer)
+    set_seed(config.seed)
+    # Before the rows are read, which takes longer: a method that does not fit the model is found at once.
+    model = adapt(base, method, [task.name for task in tasks])
     train_rows = [
         training.tokenize_rows(
             load_split(task, "train", data.data_dir, data.max_train_rows, data.subsample_seed, config.prefix),
@@ -81,11 +86,6 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
         for split in SPLITS
         if (having := tasks if split == "validation" else [task for task in tasks if split in task.splits])
     }
-    base = build_base(config.model, saved=directory / "base" if resume else None)
-    check_vocabulary(base, tokenizer)
-    set_seed(config.seed)
-    model = adapt(base, method, [task.name for task in tasks])
-
     args.distributed_state.wait_for_everyone()  # or a process would find the run that another has begun
     if args.process_index == 0:
         begin(directory, config, tasks, tokenizer, base)

@@ -388,7 +388,8 @@ def _existing(path: Path, what: str) -> Path:
     missing = path
     while not missing.parent.is_dir():
         missing = missing.parent
-    there = nearest(missing.name, sorted(entry.name for entry in missing.parent.iterdir()))
+    entries = sorted(entry.name for entry in missing.parent.iterdir() if not entry.name.startswith("."))
+    there = nearest(missing.name, entries)
     raise UserError(f"{what}: {path} does not exist: {missing.parent} holds no '{missing.name}'; {there}")
 
 
