@@ -91,15 +91,6 @@ def test_the_same_seed_gives_the_same_stream_and_another_seed_another():
     assert sum(batch == twin for batch, twin in zip(stream, other, strict=True)) < 3
 
 
-@pytest.mark.parametrize("mixed", [True, False])
-@pytest.mark.parametrize("start", [0, 1, 9, 10, 11, 34, 35])
-def test_a_resumed_stream_is_the_tail_of_the_whole(mixed: bool, start: int):
-    whole = list(MixtureBatchSampler(lengths(), 8, 35, mixed=mixed, window=10))
-    rest = MixtureBatchSampler(lengths(), 8, 35, mixed=mixed, window=10, start=start)
-    assert list(rest) == whole[start:]
-    assert len(rest) == len(whole) - start == 35 - start
-
-
 def test_a_longer_stream_begins_with_the_shorter_one():
     short = list(MixtureBatchSampler(lengths(), 8, 33, window=10))
     assert list(MixtureBatchSampler(lengths(), 8, 57, window=10))[:33] == short
@@ -168,8 +159,6 @@ def test_ties_of_length_are_broken_by_chance():
         ({"world_size": 0}, "world_size must be at least 1, not 0"),
         ({"world_size": 3}, "batch_size 8 cannot be shared evenly by 3 processes"),
         ({"world_size": 2, "rank": 2}, "rank must be from 0 to 1, not 2"),
-        ({"start": 11}, "start must be from 0 to num_batches 10, not 11"),
-        ({"start": -1}, "start must be from 0 to num_batches 10, not -1"),
         ({"num_batches": 0}, "num_batches must be at least 1, not 0"),
         ({"seed": -1}, "seed must not be negative, but is -1"),
         ({"lengths": []}, "there are no tasks to mix"),

@@ -47,25 +47,24 @@ class MixtureBatchSampler(Sampler[list[int]]):
     and shuffles the batches. So the rows of a batch are of like length while the window keeps the proportions
     it drew. A task's rows come without replacement, in a new order at each pass.
 
-    The global batches depend on what is given here but not on rank, world_size, start or num_batches: rank r
-    yields rows r, r + world_size, … of each, and a resume skips batches by counting alone, since a window
-    follows from its number and from how many rows each task has given before it.
+    The global batches depend on what is given here but not on rank, world_size or num_batches: rank r yields
+    rows r, r + world_size, … of each. A resume, in Trainer, draws the batches before it anew and skips them,
+    without loading their rows.
 
     Args:
         lengths: of each task in order, the token length of every training row.
         batch_size: rows of a GLOBAL batch, over all ranks.
-        num_batches: batches in the whole stream, those skipped included.
+        num_batches: batches in the whole stream.
         temperature: T of `sampling_rates`.
         mixed: rows of several tasks in one batch; False: one task per batch, as in the papers.
         seed: of the tasks drawn, the orders of rows and of batches.
         rank: which of the world_size shares of each batch to yield.
         world_size: number of ranks; divides batch_size.
-        start: batches to skip, for a resume.
         group_by_length: sort each window by length; with one task per batch, each task's rows by themselves.
         window: batches per window.
 
     Raises:
-        UserError: a size, rank, seed or start out of range, a batch that the ranks cannot share evenly, or as
+        UserError: a size, rank, or seed out of range, a batch that the ranks cannot share evenly, or as
             `sampling_rates`.
     """
 
@@ -79,7 +78,6 @@ class MixtureBatchSampler(Sampler[list[int]]):
         seed: int = 42,
         rank: int = 0,
         world_size: int = 1,
-        start: int = 0,
         group_by_length: bool = True,
         window: int = 50,
     ) -> None:
@@ -96,31 +94,28 @@ class MixtureBatchSampler(Sampler[list[int]]):
             raise UserError(f"batch_size {batch_size} cannot be shared evenly by {world_size} processes")
         if not 0 <= rank < world_size:
             raise UserError(f"rank must be from 0 to {world_size - 1}, not {rank}")
-        if not 0 <= start <= num_batches:
-            raise UserError(f"start must be from 0 to num_batches {num_batches}, not {start}")
         if seed < 0:
             raise UserError(f"seed must not be negative, but is {seed}")
         self.sizes = [len(task) for task in lengths]
         self.rates = sampling_rates(self.sizes, temperature)
         self.lengths = np.concatenate([np.asarray(task) for task in lengths])
-        self.batch_size, self.num_batches, self.window, self.start = batch_size, num_batches, window, start
+        self.batch_size, self.num_batches, self.window = batch_size, num_batches, window
         self.mixed, self.group_by_length = mixed, group_by_length
         self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.orders: dict[int, tuple[int, np.ndarray]] = {}
 
     def __len__(self) -> int:
         """Number of batches that an iteration yields."""
-        return self.num_batches - self.start
+        return self.num_batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        """This rank's rows of each global batch, from batch `start` on."""
+        """This rank's rows of each global batch."""
         drawn = np.zeros(len(self.sizes), dtype=np.int64)
         for first in range(0, self.num_batches, self.window):
             random = np.random.default_rng([self.seed, _WINDOW, first // self.window])
             tasks = self._draw_tasks(random)
-            if first + self.window > self.start:
-                batches = self._batches(tasks, drawn, random)
-                for batch in batches[max(self.start - first, 0) : self.num_batches - first]:
-                    yield batch[self.rank :: self.world_size].tolist()
+            for batch in self._batches(tasks, drawn, random)[: self.num_batches - first]:
+                yield batch[self.rank :: self.world_size].tolist()
             drawn += np.bincount(tasks, minlength=len(self.sizes))
 
     def _draw_tasks(self, random: np.random.Generator) -> np.ndarray:
@@ -149,6 +144,13 @@ class MixtureBatchSampler(Sampler[list[int]]):
         passes, places = np.divmod(np.arange(first, first + count), self.sizes[task])
         rows = np.empty_like(places)
         for number in np.unique(passes):
-            order = np.random.default_rng([self.seed, _PASS, task, number]).permutation(self.sizes[task])
-            rows[passes == number] = order[places[passes == number]]
+            now = passes == number
+            rows[now] = self._order(task, int(number))[places[now]]
         return rows
+
+    def _order(self, task: int, number: int) -> np.ndarray:
+        """The order of the task's rows in a pass, (rows,), drawn once a pass: on large tasks it takes long."""
+        if self.orders.get(task, (None,))[0] != number:
+            random = np.random.default_rng([self.seed, _PASS, task, number])
+            self.orders[task] = number, random.permutation(self.sizes[task])
+        return self.orders[task][1]
