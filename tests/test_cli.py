@@ -262,6 +262,7 @@ BAD_OVERRIDES = {
     "training.arguments={max_grad_norm: x}": "training.arguments: max_grad_norm is 'x': Input should be a valid number",
     "training.arguments={adam_beta1: 3}": "training.arguments: adam_beta1 is 3; it must be from 0 to below 1",
     "training.arguments={dataloader_num_workers: -1}": "dataloader_num_workers is -1; it must not be negative",
+    "training.arguments={gradient_checkpointing_kwargs: {use_reentrant: true}}": "use_reentrant must be false",
     "training.arguments={optim: adamv}": "optim 'adamv' is unknown; did you mean",
     "training.arguments={report_to: nothing}": "training.arguments: report_to: nothing is not supported",
     "training.arguments={report_to: [comet_ml]}": "training.arguments: report_to: CometCallback requires",

@@ -32,7 +32,7 @@ def f1(predictions: Sequence[str], targets: Sequence[str]) -> float:
     opposite = {"0": "1", "1": "0"}
     pairs = zip(predictions, targets, strict=True)
     answers = [answer if answer in opposite else opposite[target] for answer, target in pairs]
-    return 100 * float(f1_score(targets, answers, labels=["1"], average="macro", zero_division=0.0))  # pyright: ignore[reportArgumentType]
+    return 100 * float(f1_score(targets, answers, labels=["1"], average="macro", zero_division=0.0))
 
 
 def macro_f1(predictions: Sequence[str], targets: Sequence[str]) -> float:
@@ -40,7 +40,7 @@ def macro_f1(predictions: Sequence[str], targets: Sequence[str]) -> float:
     from sklearn.metrics import f1_score
 
     classes = sorted(set(targets))
-    return 100 * float(f1_score(targets, predictions, labels=classes, average="macro", zero_division=0.0))  # pyright: ignore[reportArgumentType]
+    return 100 * float(f1_score(targets, predictions, labels=classes, average="macro", zero_division=0.0))
 
 
 def matthews(predictions: Sequence[str], targets: Sequence[str]) -> float:

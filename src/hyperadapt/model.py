@@ -133,7 +133,8 @@ class AdaptedStack(nn.Module):
         # A cache lives as long as one generation, so the weights kept on it are neither made anew at each step nor
         # left over for the next batch. One that was reset, to be used again, has no states of the encoder.
         kept = getattr(past_key_values, "site_weights", None)
-        if kept is not None and kept[0] is task_ids and past_key_values.is_updated.get(0):
+        begun = getattr(past_key_values, "is_updated", {}).get(0)
+        if kept is not None and kept[0] is task_ids and begun:
             site_weights = kept[1]
         else:
             site_weights = self.model[0].hyperadapt(self.stack_name, task_ids, self.dtype)

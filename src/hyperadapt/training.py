@@ -437,6 +437,12 @@ def checked_arguments(given: dict[str, Any]) -> dict[str, Any]:
     for name in ("dataloader_num_workers", "max_grad_norm", "adam_epsilon"):
         if given.get(name, 0) < 0:
             raise UserError(f"training.arguments: {name} is {given[name]}; it must not be negative")
+    checkpointing = given.get("gradient_checkpointing_kwargs")
+    if isinstance(checkpointing, dict) and checkpointing.get("use_reentrant"):
+        raise UserError(
+            "training.arguments: gradient_checkpointing_kwargs: use_reentrant must be false, as it is by default; the "
+            "reentrant kind goes backward through the generated weights once a block"
+        )
     return given
 
 
