@@ -57,11 +57,11 @@ def run(directory: Path, method: str, rate: str, seed: int) -> dict:
 
 def majority() -> dict[str, float]:
     """Score the most frequent training target of each task on its test rows."""
-    from hyperadapt.config import load_config
+    from hyperadapt.config import RunConfig
     from hyperadapt.metrics import score_task
     from hyperadapt.tasks import load_split, resolve_tasks
 
-    data = load_config(CONFIG).data
+    data = RunConfig.load(CONFIG).data
     scores = {}
     for task in resolve_tasks(data.tasks):
         most = Counter(load_split(task, "train", data.data_dir)["target"]).most_common(1)[0][0]

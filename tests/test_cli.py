@@ -395,7 +395,7 @@ def test_a_run_is_not_written_over_and_one_that_is_not_there_not_resumed(config:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("trian",), "No such command 'trian'. Did you mean 'train'?"),
+        (("trian",), "No such command 'trian'. Did you mean 'train'"),
         (("train",), "Missing argument 'CONFIG'"),
         (("train", "config.yaml", "--resme"), "No such option: --resme"),
         (("predict", "run"), "Missing option '--task'"),

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from hyperadapt.config import RunConfig, load_config, merged, parse_override, save_config
+from hyperadapt.config import RunConfig, merged, parse_override
 from hyperadapt.errors import UserError
 from hyperadapt.methods import METHODS, Adapters, HyperFormerPlusPlus
 from tiny_run import BASE
@@ -34,16 +34,20 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS))
+    "path",
+    sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "tiny-t5.yaml"),
+    ids=lambda path: str(path.relative_to(CONFIGS)),
 )
 def test_every_config_of_ours_loads_and_its_method_builds(path: Path) -> None:
-    config = load_config(path)
+    config = RunConfig.load(path)
     assert type(config.build_method()) is METHODS[config.method["name"]]
 
 
 def test_the_papers_configs_are_every_method_on_both_models_each_with_an_output_dir_of_its_own() -> None:
     configs = {
-        path: load_config(path) for size in ("small", "base") for path in (CONFIGS / f"t5-{size}").iterdir()
+        path: RunConfig.load(path)
+        for size in ("small", "base")
+        for path in (CONFIGS / f"t5-{size}").iterdir()
     }
     assert {(path.parent.name, path.stem) for path in configs} == {
         (f"t5-{size}", method) for size in ("small", "base") for method in METHODS
@@ -55,7 +59,7 @@ def test_the_papers_configs_are_every_method_on_both_models_each_with_an_output_
 
 
 def test_the_defaults_are_the_papers(config: Path) -> None:
-    defaults = load_config(config)
+    defaults = RunConfig.load(config)
     assert defaults.data.temperature == 10
     assert defaults.training.learning_rate == 3e-4
     assert defaults.training.lr_scheduler_type == "constant"
@@ -67,22 +71,22 @@ def test_the_defaults_are_the_papers(config: Path) -> None:
 @pytest.mark.parametrize("path", ["glue-offline.yaml", "quickstart.yaml", "t5-base/full_fine_tuning.yaml"])
 def test_a_saved_config_is_complete_and_loads_as_the_same(path: str, tmp_path: Path) -> None:
     overrides = ["data.max_train_rows=7", "output_dir=runs/übung", "training.arguments={bf16: true}"]
-    config = load_config(CONFIGS / path, overrides)
-    save_config(config, tmp_path / "saved.yaml")
-    again = load_config(tmp_path / "saved.yaml")
+    config = RunConfig.load(CONFIGS / path, overrides)
+    config.save(tmp_path / "saved.yaml")
+    again = RunConfig.load(tmp_path / "saved.yaml")
     assert again.model_copy(update={"method": config.method}) == config
     assert again.build_method() == config.build_method()
     written = yaml.safe_load((tmp_path / "saved.yaml").read_text(encoding="utf-8"))
     assert set(written) == set(RunConfig.model_fields)
     assert set(written["training"]) == set(type(config.training).model_fields)
     assert set(written["method"]) == {"name", *type(config.build_method()).model_fields}
-    save_config(again, tmp_path / "again.yaml")
+    again.save(tmp_path / "again.yaml")
     assert (tmp_path / "again.yaml").read_bytes() == (tmp_path / "saved.yaml").read_bytes()
 
 
 def test_a_config_is_frozen(config: Path) -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        load_config(config).training.max_steps = 3  # type: ignore[misc]
+        RunConfig.load(config).training.max_steps = 3  # type: ignore[misc]
 
 
 def test_extends_merges_section_by_section_and_relative_to_the_file(tmp_path: Path) -> None:
@@ -92,7 +96,7 @@ def test_extends_merges_section_by_section_and_relative_to_the_file(tmp_path: Pa
     leaf = write(
         tmp_path / "deep/leaf.yaml", extends="middle.yaml", output_dir="runs/leaf", data={"temperature": 2}
     )
-    config = load_config(leaf, ["training.eval_steps=2"])
+    config = RunConfig.load(leaf, ["training.eval_steps=2"])
     training = config.training
     assert (training.max_steps, training.batch_size, training.eval_steps) == (5, 6, 2)
     assert (config.seed, config.output_dir) == (3, "runs/leaf")
@@ -104,7 +108,7 @@ def test_a_method_of_another_name_starts_anew_and_one_of_the_same_name_is_change
     write(tmp_path / "base.yaml", **{**MINIMAL, "method": method})
 
     def extended(*overrides: str, **changes: Any) -> Any:
-        return load_config(
+        return RunConfig.load(
             write(tmp_path / "leaf.yaml", extends="base.yaml", **changes), overrides
         ).build_method()
 
@@ -118,9 +122,9 @@ def test_a_method_of_another_name_starts_anew_and_one_of_the_same_name_is_change
 
 def test_overrides_mean_the_same_in_any_order(config: Path) -> None:
     overrides = ["method.reduction_factor=2", "method.name=adapters"]
-    assert load_config(config, overrides).build_method() == Adapters(reduction_factor=2)
-    assert load_config(config, overrides[::-1]).build_method() == Adapters(reduction_factor=2)
-    assert load_config(config, ["seed=1", "seed=2"]).seed == 2
+    assert RunConfig.load(config, overrides).build_method() == Adapters(reduction_factor=2)
+    assert RunConfig.load(config, overrides[::-1]).build_method() == Adapters(reduction_factor=2)
+    assert RunConfig.load(config, ["seed=1", "seed=2"]).seed == 2
 
 
 @pytest.mark.parametrize(
@@ -146,9 +150,9 @@ def test_an_override_is_yaml_but_3e4_is_a_number(text: str, value: object) -> No
 
 def test_numbers_of_either_writing_reach_the_config(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(MINIMAL) + "training: {learning_rate: 3e-3}\n")
-    assert load_config(tmp_path / "c.yaml").training.learning_rate == 3e-3
-    assert load_config(tmp_path / "c.yaml", ["training.learning_rate=1e-2"]).training.learning_rate == 1e-2
-    assert load_config(tmp_path / "c.yaml", ["training.max_steps=1e3"]).training.max_steps == 1000
+    assert RunConfig.load(tmp_path / "c.yaml").training.learning_rate == 3e-3
+    assert RunConfig.load(tmp_path / "c.yaml", ["training.learning_rate=1e-2"]).training.learning_rate == 1e-2
+    assert RunConfig.load(tmp_path / "c.yaml", ["training.max_steps=1e3"]).training.max_steps == 1000
 
 
 def test_merging_changes_neither_side() -> None:
@@ -197,14 +201,14 @@ def test_merging_changes_neither_side() -> None:
 )
 def test_a_wrong_field_is_named_with_its_file(config: Path, override: str, message: str) -> None:
     with pytest.raises(UserError) as error:
-        load_config(config, [override])
+        RunConfig.load(config, [override])
     assert str(error.value).startswith(f"{config}: ")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_one_name_stands_for_a_list_of_it_and_a_method_for_its_defaults(config: Path) -> None:
-    short = load_config(config, ["data.tasks=glue", "method=adapters"])
+    short = RunConfig.load(config, ["data.tasks=glue", "method=adapters"])
     assert short.data.tasks == ("glue",)
     assert short.build_method() == Adapters()
 
@@ -213,18 +217,18 @@ def test_a_data_dir_is_found_from_another_working_directory(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert load_config(config, ["data.data_dir=rows/here"]).data.data_dir == str(tmp_path / "rows/here")
+    assert RunConfig.load(config, ["data.data_dir=rows/here"]).data.data_dir == str(tmp_path / "rows/here")
 
 
 def test_a_misspelt_configuration_file_is_told_its_neighbours(config: Path) -> None:
     with pytest.raises(UserError, match=f"did you mean '{config.name}'"):
-        load_config(config.with_name("x" + config.name))
+        RunConfig.load(config.with_name("x" + config.name))
 
 
 @pytest.mark.parametrize("override", ["foo", "=3", "", "training.max_steps=[", "--max-steps"])
 def test_an_override_of_no_known_form_is_refused(config: Path, override: str) -> None:
     with pytest.raises(UserError, match=f"override '{override.replace('[', chr(92) + '[')}'"):
-        load_config(config, [override])
+        RunConfig.load(config, [override])
 
 
 @pytest.mark.parametrize(
@@ -247,7 +251,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, message:
     (tmp_path / "wrong.yaml").write_text(text)
     (tmp_path / "round.yaml").write_text("extends: wrong.yaml")
     with pytest.raises(UserError) as error:
-        load_config(tmp_path / "wrong.yaml")
+        RunConfig.load(tmp_path / "wrong.yaml")
     assert message in str(error.value)
     assert "wrong.yaml" in str(error.value)
     assert "\n" not in str(error.value)
@@ -255,9 +259,9 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, message:
 
 def test_a_config_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no configuration file .*nowhere\.yaml"):
-        load_config(tmp_path / "nowhere.yaml")
+        RunConfig.load(tmp_path / "nowhere.yaml")
     with pytest.raises(UserError, match="there is no configuration file"):
-        load_config(tmp_path)
+        RunConfig.load(tmp_path)
     (tmp_path / "latin.yaml").write_bytes("output_dir: übung".encode("latin-1"))
     with pytest.raises(UserError, match="is not valid YAML"):
-        load_config(tmp_path / "latin.yaml")
+        RunConfig.load(tmp_path / "latin.yaml")

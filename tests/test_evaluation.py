@@ -125,11 +125,11 @@ def test_the_model_goes_on_in_the_mode_it_was_in(loaded: Run) -> None:
 def test_predictions_of_the_saved_run_are_those_of_the_model_in_training(
     tmp_path: Path, trained: Path
 ) -> None:
-    from hyperadapt.config import load_config
+    from hyperadapt.config import RunConfig
     from hyperadapt.runs import train
 
     tasks = [str(trained.parent / f"tasks/{task}.yaml") for task in ("colour", "warmth")]
-    config = load_config(
+    config = RunConfig.load(
         write_config(tmp_path, tasks, method={"name": "full_fine_tuning"}),
         ["training.max_steps=60", "training.eval_steps=60"],
     )

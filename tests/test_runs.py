@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from hyperadapt.checkpoint import read
-from hyperadapt.config import load_config
+from hyperadapt.config import RunConfig
 from hyperadapt.errors import CheckpointError, UserError
 from hyperadapt.runs import Run, load_run, write_results
 from tiny_run import COLOURS, SPLITS, hyperadapt, write_config, write_tasks
@@ -48,7 +48,7 @@ def test_a_run_directory_holds_what_it_promises_and_no_more(trained: Path) -> No
 
 
 def test_the_saved_config_loads_as_the_config_that_was_given(trained: Path) -> None:
-    given, saved = load_config(trained.parent / "config.yaml"), load_config(trained / "config.yaml")
+    given, saved = RunConfig.load(trained.parent / "config.yaml"), RunConfig.load(trained / "config.yaml")
     assert saved.build_method() == given.build_method()
     assert saved.model_copy(update={"method": given.method}) == given
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 import yaml
 
 from hyperadapt.checkpoint import read
-from hyperadapt.config import load_config
+from hyperadapt.config import RunConfig
 from hyperadapt.errors import UserError
 from hyperadapt.training import last_checkpoint, token_loss
 
@@ -226,13 +226,13 @@ def test_only_what_may_change_may_change_on_resume(
     from hyperadapt.runs import checkpoint_to_resume
 
     config = write_config(tmp_path, tasks)
-    changed = load_config(config, [f"output_dir={uninterrupted}", "training.learning_rate=1"])
+    changed = RunConfig.load(config, [f"output_dir={uninterrupted}", "training.learning_rate=1"])
     with pytest.raises(UserError, match=r"training\.learning_rate was 0\.01 and is now 1"):
         checkpoint_to_resume(uninterrupted, changed)
-    other_method = load_config(config, [f"output_dir={uninterrupted}", "method={name: adapters}"])
-    with pytest.raises(UserError, match="its method is HyperFormerPlusPlus"):
+    other_method = RunConfig.load(config, [f"output_dir={uninterrupted}", "method={name: adapters}"])
+    with pytest.raises(UserError, match=r"method.name was 'hyperformer\+\+' and is now 'adapters'"):
         checkpoint_to_resume(uninterrupted, other_method)
-    longer = load_config(config, [f"output_dir={uninterrupted}", "training.max_steps=30"])
+    longer = RunConfig.load(config, [f"output_dir={uninterrupted}", "training.max_steps=30"])
     assert checkpoint_to_resume(uninterrupted, longer).name == "checkpoint-20"
 
 

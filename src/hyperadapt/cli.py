@@ -41,9 +41,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
 ) -> None:
     """Train a method on a mixture of tasks, and evaluate it."""
-    from hyperadapt.config import load_config
+    from hyperadapt.config import RunConfig
 
-    run_config = load_config(config, overrides or [])
+    run_config = RunConfig.load(config, overrides or [])
     from hyperadapt.runs import TrainingInterrupted, train
 
     try:
@@ -55,6 +55,33 @@ def train(
         for split, result in results.items():
             show(result, f"{split} rows")
         print(f"The run is in {run_config.output_dir}")
+
+
+@app.command()
+def pretrain(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file; see configs/tiny-t5.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As training.max_steps=100.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+) -> None:
+    """Pretrain a T5 on plain text, from random weights or further."""
+    from hyperadapt.config import PretrainConfig
+
+    run_config = PretrainConfig.load(config, overrides or [])
+    from hyperadapt.pretraining import pretrain
+    from hyperadapt.runs import TrainingInterrupted
+
+    try:
+        results = pretrain(run_config, resume)
+    except TrainingInterrupted as stopped:
+        print(stopped)
+        return
+    if int(os.environ.get("RANK", "0")) == 0:
+        table(
+            "pretraining", [{"": name.replace("_", " "), "value": value} for name, value in results.items()]
+        )
+        print(f"The model is in {run_config.output_dir}/model")
 
 
 @app.command()

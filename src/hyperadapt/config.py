@@ -1,6 +1,7 @@
 """Run configurations: YAML, checked by pydantic, with `key=value` overrides and `extends`.
 
-Every field has the paper's value as its default (HyperFormer, section 4). A resolved copy is saved with every run.
+`RunConfig` is for training on tasks, each field with the paper's value as its default (HyperFormer, section 4), and
+`PretrainConfig` for pretraining on text. A resolved copy is saved with every run.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -18,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -52,8 +54,6 @@ class ModelConfig(Section):
     def _one_source(self) -> ModelConfig:
         if (self.name is None) == (self.config is None):
             raise ValueError("give either a name or a config")
-        if self.name is None and self.tokenizer is None:
-            raise ValueError("a model built from a config needs a tokenizer")
         return self
 
 
@@ -139,7 +139,70 @@ class EvaluationConfig(Section):
     num_beams: int = Field(1, ge=1)
 
 
-class RunConfig(Section):
+class WrittenConfig(Section):
+    """A whole configuration, as it stands in a file."""
+
+    output_dir: str
+    seed: int = Field(42, ge=0, lt=2**32)
+    model: ModelConfig
+    training: TrainingConfig = TrainingConfig()
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a configuration.
+
+        Args:
+            path: a YAML file; its key `extends` names another, relative to it, whose values it overrides.
+            overrides: as "training.max_steps=100"; values are YAML.
+
+        Raises:
+            UserError: if a file is missing or no YAML mapping, or a field is unknown, missing or of the wrong type.
+        """
+        changes: dict[str, Any] = {}
+        for override in overrides:
+            changes = merged(changes, parse_override(override))
+        values = merged(read_yaml(Path(path)), changes)
+        try:
+            config = cls(**values)
+        except ValidationError as error:
+            raise UserError(f"{path}: {validation_message(error, cls)}") from None
+        except TypeError as error:
+            raise UserError(f"{path}: {error}") from None
+        try:
+            config.resolved()
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        return config
+
+    @classmethod
+    def load_saved(cls, path: Path) -> Self:
+        """Read a run's configuration, in which every field is written.
+
+        Raises:
+            CheckpointError: if it is cut short; what is missing must not silently become a default.
+            UserError: as `load`.
+        """
+        config = cls.load(path)
+        sections: list[BaseModel] = [config, *(value for _, value in config if isinstance(value, Section))]
+        for section in sections:
+            if missing := [
+                name for name in type(section).model_fields if name not in section.model_fields_set
+            ]:
+                raise CheckpointError(f"{path} is damaged: the field '{missing[0]}' is missing")
+        return config
+
+    def save(self, path: Path) -> None:
+        """Write a configuration with every field."""
+        from hyperadapt.checkpoint import write_atomically
+
+        write_atomically(path, yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True).encode())
+
+    def resolved(self) -> dict[str, Any]:
+        """Return every field's value, as JSON has it."""
+        return self.model_dump(mode="json")
+
+
+class RunConfig(WrittenConfig):
     """A training run.
 
     Attributes:
@@ -149,13 +212,24 @@ class RunConfig(Section):
         model, data, training, evaluation: the sections above.
     """
 
-    output_dir: str
-    seed: int = Field(42, ge=0, lt=2**32)
-    model: ModelConfig
     method: Annotated[dict[str, Any], BeforeValidator(named)]
     data: DataConfig
-    training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _tokenizer(self) -> RunConfig:
+        if self.model.name is None and self.model.tokenizer is None:
+            raise ValueError("model: a model built from a config needs a tokenizer")
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """Return every field's value, the method's options too.
+
+        Raises:
+            UserError: if they are wrong.
+        """
+        method = self.build_method()
+        return super().resolved() | {"method": {"name": method.name, **method.model_dump(mode="json")}}
 
     def build_method(self) -> Method:
         """Make the method from its options."""
@@ -167,57 +241,135 @@ class RunConfig(Section):
         return not self.build_method().task_conditioned if self.data.prefix is None else self.data.prefix
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a configuration.
+class PretrainTrainingConfig(TrainingConfig):
+    """Optimisation and checkpoints of pretraining, an example a row; the defaults of the learning rate are T5's.
 
-    Args:
-        path: a YAML file; its key `extends` names another, relative to it, whose values it overrides.
-        overrides: as "training.max_steps=100"; values are YAML.
-
-    Raises:
-        UserError: if a file is missing or no YAML mapping, or a field is unknown, missing or of the wrong type.
+    Attributes:
+        learning_rate: of T5's Adafactor, relative to the size of each tensor; or of `arguments.optim`, if given.
     """
-    changes: dict[str, Any] = {}
-    for override in overrides:
-        changes = merged(changes, parse_override(override))
-    values = merged(read_yaml(Path(path)), changes)
-    try:
-        config = RunConfig(**values)
-    except ValidationError as error:
-        raise UserError(f"{path}: {validation_message(error, RunConfig)}") from None
-    except TypeError as error:
-        raise UserError(f"{path}: {error}") from None
-    try:
-        config.build_method()
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    return config
+
+    learning_rate: float = Field(1e-2, gt=0)
+    lr_scheduler_type: str = "inverse_sqrt"
+    warmup_steps: int = Field(10_000, ge=0)
 
 
-def load_saved_config(path: Path) -> RunConfig:
-    """Read a run's configuration, in which every field is written.
+class TextConfig(Section):
+    """Text to pretrain on.
 
-    Raises:
-        CheckpointError: if it is cut short; what is missing must not silently become a default.
-        UserError: as `load_config`.
+    Attributes:
+        files: .txt with a document a line, or .jsonl, also as .xz or .gz; relative to the working directory.
+        column: of .jsonl files.
+        held_out_tokens: in pieces from all over the text, on which the loss is measured and nothing is trained.
     """
-    config = load_config(path)
-    sections = [config, config.model, config.data, config.training, config.evaluation]
-    for section in sections:
-        if missing := [name for name in type(section).model_fields if name not in section.model_fields_set]:
-            raise CheckpointError(f"{path} is damaged: the field '{missing[0]}' is missing")
-    return config
+
+    files: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = Field(min_length=1)
+    column: str = "text"
+    held_out_tokens: int = Field(200_000, ge=2)
+
+    @field_validator("files")
+    @classmethod
+    def _absolute(cls, files: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(absolute(file)) for file in files)
 
 
-def save_config(config: RunConfig, path: Path) -> None:
-    """Write a configuration with every field."""
-    from hyperadapt.checkpoint import write_atomically
+class TokenizerConfig(Section):
+    """A tokenizer to train on the text.
 
-    method = config.build_method()
-    values = config.model_dump(mode="json") | {
-        "method": {"name": method.name, **method.model_dump(mode="json")}
-    }
-    write_atomically(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
+    Attributes:
+        kind: "unigram" (T5's; two trainings on the same text may differ in rare tokens) or "bpe".
+        vocab_size: with T5's 103 special tokens.
+    """
+
+    kind: Literal["unigram", "bpe"] = "unigram"
+    vocab_size: int = Field(8000, ge=512)
+
+
+class ObjectiveConfig(Section):
+    """What pretraining predicts; the defaults are T5's.
+
+    Attributes:
+        source_length: tokens of an input.
+        corruption_rate, mean_span_length: share of corrupted tokens, and how many lie together on average.
+        prefix_lm_share: share of the examples in which the rest of a text is predicted from its beginning instead.
+    """
+
+    source_length: int = Field(512, ge=8)
+    corruption_rate: float = Field(0.15, gt=0, lt=1)
+    mean_span_length: float = Field(3.0, ge=1)
+    prefix_lm_share: float = Field(0.0, ge=0, le=1)
+
+
+class MultitaskConfig(Section):
+    """Tasks in text-to-text form among the examples of text (Raffel et al. 2020, section 3.5.3).
+
+    Attributes:
+        share: of the examples.
+        tasks, data_dir, max_source_length, max_train_rows, temperature: as in a training run's `data`; the task's
+            name stands before the input.
+    """
+
+    share: float = Field(gt=0, le=1)
+    tasks: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = Field(min_length=1)
+    data_dir: Annotated[str | None, AfterValidator(absolute)] = None
+    max_source_length: int = Field(128, ge=2)
+    max_train_rows: int | None = Field(None, ge=1)
+    temperature: float = Field(1.0, gt=0)
+
+
+class DistillationConfig(Section):
+    """Sentence vectors of another model, which the encoder learns to predict from the mean of its states.
+
+    Attributes:
+        directory: with sentences.txt, a sentence a line, and vectors.npy, (sentences, size).
+        sentences_per_example: sentences beside each example of text.
+        max_length: tokens of a sentence; what is longer is left out.
+        weight: of 1 - cosine in the loss.
+    """
+
+    directory: Annotated[str, AfterValidator(absolute)]
+    sentences_per_example: int = Field(4, ge=1)
+    max_length: int = Field(64, ge=2)
+    weight: float = Field(1.0, gt=0)
+
+
+class PretrainConfig(WrittenConfig):
+    """A pretraining run.
+
+    Attributes:
+        output_dir: where the run is written.
+        seed: of the order of the text, what is corrupted, and dropout.
+        model: the model, built from a config or pretrained already.
+        text, objective, training: the sections above; one example is a row of a batch.
+        tokenizer: of a tokenizer to train; without it the model's is used.
+        multitask: tasks among the examples of text.
+        distillation: from a model of sentence vectors, beside the objective.
+    """
+
+    training: PretrainTrainingConfig = PretrainTrainingConfig()
+    text: TextConfig
+    tokenizer: TokenizerConfig | None = None
+    objective: ObjectiveConfig = ObjectiveConfig()
+    multitask: MultitaskConfig | None = None
+    distillation: DistillationConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_tokenizer(self) -> PretrainConfig:
+        given = self.model.tokenizer is not None or self.model.name is not None
+        if given == (self.tokenizer is not None):
+            raise ValueError(
+                "give either the model's tokenizer, model.tokenizer, or train one, tokenizer.kind"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _vocabulary_fits(self) -> PretrainConfig:
+        room = (self.model.config or {}).get("vocab_size")
+        if self.tokenizer is not None and room is not None and room < self.tokenizer.vocab_size:
+            raise ValueError(
+                f"tokenizer.vocab_size {self.tokenizer.vocab_size} is more than the model's, "
+                f"model.config.vocab_size {room}"
+            )
+        return self
 
 
 def read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from hyperadapt import checkpoint
-from hyperadapt.config import ModelConfig, RunConfig, load_saved_config, save_config
+from hyperadapt.config import ModelConfig, RunConfig, WrittenConfig
 from hyperadapt.errors import CheckpointError, UserError, nearest, validation_message
 from hyperadapt.evaluation import EvaluationSet, Results, evaluate, generate_texts, tokenize_sources
 from hyperadapt.tasks import Task, load_split, resolve_tasks, rows_from_lines
@@ -61,7 +61,9 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
     if not resume and (directory / "config.yaml").exists():
         raise UserError(f"{directory} already holds a run; go on with --resume, or choose another output_dir")
 
-    args = training.training_arguments(config, directory / "checkpoints")
+    args = training.training_arguments(
+        config.training, config.seed, directory / "checkpoints", best="average"
+    )
     check_trackers(args.report_to)
     method, data = config.build_method(), config.data
     tasks = resolve_tasks(data.tasks)
@@ -116,7 +118,7 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
     return results
 
 
-def checkpoint_to_resume(directory: Path, config: RunConfig) -> Path:
+def checkpoint_to_resume(directory: Path, config: WrittenConfig) -> Path:
     """Find the checkpoint from which a run goes on, and check that it is the same run.
 
     Raises:
@@ -126,18 +128,14 @@ def checkpoint_to_resume(directory: Path, config: RunConfig) -> Path:
 
     if not (directory / "config.yaml").is_file():
         raise UserError(f"{directory} holds no run to resume")
-    saved = load_saved_config(directory / "config.yaml")
-    before = flat(saved.model_dump(mode="json"))
-    for name, value in flat(config.model_dump(mode="json")).items():
+    before = flat(type(config).load_saved(directory / "config.yaml").resolved())
+    now = flat(config.resolved())
+    for name in {**now, **before}:
         may_change = any(name == field or name.startswith(field + ".") for field in MAY_CHANGE_ON_RESUME)
-        if name.split(".")[0] == "method":
-            continue  # compared below, with defaults filled in
-        if not may_change and before.get(name) != value:
+        if not may_change and before.get(name) != now.get(name):
             raise UserError(
-                f"cannot resume {directory}: {name} was {before.get(name)!r} and is now {value!r}"
+                f"cannot resume {directory}: {name} was {before.get(name)!r} and is now {now.get(name)!r}"
             )
-    if saved.build_method() != config.build_method():
-        raise UserError(f"cannot resume {directory}: its method is {saved.build_method()!r}")
     last = last_checkpoint(directory / "checkpoints")
     if last is None:
         raise UserError(f"{directory} has no checkpoint to resume from; remove it and start anew")
@@ -176,7 +174,7 @@ def begin(
     if config.model.config is not None and not (directory / "config.yaml").is_file():
         own = [name for name in base.state_dict() if not name.startswith("hyperadapt.")]
         save_base(base, own, directory / "base")
-    save_config(config, directory / "config.yaml")
+    config.save(directory / "config.yaml")
 
 
 def save_base(base: PreTrainedModel, names: Sequence[str], directory: Path) -> None:
@@ -315,7 +313,7 @@ def load_run(path: str | Path, base_model: str | PreTrainedModel | None = None) 
         raise CheckpointError(f"{directory} is not a run: there is no config.yaml")
     if not (directory / "model").is_dir():
         raise CheckpointError(f"the run {directory} is not finished; go on with: hyperadapt train … --resume")
-    config = load_saved_config(directory / "config.yaml")
+    config = RunConfig.load_saved(directory / "config.yaml")
     tasks = load_tasks(directory / "tasks.yaml")
     base = base_model
     if isinstance(base, str):

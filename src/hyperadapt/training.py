@@ -25,6 +25,7 @@ from transformers import (
     DataCollatorForSeq2Seq,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
+    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from hyperadapt.config import RunConfig
+    from hyperadapt.config import RunConfig, TrainingConfig
 
 IGNORED = -100
 ROWS_TOKENIZED_AT_ONCE = 10_000
@@ -193,9 +194,7 @@ class MixtureTrainer(Seq2SeqTrainer):
             ),
             callbacks=[StopCleanly(), CheckpointLastStep()],
         )
-        if not args.disable_tqdm:
-            self.remove_callback(ProgressCallback)
-            self.add_callback(ReadableProgress())
+        show_progress(self)
 
     def get_train_dataloader(self) -> DataLoader:
         """Load the mixture's batches; each process takes its share of every one."""
@@ -324,6 +323,13 @@ class StopCleanly(TrainerCallback):
         signal.signal(signal.SIGTERM, self.previous)
 
 
+def show_progress(trainer: Trainer) -> None:
+    """Put our progress in place of Trainer's, where there is any."""
+    if not trainer.args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(ReadableProgress())
+
+
 class ReadableProgress(ProgressCallback):
     """Trainer's progress bar, with a line for people at each log instead of a dictionary of every number."""
 
@@ -339,7 +345,12 @@ class ReadableProgress(ProgressCallback):
         if self.training_bar is None:
             return
         if "loss" in logs:
-            self.training_bar.write(f"step {state.global_step}: loss {logs['loss']:.4f}")
+            speed = f", {logs['tokens_per_second']:,} tokens a second" if "tokens_per_second" in logs else ""
+            self.training_bar.write(f"step {state.global_step}: loss {logs['loss']:.4f}{speed}")
+        for name, value in logs.items():
+            if name.startswith("eval_") and name.endswith("_loss"):
+                kind = name.removeprefix("eval_").removesuffix("_loss").replace("_", " ")
+                self.training_bar.write(f"step {state.global_step}: held-out loss of {kind} {value:.4f}")
         if "eval_average" in logs:
             scores = {
                 name.removeprefix("eval_"): value for name, value in logs.items() if name.endswith("_score")
@@ -359,17 +370,24 @@ class CheckpointLastStep(TrainerCallback):
             control.should_evaluate = control.should_save = True
 
 
-def training_arguments(config: RunConfig, output_dir: Path) -> Seq2SeqTrainingArguments:
+def training_arguments(
+    training: TrainingConfig, seed: int, output_dir: Path, best: str
+) -> Seq2SeqTrainingArguments:
     """Translate a run's configuration for Trainer.
+
+    Args:
+        training: the section.
+        seed: the run's.
+        output_dir: of checkpoints.
+        best: the metric that picks the best checkpoint; of one whose name ends in "loss" the lowest.
 
     Raises:
         UserError: if `training.arguments` has an unknown field or one that the configuration sets itself, or the
             batch does not divide by processes and accumulation.
     """
-    training = config.training
     ours: dict[str, Any] = {
         "output_dir": str(output_dir),
-        "seed": config.seed,
+        "seed": seed,
         "max_steps": training.max_steps,
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
         "learning_rate": training.learning_rate,
@@ -384,8 +402,8 @@ def training_arguments(config: RunConfig, output_dir: Path) -> Seq2SeqTrainingAr
         "logging_steps": training.logging_steps,
         "logging_nan_inf_filter": False,  # a loss that is not finite is an error here, not a gap in the log
         "load_best_model_at_end": True,
-        "metric_for_best_model": "average",
-        "greater_is_better": True,
+        "metric_for_best_model": best,
+        "greater_is_better": not best.endswith("loss"),
     }
     # Where there is no accelerator, Accelerate starts processes together only if it is told to use the CPU.
     defaults = {"report_to": "none", "use_cpu": not torch.accelerator.is_available()}

@@ -1,0 +1,630 @@
+"""Pretraining of T5 models on plain text: span corruption and prefix language modelling (Raffel et al. 2020).
+
+All text is one stream of tokens, cut into windows of one length, so that nothing is padded. A window's corruption
+follows from the seed and the window's number in the run alone: a resumed run, and any number of processes, see the
+same examples.
+
+config.yaml  the resolved configuration    model/        the model of the lowest held-out loss, with its tokenizer
+tokens.npy   the text as tokens            checkpoints/  Trainer's, to resume from
+tokenizer/   the tokenizer                 results.json  losses, tokens, seconds
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import Dataset, SequentialSampler
+from tqdm import tqdm
+from transformers import Trainer
+from transformers.optimization import Adafactor
+from transformers.utils import is_torch_bf16_gpu_available
+
+from hyperadapt.config import (
+    DistillationConfig,
+    ModelConfig,
+    MultitaskConfig,
+    ObjectiveConfig,
+    PretrainConfig,
+    TextConfig,
+    TokenizerConfig,
+)
+from hyperadapt.errors import CheckpointError, UserError, nearest
+from hyperadapt.evaluation import SECONDS_BEFORE_PROGRESS_SHOWS
+from hyperadapt.mixing import sampling_rates
+from hyperadapt.runs import (
+    TrainingInterrupted,
+    build_base,
+    check_vocabulary,
+    checkpoint_to_resume,
+    load_tokenizer,
+    write_results,
+)
+from hyperadapt.tasks import load_split, resolve_tasks
+from hyperadapt.training import (
+    IGNORED,
+    CheckpointLastStep,
+    StopCleanly,
+    show_progress,
+    tokenize_rows,
+    training_arguments,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, TrainingArguments
+
+SENTINELS = [f"<extra_id_{number}>" for number in range(100)]
+OPENERS: dict[str, Any] = {".xz": lzma.open, ".gz": gzip.open}
+TEXTS_TOKENIZED_AT_ONCE = 10_000
+HELD_OUT_PIECES = 100
+
+
+def read_texts(text: TextConfig) -> Iterator[str]:
+    """Read the text, a document a line, without blank ones.
+
+    Raises:
+        UserError: if a file is missing, empty, not UTF-8 or of no known format, or a row has no text in the column.
+    """
+    for name in text.files:
+        path, found = Path(name), False
+        if not path.is_file():
+            there = sorted(entry.name for entry in path.parent.glob("*")) if path.parent.is_dir() else []
+            raise UserError(f"text.files: there is no file {path}; {nearest(path.name, there)}")
+        kind = (path.with_suffix("") if path.suffix in OPENERS else path).suffix
+        if kind not in (".txt", ".jsonl"):
+            raise UserError(
+                f"text.files: '{path}' is of no known format; {nearest(kind, ['.txt', '.jsonl'])}"
+            )
+        with OPENERS.get(path.suffix, open)(path, "rb") as file:
+            for number, line in enumerate(lines_of(file, path), start=1):
+                document = decoded(line, kind, text.column, f"{path}, line {number}")
+                if document:
+                    found = True
+                    yield document
+        if not found:
+            raise UserError(f"text.files: {path} holds no text")
+
+
+def lines_of(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    """Read lines of a file that may be compressed."""
+    try:
+        yield from file
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise UserError(f"text.files: {path} is no readable {path.suffix} file: {error}") from None
+
+
+def decoded(line: bytes, kind: str, column: str, place: str) -> str:
+    """Decode a line of text or of JSON."""
+    try:
+        document = line.decode("utf-8")
+        if kind == ".jsonl":
+            row = json.loads(document)
+            if not isinstance(row, dict) or not isinstance(row.get(column), str):
+                columns = list(row) if isinstance(row, dict) else []
+                raise UserError(f"{place}: there is no text in column '{column}'; {nearest(column, columns)}")
+            document = row[column]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{place} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place} is no readable JSON: {error}") from None
+    return " ".join(document.split())
+
+
+def train_tokenizer(texts: Iterator[str], config: TokenizerConfig) -> PreTrainedTokenizerFast:
+    """Train a tokenizer with T5's special tokens and 100 sentinels, which count among its vocabulary."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "</s>", "<unk>", *SENTINELS]
+    model: Any
+    words: Any
+    decoder: Any
+    trainer: Any
+    if config.kind == "unigram":
+        model, words, decoder = models.Unigram(), pre_tokenizers.Metaspace(), decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=config.vocab_size, special_tokens=special, unk_token="<unk>", show_progress=False
+        )
+    else:
+        model = models.BPE(unk_token="<unk>")
+        decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", left=1, right=0)])
+        words = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        trainer = trainers.BpeTrainer(
+            vocab_size=config.vocab_size,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normalizers.NFKC(), words, decoder
+    tokenizer.train_from_iterator(
+        tqdm(texts, desc="training the tokenizer", delay=SECONDS_BEFORE_PROGRESS_SHOWS), trainer
+    )
+    end = tokenizer.token_to_id("</s>")
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", end)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        extra_special_tokens=SENTINELS,
+    )
+
+
+def sentinel_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Return the ids of <extra_id_0>, <extra_id_1>, …
+
+    Raises:
+        UserError: if the vocabulary has none.
+    """
+    vocabulary = tokenizer.get_vocab()
+    ids = [vocabulary[name] for name in SENTINELS if name in vocabulary]
+    if len(ids) < len(SENTINELS):
+        raise UserError(
+            f"the tokenizer has {len(ids)} of the {len(SENTINELS)} sentinels <extra_id_0> … <extra_id_99>, which span "
+            "corruption needs; train one with the section `tokenizer`, or use a T5's"
+        )
+    return np.array(ids)
+
+
+def tokenize(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Turn all documents into one stream of tokens, each document ended by the end token, (tokens,)."""
+    parts: list[np.ndarray] = []
+    batch: list[str] = []
+
+    def take() -> None:
+        ids = tokenizer(batch, add_special_tokens=True)["input_ids"]
+        parts.append(np.concatenate([np.asarray(of, dtype=np.int32) for of in ids]))
+        batch.clear()
+
+    for text in tqdm(texts, desc="tokenizing", unit=" documents", delay=SECONDS_BEFORE_PROGRESS_SHOWS):
+        batch.append(text)
+        if len(batch) == TEXTS_TOKENIZED_AT_ONCE:
+            take()
+    if batch:
+        take()
+    return np.concatenate(parts)
+
+
+def window_length(objective: ObjectiveConfig) -> int:
+    """Find how many tokens, corrupted, make an input of exactly `source_length`."""
+    length = 2
+    while corrupted_lengths(length + 1, objective)[0] <= objective.source_length:
+        length += 1
+    return length
+
+
+def corrupted_lengths(length: int, objective: ObjectiveConfig) -> tuple[int, int]:
+    """Count the tokens of input and target that a window becomes, end tokens included."""
+    noise, spans = noise_of(length, objective)
+    return length - noise + spans + 1, noise + spans + 1
+
+
+def noise_of(length: int, objective: ObjectiveConfig) -> tuple[int, int]:
+    """Count a window's corrupted tokens and the spans that they form."""
+    noise = min(max(round(length * objective.corruption_rate), 1), length - 1)
+    spans = max(round(noise / objective.mean_span_length), 1)
+    return noise, min(spans, noise, length - noise, len(SENTINELS))
+
+
+def corrupt(
+    window: np.ndarray,
+    sentinels: np.ndarray,
+    end: int,
+    objective: ObjectiveConfig,
+    random: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Corrupt spans of a window: each becomes a sentinel in the input, and follows that sentinel in the target.
+
+    Args:
+        window: (tokens,).
+        sentinels: their ids, in order.
+        end: id of the end token.
+        objective: share of corrupted tokens and mean length of a span.
+        random: draws where the spans lie; kept and corrupted ones take turns, beginning with a kept one.
+
+    Returns:
+        Input and target, of the lengths that `corrupted_lengths` counts.
+    """
+    noise, spans = noise_of(len(window), objective)
+    kept = random_parts(len(window) - noise, spans, random)
+    lost = random_parts(noise, spans, random)
+    ends = np.cumsum(np.stack([kept, lost], axis=1).ravel())
+    source, target = [], []
+    start = 0
+    for span in range(spans):
+        first, last = ends[2 * span], ends[2 * span + 1]
+        source += [window[start:first], sentinels[span : span + 1]]
+        target += [sentinels[span : span + 1], window[first:last]]
+        start = last
+    return np.concatenate([*source, [end]]), np.concatenate([*target, [end]])
+
+
+def random_parts(total: int, parts: int, random: np.random.Generator) -> np.ndarray:
+    """Cut a number into that many parts of at least one, all ways alike, (parts,)."""
+    cuts = np.sort(random.choice(total - 1, parts - 1, replace=False)) + 1
+    return np.diff(np.concatenate([[0], cuts, [total]]))
+
+
+class CorruptedText(Dataset):
+    """Examples of a whole run, each made when it is asked for; those of one step are of one kind and of one length.
+
+    Args:
+        tokens: the stream, (tokens,).
+        tokenizer: whose sentinels and end token stand in the examples.
+        objective: what is predicted.
+        examples: how many there are; a pass over the text begins where another ends, with windows cut elsewhere. By
+            default one pass.
+        batch_size: examples in a step.
+        seed: of the windows' order and of what is corrupted.
+        tasks: whose rows take the place of text in a share of the steps.
+        sentences: beside the text.
+    """
+
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        tokenizer: PreTrainedTokenizerBase,
+        objective: ObjectiveConfig,
+        examples: int | None = None,
+        batch_size: int = 1,
+        seed: int = 0,
+        tasks: TaskRows | None = None,
+        sentences: TaughtSentences | None = None,
+    ) -> None:
+        self.tokens, self.objective, self.seed = tokens, objective, seed
+        self.batch_size, self.tasks, self.sentences = batch_size, tasks, sentences
+        self.length = window_length(objective)
+        # One window less than fits, so that each pass can begin at another token.
+        self.windows = len(tokens) // self.length - 1
+        self.examples = self.windows if examples is None else examples
+        self.sentinels, self.end = sentinel_ids(tokenizer), tokenizer.eos_token_id
+        self.order: tuple[int, np.ndarray] = (-1, np.empty(0))
+        if self.windows < 1:
+            raise UserError(
+                f"a text of {len(tokens)} tokens is too short for examples of {objective.source_length}, which take "
+                f"at least {2 * self.length}: choose another text.held_out_tokens, or a shorter objective.source_length"
+            )
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return self.examples
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        """Make an example: input_ids (source,), labels (target,), and sentences, a list of (ids, vector)."""
+        in_pass, place = divmod(number, self.windows)
+        if self.order[0] != in_pass:
+            random = np.random.default_rng([self.seed, 0, in_pass])
+            starts = random.permutation(self.windows) * self.length + random.integers(self.length)
+            self.order = (in_pass, starts)
+        start = self.order[1][place]
+        window = self.tokens[start : start + self.length].astype(np.int64)
+        step, place_in_step = divmod(number, self.batch_size)
+        of_step, random = (
+            np.random.default_rng([self.seed, 1, step]),
+            np.random.default_rng([self.seed, 2, number]),
+        )
+        if self.tasks is not None and of_step.random() < self.tasks.share:
+            source, target = self.tasks.draw(random)
+            example = {"input_ids": source, "labels": target}
+        elif of_step.random() < self.objective.prefix_lm_share:
+            cut = of_step.integers(self.length // 4, 3 * self.length // 4)
+            example = {"input_ids": np.append(window[:cut], self.end), "labels": window[cut:]}
+        else:
+            source, target = corrupt(window, self.sentinels, self.end, self.objective, random)
+            example = {"input_ids": source, "labels": target}
+        if self.sentences is None:
+            return example
+        return {**example, "sentences": self.sentences.draw(of_step.random(), place_in_step, self.batch_size)}
+
+
+class TaskRows:
+    """Training rows of tasks, sampled in proportion to size^(1/temperature).
+
+    Args:
+        config: which tasks, and where their data is.
+        tokenizer: the model's.
+
+    Raises:
+        UserError: if a task is unknown, or its rows cannot be read.
+    """
+
+    def __init__(self, config: MultitaskConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.share = config.share
+        self.rows: list[Any] = []
+        for number, task in enumerate(resolve_tasks(config.tasks)):
+            texts = load_split(task, "train", config.data_dir, config.max_train_rows, prefix=True)
+            self.rows.append(
+                tokenize_rows(texts, number, tokenizer, config.max_source_length, task.max_target_length)
+            )
+        self.rates = sampling_rates([len(rows) for rows in self.rows], config.temperature)
+
+    def draw(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return the tokens of a row's input and target."""
+        rows = self.rows[random.choice(len(self.rows), p=self.rates)]
+        row = rows[int(random.integers(len(rows)))]
+        return np.array(row["input_ids"]), np.array(row["labels"])
+
+
+class TaughtSentences:
+    """Sentences with the vectors that another model gives them; what is drawn for one step is of like length.
+
+    Args:
+        config: where they are.
+        tokenizer: the model's.
+
+    Raises:
+        UserError: if files are missing or do not fit together, or no sentence is short enough.
+    """
+
+    def __init__(self, config: DistillationConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        directory = Path(config.directory)
+        texts, vectors = directory / "sentences.txt", directory / "vectors.npy"
+        for file in (texts, vectors):
+            if not file.is_file():
+                raise UserError(
+                    f"distillation.directory: there is no file {file}; scripts/teacher_vectors.py writes it"
+                )
+        self.vectors = np.load(vectors, mmap_mode="r", allow_pickle=False)
+        lines = texts.read_text(encoding="utf-8").splitlines()
+        if self.vectors.ndim != 2 or len(lines) != len(self.vectors):
+            raise UserError(
+                f"distillation.directory: {texts} has {len(lines)} sentences, and {vectors} holds an array of shape "
+                f"{self.vectors.shape}; it must be ({len(lines)}, size)"
+            )
+        bar = tqdm(
+            range(0, len(lines), TEXTS_TOKENIZED_AT_ONCE),
+            desc="tokenizing sentences",
+            delay=SECONDS_BEFORE_PROGRESS_SHOWS,
+        )
+        self.ids = [
+            np.asarray(ids, dtype=np.int32)
+            for start in bar
+            for ids in tokenizer(lines[start : start + TEXTS_TOKENIZED_AT_ONCE])["input_ids"]
+        ]
+        lengths = np.array([len(ids) for ids in self.ids])
+        self.by_length = np.argsort(lengths, kind="stable")[: int((lengths <= config.max_length).sum())]
+        self.per_example = config.sentences_per_example
+        if len(self.by_length) == 0:
+            raise UserError(
+                f"distillation.directory: no sentence of {texts} has at most {config.max_length} tokens"
+            )
+
+    def draw(self, where: float, place: int, batch_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return an example's sentences: ids (tokens,) and vector (size,).
+
+        Args:
+            where: from 0 to 1, the place in the order of lengths of the step's first sentence.
+            place: of the example in its step.
+            batch_size: examples of the step.
+        """
+        room = max(len(self.by_length) - batch_size * self.per_example, 1)
+        first = int(where * room) + place * self.per_example
+        numbers = self.by_length[np.arange(first, first + self.per_example) % len(self.by_length)]
+        return [(self.ids[number], self.vectors[number]) for number in numbers]
+
+
+def collate(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Make tensors (batch, seq), padded; sentences are sentence_ids, sentence_mask and sentence_vectors."""
+
+    def padded(arrays: Sequence[np.ndarray], padding: int = 0) -> torch.Tensor:
+        rows = [torch.from_numpy(array.astype(np.int64)) for array in arrays]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=padding)
+
+    def masked(arrays: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        return padded(arrays), padded([np.ones(len(array)) for array in arrays])
+
+    input_ids, mask = masked([example["input_ids"] for example in examples])
+    labels = padded([example["labels"] for example in examples], IGNORED)
+    batch = {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+    if "sentences" in examples[0]:
+        sentences = [sentence for example in examples for sentence in example["sentences"]]
+        batch["sentence_ids"], batch["sentence_mask"] = masked([ids for ids, _ in sentences])
+        batch["sentence_vectors"] = torch.from_numpy(np.stack([vector for _, vector in sentences]))
+    return batch
+
+
+class PretrainingTrainer(Trainer):
+    """Trainer whose examples come in the order of their numbers, as they are random already.
+
+    Its optimizer is that of T5 (section 3.1.2) unless `training.arguments` names one: Adafactor, whose step for each
+    tensor is in proportion to the size of its values, so that embeddings of size 1 learn as fast as matrices.
+
+    Args:
+        args: from `training_arguments`.
+        own_optimizer: take T5's.
+        distillation_weight: of the sentences' loss, where there are sentences.
+        arguments: Trainer's others.
+    """
+
+    def __init__(
+        self,
+        args: TrainingArguments,
+        own_optimizer: bool,
+        distillation_weight: float = 0.0,
+        **arguments: Any,
+    ) -> None:
+        if own_optimizer:
+            options = {"lr": args.learning_rate, "scale_parameter": True, "relative_step": False}
+            arguments["optimizer_cls_and_kwargs"] = (Adafactor, options)
+        super().__init__(args=args, **arguments)
+        self.shares = args.world_size * args.gradient_accumulation_steps
+        self.counted_from: tuple[int, float] | None = None
+        self.distillation_weight = distillation_weight
+        # Only its forward names what the loss takes; it does not count the tokens of accumulated batches.
+        self.model_accepts_loss_kwargs = False
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+
+    def evaluation_loop(self, *args: Any, **options: Any) -> Any:
+        """Evaluate; the time that it takes does not count as training's."""
+        start = time.perf_counter()
+        output = super().evaluation_loop(*args, **options)
+        if self.counted_from is not None:
+            step, then = self.counted_from
+            self.counted_from = (step, then + time.perf_counter() - start)
+        return output
+
+    def training_step(self, *args: Any, **options: Any) -> torch.Tensor:
+        """Take the step; the first begins the count of time."""
+        self.counted_from = self.counted_from or (self.state.global_step, time.perf_counter())
+        return super().training_step(*args, **options)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with each loss, the examples' tokens that were trained on in a second since the last."""
+        if "loss" in logs and self.counted_from is not None:
+            step, then = self.counted_from
+            self.counted_from = self.state.global_step, time.perf_counter()
+            examples = (self.counted_from[0] - step) * self.args.train_batch_size * self.shares
+            tokens = examples * cast("CorruptedText", self.train_dataset).length
+            logs["tokens_per_second"] = round(tokens / (self.counted_from[1] - then))
+        super().log(logs, start_time)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
+        """Add to the loss of the text that of the sentences: 1 - cosine of predicted and given vectors."""
+        ids, mask = inputs.pop("sentence_ids", None), inputs.pop("sentence_mask", None)
+        vectors = inputs.pop("sentence_vectors", None)
+        loss: Any = super().compute_loss(model, inputs, *rest, **options)
+        if ids is None:
+            return loss
+        bare = self.accelerator.unwrap_model(model)
+        with self.compute_loss_context_manager():
+            states = bare.encoder(input_ids=ids, attention_mask=mask)[0].float()
+        means = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        predicted = bare.sentence_projection(means)
+        return loss + self.distillation_weight * (1 - F.cosine_similarity(predicted, vectors.float())).mean()
+
+
+def held_out_split(tokens: np.ndarray, held_out: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Take pieces from all over the stream: (held out, the rest).
+
+    Args:
+        tokens: the stream, (tokens,).
+        held_out: how many tokens to take.
+        longest: tokens of an example; a piece has at least four times as many.
+    """
+    pieces = max(min(held_out // (4 * longest), HELD_OUT_PIECES), 1)
+    taken = np.zeros(len(tokens), dtype=bool)
+    for start in np.arange(pieces) * (len(tokens) // pieces):
+        taken[start : start + held_out // pieces] = True
+    return tokens[taken], tokens[~taken]
+
+
+def pretrain(config: PretrainConfig, resume: bool = False) -> dict[str, Any]:
+    """Pretrain a model; everything that was given is checked before anything is written.
+
+    Args:
+        config: what to run.
+        resume: go on from the last checkpoint.
+
+    Returns:
+        Held-out losses, tokens seen, and seconds.
+
+    Raises:
+        UserError: for anything wrong with what was given.
+        TrainingInterrupted: after SIGTERM.
+    """
+    directory, training, objective = Path(config.output_dir), config.training, config.objective
+    last = checkpoint_to_resume(directory, config) if resume else None
+    if not resume and (directory / "config.yaml").exists():
+        raise UserError(f"{directory} already holds a run; go on with --resume, or choose another output_dir")
+    kinds = {
+        "span_corruption": objective.model_copy(update={"prefix_lm_share": 0.0}),
+        "prefix_lm": objective.model_copy(update={"prefix_lm_share": 1.0}),
+    }
+    if objective.prefix_lm_share in (0.0, 1.0):
+        del kinds["prefix_lm" if objective.prefix_lm_share == 0.0 else "span_corruption"]
+    defaults = {"bf16": is_torch_bf16_gpu_available()}
+    training = training.model_copy(update={"arguments": {**defaults, **training.arguments}})
+    args = training_arguments(
+        training, config.seed, directory / "checkpoints", best=f"{next(iter(kinds))}_loss"
+    )
+    if last is not None:
+        tokenizer = load_tokenizer(ModelConfig(name=str(directory / "tokenizer")))
+        tokens = read_tokens(directory / "tokens.npy")
+    else:
+        if config.tokenizer is None:
+            tokenizer = load_tokenizer(config.model)
+        else:
+            tokenizer = train_tokenizer(read_texts(config.text), config.tokenizer)
+        sentinel_ids(tokenizer)
+        tokens = tokenize(read_texts(config.text), tokenizer)
+    model = build_base(config.model)
+    check_vocabulary(model, tokenizer)
+    held_out, rest = held_out_split(tokens, config.text.held_out_tokens, window_length(objective))
+    tasks = None if config.multitask is None else TaskRows(config.multitask, tokenizer)
+    distillation, sentences = config.distillation, None
+    if distillation is not None:
+        sentences = TaughtSentences(distillation, tokenizer)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model.sentence_projection = torch.nn.Linear(model.config.d_model, sentences.vectors.shape[1])
+    examples = training.max_steps * training.batch_size
+    train_set = CorruptedText(
+        rest, tokenizer, objective, examples, training.batch_size, config.seed, tasks, sentences
+    )
+    held_out_sets = {name: CorruptedText(held_out, tokenizer, kind) for name, kind in kinds.items()}
+
+    if args.process_index == 0:
+        directory.mkdir(parents=True, exist_ok=True)
+        if last is None:
+            tokenizer.save_pretrained(str(directory / "tokenizer"))
+            np.save(directory / "tokens.npy", tokens)
+        config.save(directory / "config.yaml")
+    args.per_device_eval_batch_size = training.batch_size
+    args.remove_unused_columns = False  # the model's forward does not name the sentences
+    trainer = PretrainingTrainer(
+        args,
+        own_optimizer="optim" not in training.arguments,
+        distillation_weight=0.0 if distillation is None else distillation.weight,
+        model=model,
+        train_dataset=train_set,
+        eval_dataset=held_out_sets,
+        data_collator=collate,
+        callbacks=[StopCleanly(), CheckpointLastStep()],
+    )
+    show_progress(trainer)
+    outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if trainer.state.global_step < training.max_steps:
+        raise TrainingInterrupted(
+            f"stopped at step {trainer.state.global_step} of {training.max_steps}; go on with --resume"
+        )
+    results = {
+        **{f"held_out_{name}_loss": loss for name, loss in held_out_losses(trainer).items()},
+        "tokens": examples * train_set.length,
+        "passes": examples / train_set.windows,
+        "train_seconds": round(outcome.metrics["train_runtime"], 1),
+        "parameters": model.num_parameters(),
+    }
+    if args.process_index == 0:
+        if distillation is not None:
+            del model.sentence_projection
+        model.save_pretrained(str(directory / "model"))
+        tokenizer.save_pretrained(str(directory / "model"))
+        write_results(directory, results)
+    return results
+
+
+def held_out_losses(trainer: Trainer) -> dict[str, float]:
+    """Measure the loss of each kind of example on the held-out text."""
+    metrics = trainer.evaluate()
+    names: dict[str, Any] = trainer.eval_dataset  # type: ignore[assignment]
+    return {name: metrics[f"eval_{name}_loss"] for name in names}
+
+
+def read_tokens(file: Path) -> np.ndarray:
+    """Read a run's tokens, never unpickling."""
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is missing or damaged ({error}); start anew") from None
