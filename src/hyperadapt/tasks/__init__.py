@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hyperadapt.errors import UserError, nearest
+from hyperadapt.tasks.builtin import BUILTIN
 from hyperadapt.tasks.glue import GLUE
 from hyperadapt.tasks.task import Task, load_split, load_task_file, rows_from_lines
 
@@ -20,8 +21,8 @@ __all__ = [
     "rows_from_lines",
 ]
 
-TASKS: dict[str, Task] = {**GLUE}
-SUITES: dict[str, tuple[str, ...]] = {"glue": tuple(GLUE)}
+TASKS: dict[str, Task] = {**GLUE, **BUILTIN}
+SUITES: dict[str, tuple[str, ...]] = {"glue": tuple(GLUE), "builtin": tuple(BUILTIN)}
 
 
 def get_task(name: str | Path) -> Task:

@@ -94,7 +94,8 @@ class Task(BaseModel):
         metrics: [accuracy, macro_f1]
 
     Rows come from `files`; or from `local`, a folder below the run's data_dir that holds SOURCE.parquet; or,
-    without a data_dir or a local folder, from the dataset `hub` with its configuration `hub_config`.
+    without a data_dir or a local folder, from the dataset `hub` with its configuration `hub_config`. The rows of
+    the tasks of hyperadapt.tasks.builtin are `generated`.
 
     `splits` says what train, validation and test are. Each is a source (the file or hub split of that name)
     or a slice of one, "train[1000:]" or "validation[50%:]", of its rows in an order drawn once with seed 42.
@@ -114,6 +115,7 @@ class Task(BaseModel):
     hub_config: str | None = None
     local: str | None = None
     files: dict[str, Path] | None = None
+    generated: bool = False
     fields: Annotated[dict[str, str], BeforeValidator(_named_columns)] = Field(min_length=1)
     label: str = "label"
     labels: tuple[str, ...] | None = None
@@ -133,6 +135,10 @@ class Task(BaseModel):
         return self
 
     def _check_source(self) -> None:
+        if self.generated:
+            if self.files or self.hub or self.local:
+                raise UserError("generated is for the built-in tasks alone")
+            return
         if (self.files is None) == (self.hub is None and self.local is None):
             raise UserError("say where the rows come from: either files, or hub and/or local")
         for file in (self.files or {}).values():
@@ -366,6 +372,10 @@ def _shuffled(rows: list[PlacedRow], seed: int) -> list[PlacedRow]:
 
 def _read(task: Task, source: str, data_dir: str | Path | None) -> list[PlacedRow]:
     """All rows of one source of the task, in order."""
+    if task.generated:
+        from hyperadapt.tasks.builtin import generate_rows
+
+        return [(f"task '{task.name}'", row) for row in generate_rows(task.name, source)]
     if task.files is not None:
         path = _existing(task.files[source], f"task '{task.name}', {source} file")
         return list(_READERS[path.suffix](path))

@@ -1,0 +1,174 @@
+"""The built-in tasks: what their sentences say is read back from the words, and the labels follow from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from hyperadapt.metrics import METRICS
+from hyperadapt.tasks import TASKS, load_split, resolve_tasks
+from hyperadapt.tasks.builtin import (
+    BUILTIN,
+    NATURES,
+    NOUNS,
+    OPPOSITES,
+    PLACES,
+    SYNONYMS,
+    VERBS,
+    generate_rows,
+)
+
+Scene = dict[str, Any]
+MEANING = {synonym: name for name, synonym in SYNONYMS.items()} | {name: name for name in SYNONYMS}
+LEAST_GAP = 20  # points between the bag of words and the 90 that fine-tuning must reach
+
+
+def read(sentence: str) -> Scene:
+    """Read what a sentence or question tells: agent, patient, their natures, verb, place, and whether it is denied."""
+    scene: Scene = dict.fromkeys(("agent", "agent_nature", "verb", "patient", "patient_nature", "place"))
+    scene["negated"] = " never " in sentence
+    for phrase in [*PLACES, *PLACES.values()]:
+        if phrase in sentence:
+            scene["place"], sentence = MEANING[phrase], sentence.replace(phrase, "")
+    words = [
+        word for word in sentence.split() if word not in ("the", "never", "?", "who", "whom", "has", "where")
+    ]
+    verb = next(number for number, word in enumerate(words) if MEANING.get(word) in VERBS)
+    scene["verb"] = MEANING[words[verb]]
+    passive = "by" in words
+    # "by whom was the dog followed": the patient stands before the verb, as in any passive.
+    before = [MEANING[word] for word in words[:verb] if word in MEANING]
+    after = [MEANING[word] for word in words[verb + 1 :] if word in MEANING]
+    subject, other = ("patient", "agent") if passive else ("agent", "patient")
+    for who, said in ((subject, before), (other, after)):
+        for word in said:
+            scene[who if word in NOUNS else f"{who}_nature"] = word
+    return scene
+
+
+def rows_of(name: str, source: str = "train") -> list[dict[str, Any]]:
+    return list(generate_rows(name, source))
+
+
+def told(scene: Scene) -> Scene:
+    return {part: value for part, value in scene.items() if value is not None and part != "negated"}
+
+
+def test_a_paraphrase_tells_the_same_scene_and_nothing_else_does() -> None:
+    for row in rows_of("paraphrase"):
+        assert (read(row["sentence1"]) == read(row["sentence2"])) == bool(row["label"]), row
+
+
+def test_a_similarity_is_the_number_of_shared_parts() -> None:
+    for row in rows_of("similarity"):
+        first, second = read(row["sentence1"]), read(row["sentence2"])
+        parts = ("agent", "agent_nature", "verb", "patient", "place")
+        assert sum(first[part] == second[part] for part in parts) == row["label"], row
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [("inference", "premise", "hypothesis"), ("entailment", "sentence1", "sentence2")],
+)
+def test_what_follows_is_told_already_and_what_contradicts_cannot_be_true_as_well(
+    name: str, first: str, second: str
+) -> None:
+    for row in rows_of(name):
+        premise, hypothesis = read(row[first]), read(row[second])
+        follows = told(hypothesis).items() <= told(premise).items() and not hypothesis["negated"]
+        contradicts = hypothesis["negated"] or any(
+            None not in (premise[part], hypothesis[part]) and premise[part] != hypothesis[part]
+            for part in premise
+        )
+        expected = 0 if follows else 2 if contradicts else 1
+        assert row["label"] == (expected if name == "inference" else min(expected, 1)), row
+        for part in ("agent_nature", "patient_nature"):
+            if None not in (premise[part], hypothesis[part]) and premise[part] != hypothesis[part]:
+                assert OPPOSITES[premise[part]] == hypothesis[part]
+
+
+def test_questions_alike_ask_for_the_same_of_the_same_scene() -> None:
+    for row in rows_of("question-paraphrase"):
+        first, second = read(row["question1"]), read(row["question2"])
+        assert (told(first) == told(second)) == bool(row["label"]), row
+
+
+def test_an_answer_tells_all_that_the_question_supposes_and_what_it_asks_for() -> None:
+    for row in rows_of("answer"):
+        question, sentence = read(row["question"]), read(row["sentence"])
+        about = next(part for part in ("agent", "patient", "place") if question[part] is None)
+        answers = told(question).items() <= told(sentence).items() and sentence[about] is not None
+        assert row["label"] == int(not answers), row
+
+
+def test_a_sentence_is_acceptable_if_its_subject_and_verb_agree_and_the_noun_comes_last() -> None:
+    singular = {*NOUNS, *NOUNS.values()}
+    for row in rows_of("acceptability"):
+        words = row["sentence"].split()
+        verb = next(number for number, word in enumerate(words) if word in ("is", "are"))
+        beside = next(number for number, word in enumerate(words) if word in ("near", "behind", "with"))
+        subject = words[beside - 1]
+        is_noun = subject in singular or subject.removesuffix("s") in singular
+        agrees = (subject in singular) == (words[verb] == "is")
+        assert row["label"] == int(is_noun and agrees), row
+
+
+def test_a_sentiment_is_that_of_the_main_clause() -> None:
+    praise = {"wonderful", "splendid", "charming", "delightful", "clever", "smart", "moving", "touching"}
+    for row in rows_of("sentiment"):
+        clauses = row["sentence"].split(" , ")
+        (main,) = [clause for clause in clauses if "although" not in clause]
+        denied = bool({"not", "never", "hardly"} & set(main.split()))
+        assert row["label"] == int((main.split()[-1] in praise) != denied), row
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_rows_are_the_same_on_every_machine_and_none_is_in_two_splits(name: str) -> None:
+    rows = {split: rows_of(name, split) for split in ("train", "validation", "test")}
+    texts = [tuple(row.values())[:-1] for part in rows.values() for row in part]
+    assert len(set(texts)) == len(texts)
+    assert len(rows["validation"]) == len(rows["test"]) == 400
+    digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    program = (
+        "import hashlib, json; from hyperadapt.tasks.builtin import generate_rows\n"
+        f"rows = {{split: list(generate_rows({name!r}, split)) for split in ('train', 'validation', 'test')}}\n"
+        "print(hashlib.sha256(json.dumps(rows).encode()).hexdigest())"
+    )
+    command = [sys.executable, "-c", program]
+    other = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert other.stdout.strip() == digest  # also with another seed of Python's hashes
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_a_bag_of_words_is_not_enough(name: str) -> None:
+    task = TASKS[name]
+    train, test = rows_of(name), rows_of(name, "test")
+    vectorizer = CountVectorizer(token_pattern=r"\S+")
+    inputs = vectorizer.fit_transform([task.source_text(row, False) for row in train])
+    tests = vectorizer.transform([task.source_text(row, False) for row in test])
+    labels, expected = [row["label"] for row in train], np.array([row["label"] for row in test])
+    if task.kind == "score":
+        score = 100 * np.corrcoef(Ridge().fit(inputs, labels).predict(tests), expected)[0, 1]
+    else:
+        score = 100 * LogisticRegression(max_iter=1000).fit(inputs, labels).score(tests, expected)
+        rates = np.bincount(expected) / len(expected)
+        assert max(rates) < 1.2 / len(rates)
+    assert score < 90 - LEAST_GAP
+
+
+def test_the_suite_loads_as_any_other_tasks() -> None:
+    tasks = resolve_tasks(["builtin"])
+    assert [task.name for task in tasks] == list(BUILTIN)
+    assert all(metric in METRICS for task in tasks for metric in task.metrics)
+    assert {name for nature in OPPOSITES.items() for name in nature} == set(NATURES)
+    rows = load_split(TASKS["similarity"], "validation", prefix=True)
+    assert rows[0]["source"].startswith("similarity sentence1: ")
+    assert {row["target"] for row in rows} == {"0.0", "1.0", "2.0", "3.0", "4.0", "5.0"}
