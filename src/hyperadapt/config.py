@@ -26,6 +26,8 @@ from pydantic import (
 from hyperadapt.errors import CheckpointError, UserError, nearest, validation_message
 from hyperadapt.methods import Method, method_from
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
 
 class Section(BaseModel):
     """A part of a configuration: frozen, and no field unknown to it."""
@@ -143,9 +145,6 @@ class WrittenConfig(Section):
     """A whole configuration, as it stands in a file."""
 
     output_dir: str
-    seed: int = Field(42, ge=0, lt=2**32)
-    model: ModelConfig
-    training: TrainingConfig = TrainingConfig()
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
@@ -212,8 +211,11 @@ class RunConfig(WrittenConfig):
         model, data, training, evaluation: the sections above.
     """
 
+    seed: Seed = 42
+    model: ModelConfig
     method: Annotated[dict[str, Any], BeforeValidator(named)]
     data: DataConfig
+    training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
@@ -345,10 +347,12 @@ class PretrainConfig(WrittenConfig):
         distillation: from a model of sentence vectors, beside the objective.
     """
 
-    training: PretrainTrainingConfig = PretrainTrainingConfig()
+    seed: Seed = 42
+    model: ModelConfig
     text: TextConfig
     tokenizer: TokenizerConfig | None = None
     objective: ObjectiveConfig = ObjectiveConfig()
+    training: PretrainTrainingConfig = PretrainTrainingConfig()
     multitask: MultitaskConfig | None = None
     distillation: DistillationConfig | None = None
 
@@ -370,6 +374,59 @@ class PretrainConfig(WrittenConfig):
                 f"model.config.vocab_size {room}"
             )
         return self
+
+
+class CompareConfig(WrittenConfig):
+    """Runs that differ in some fields, each with several seeds.
+
+    Attributes:
+        output_dir: where the runs and their table are written.
+        base: fields of a run's configuration that all share.
+        variants: name -> the fields in which a variant differs from the base; the first is what others are measured by.
+        seeds: of every variant's runs.
+    """
+
+    base: dict[str, Any]
+    variants: dict[Annotated[str, Field(pattern=r"^[^/\\\s]+$")], dict[str, Any]] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1)
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed comes twice")
+        return seeds
+
+    def runs(self) -> dict[tuple[str, int], RunConfig]:
+        """Make the configuration of every run, by variant and seed.
+
+        Raises:
+            UserError: if one is wrong.
+        """
+        runs = {}
+        for variant, changes in self.variants.items():
+            for seed in self.seeds:
+                own = {"seed": seed, "output_dir": str(Path(self.output_dir) / variant / f"seed-{seed}")}
+                for section, values in (("base", self.base), (f"variants.{variant}", changes)):
+                    if given := own.keys() & values.keys():
+                        raise UserError(f"{section}: {min(given)} is decided by the comparison")
+                try:
+                    runs[variant, seed] = RunConfig(**{**merged(self.base, changes), **own})
+                    runs[variant, seed].resolved()
+                except ValidationError as error:
+                    raise UserError(f"variants.{variant}: {validation_message(error, RunConfig)}") from None
+                except UserError as error:
+                    raise UserError(f"variants.{variant}: {error}") from None
+        return runs
+
+    def resolved(self) -> dict[str, Any]:
+        """Return every field's value; those of the runs are in the runs' own files.
+
+        Raises:
+            UserError: if a run's configuration is wrong.
+        """
+        self.runs()
+        return super().resolved()
 
 
 def read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
-import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -53,6 +52,7 @@ from hyperadapt.tasks import load_split, resolve_tasks
 from hyperadapt.training import (
     IGNORED,
     CheckpointLastStep,
+    StepClock,
     StopCleanly,
     show_progress,
     tokenize_rows,
@@ -456,9 +456,10 @@ class PretrainingTrainer(Trainer):
         if own_optimizer:
             options = {"lr": args.learning_rate, "scale_parameter": True, "relative_step": False}
             arguments["optimizer_cls_and_kwargs"] = (Adafactor, options)
-        super().__init__(args=args, **arguments)
+        self.clock = StepClock()
+        callbacks = [StopCleanly(), CheckpointLastStep(), self.clock]
+        super().__init__(args=args, callbacks=callbacks, **arguments)
         self.shares = args.world_size * args.gradient_accumulation_steps
-        self.counted_from: tuple[int, float] | None = None
         self.distillation_weight = distillation_weight
         # Only its forward names what the loss takes; it does not count the tokens of accumulated batches.
         self.model_accepts_loss_kwargs = False
@@ -466,28 +467,17 @@ class PretrainingTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
-    def evaluation_loop(self, *args: Any, **options: Any) -> Any:
-        """Evaluate; the time that it takes does not count as training's."""
-        start = time.perf_counter()
-        output = super().evaluation_loop(*args, **options)
-        if self.counted_from is not None:
-            step, then = self.counted_from
-            self.counted_from = (step, then + time.perf_counter() - start)
-        return output
-
-    def training_step(self, *args: Any, **options: Any) -> torch.Tensor:
-        """Take the step; the first begins the count of time."""
-        self.counted_from = self.counted_from or (self.state.global_step, time.perf_counter())
-        return super().training_step(*args, **options)
+    def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
+        """Evaluate; a lap does not go on across it."""
+        self.clock.lap(self.state.global_step)
+        return super().evaluate(*args, **options)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with each loss, the examples' tokens that were trained on in a second since the last."""
-        if "loss" in logs and self.counted_from is not None:
-            step, then = self.counted_from
-            self.counted_from = self.state.global_step, time.perf_counter()
-            examples = (self.counted_from[0] - step) * self.args.train_batch_size * self.shares
+        """Log, with each loss, the tokens of examples that were trained on in a second."""
+        if "loss" in logs and (lap := self.clock.lap(self.state.global_step)):
+            examples = lap[0] * self.args.train_batch_size * self.shares
             tokens = examples * cast("CorruptedText", self.train_dataset).length
-            logs["tokens_per_second"] = round(tokens / (self.counted_from[1] - then))
+            logs["tokens_per_second"] = round(tokens / lap[1])
         super().log(logs, start_time)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
@@ -591,7 +581,6 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> dict[str, Any]:
         train_dataset=train_set,
         eval_dataset=held_out_sets,
         data_collator=collate,
-        callbacks=[StopCleanly(), CheckpointLastStep()],
     )
     show_progress(trainer)
     outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)

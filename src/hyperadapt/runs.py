@@ -2,8 +2,9 @@
 
 config.yaml     the resolved configuration          model/        the best model
 tasks.yaml      the tasks, resolved                 checkpoints/  Trainer's, to resume from
-tokenizer/      the tokenizer                       results.json  scores on validation and test rows
-base/           the base model, where the run built it from a config
+tokenizer/      the tokenizer                       results.json  scores on validation and test rows, cost
+base/           the base model, where the run       history.json  losses and validation scores over the steps
+                built it from a config
 """
 
 from __future__ import annotations
@@ -111,9 +112,13 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
             "best_step": trainer.state.best_global_step,
             "steps": trainer.state.global_step,
             "train_seconds": round(outcome.metrics["train_runtime"], 1),
+            "step_seconds": trainer.clock.seconds_per_step(),
+            "peak_memory_mb": round(training.peak_memory() / 1e6),
             "parameters": count_parameters(model).as_dict(),
         }
         scores = {split: result.as_dict() for split, result in results.items()}
+        history = json.dumps(trainer.state.log_history, indent=1).encode()
+        checkpoint.write_atomically(directory / "history.json", history)
         write_results(directory, {**facts, **scores})
     return results
 

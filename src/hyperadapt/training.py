@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 import torch
@@ -177,7 +180,7 @@ class MixtureTrainer(Seq2SeqTrainer):
     ) -> None:
         from datasets import concatenate_datasets
 
-        epsilon = config.training.label_smoothing
+        epsilon, clock = config.training.label_smoothing, StepClock()
         self.config, self.evaluation_set, self.tokenizer = config, evaluation_set, tokenizer
         self.lengths = [[len(ids) for ids in rows["input_ids"]] for rows in train_rows]
         self.unchecked: list[tuple[int, Tensor, Tensor]] = []
@@ -192,8 +195,9 @@ class MixtureTrainer(Seq2SeqTrainer):
             compute_loss_func=lambda outputs, labels, num_items_in_batch=None: token_loss(
                 epsilon, outputs.logits, labels, num_items_in_batch
             ),
-            callbacks=[StopCleanly(), CheckpointLastStep()],
+            callbacks=[StopCleanly(), CheckpointLastStep(), clock],
         )
+        self.clock = clock
         show_progress(self)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -231,6 +235,12 @@ class MixtureTrainer(Seq2SeqTrainer):
             self.check_losses()
         return loss
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log; a loss has been waited for, and ends a lap."""
+        if "loss" in logs:
+            self.clock.lap(self.state.global_step)
+        super().log(logs, start_time)
+
     def check_losses(self) -> None:
         """Stop at a loss that is not finite.
 
@@ -267,6 +277,8 @@ class MixtureTrainer(Seq2SeqTrainer):
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval", **_: Any
     ) -> dict[str, float]:
         """Generate for the validation rows of all tasks and score them; "eval_average" picks the best checkpoint."""
+        self.check_losses()
+        self.clock.lap(self.state.global_step)
         with self.accelerator.autocast():
             results = self.score(self.evaluation_set)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in results.flat().items()}
@@ -358,6 +370,44 @@ class ReadableProgress(ProgressCallback):
             tasks = ", ".join(f"{name.removesuffix('_score')} {value:.1f}" for name, value in scores.items())
             average = f"step {state.global_step}: validation average {logs['eval_average']:.2f}"
             self.training_bar.write(f"{average} ({tasks})")
+
+
+class StepClock(TrainerCallback):
+    """Times the steps, without the evaluations and checkpoints between them.
+
+    A lap ends where Trainer waits for the device anyway, so that what the device has yet to do is not left out.
+    """
+
+    def __init__(self) -> None:
+        self.laps: list[tuple[int, float]] = []  # steps, seconds
+        self.began: tuple[int, float] | None = None
+
+    def lap(self, step: int) -> tuple[int, float] | None:
+        """End a lap at this step, and return its steps and seconds; None if no step was taken in it."""
+        began, self.began = self.began, None
+        if began is None or began[0] == step:
+            return None
+        self.laps.append((step - began[0], time.perf_counter() - began[1]))
+        return self.laps[-1]
+
+    def seconds_per_step(self) -> float | None:
+        """Return the median over the laps."""
+        return median(seconds / steps for steps, seconds in self.laps) if self.laps else None
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.began = self.began or (state.global_step, time.perf_counter())
+
+
+def peak_memory() -> int:
+    """Return the most bytes that the device's allocator, or on the CPU the process, has held at once."""
+    if torch.accelerator.is_available():
+        return torch.accelerator.max_memory_allocated()
+    import resource
+
+    kibibytes = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibibytes
 
 
 class CheckpointLastStep(TrainerCallback):
