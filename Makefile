@@ -30,7 +30,7 @@ quickstart: setup
 	@echo 'The run lies in runs/quickstart; its scores in runs/quickstart/results.json'
 
 test: lint types
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 lint: setup
 	$(BIN)/ruff check .

@@ -89,6 +89,14 @@ class Adaptation(nn.Module):
         stacks = [stack] if stack else list(self.groups)
         return [group for name in stacks for group in self.groups[name]]
 
+    @torch.no_grad()
+    def task_embeddings(self) -> Tensor | None:
+        """Return every task's embedding I_tau, (n_tasks, t), on the CPU; None where the method has none."""
+        if not isinstance(self.conditioning, TaskEmbedding):
+            return None
+        every_task = torch.arange(len(self.conditioning.tasks), device=self.conditioning.z.device)
+        return self.conditioning(every_task).embedding.cpu()
+
     def add_task(self, name: str, init_from: int | None, features: Tensor | None = None) -> None:
         """Append a task to the conditioning and to every table."""
         if isinstance(self.conditioning, TaskEmbedding):

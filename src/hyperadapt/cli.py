@@ -85,6 +85,42 @@ def pretrain(
 
 
 @app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file; see configs/compare/.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As base.training.max_steps=100.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Spread over this Ray cluster; 'local' starts one here."),
+    ] = None,
+) -> None:
+    """Train several variants with several seeds, and set them side by side; what is finished is not run again."""
+    from hyperadapt.config import CompareConfig
+
+    compare_config = CompareConfig.load(config, overrides or [])
+    from hyperadapt.comparison import columns_of, compare, readable
+
+    try:
+        rows = compare(compare_config, jobs, ray)
+    except KeyboardInterrupt:
+        print("stopped; compare again to go on")
+        return
+    names = columns_of(rows)
+    table("mean ± deviation", [{name: readable(name, row.get(name)) for name in names} for row in rows])
+    print(f"The table is in {compare_config.output_dir}: table.md, table.csv, table.svg")
+
+
+@app.command()
+def report(run: RunDirectory) -> None:
+    """Write a run's report.html: curves, scores, and the map of its task embeddings."""
+    from hyperadapt.report import write_report
+
+    print(f"The report is {write_report(run)}")
+
+
+@app.command()
 def evaluate(
     run: RunDirectory,
     split: Annotated[str, typer.Option(help="validation or test.")] = "test",
@@ -173,7 +209,7 @@ def params(
     else:
         table(
             f"{method} on {model}",
-            [{"parameters": name.replace("_", " "), "": readable(value)} for name, value in counted.items()],
+            [{"parameters": name.replace("_", " "), "": in_words(value)} for name, value in counted.items()],
         )
 
 
@@ -257,14 +293,14 @@ def table(title: str, rows: list[dict[str, Any]]) -> None:
     for column in rows[0]:
         drawn.add_column(column)
     for row in rows:
-        drawn.add_row(*(readable(value) for value in row.values()))
+        drawn.add_row(*(in_words(value) for value in row.values()))
     # No markup: brackets are part of a path or a split.
     console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
     console.print(title, style="bold", soft_wrap=True)
     console.print(drawn)
 
 
-def readable(value: Any) -> str:
+def in_words(value: Any) -> str:
     """Format a cell."""
     if isinstance(value, float):
         return f"{value:,.0f}" if value.is_integer() else f"{value:,.4g}"

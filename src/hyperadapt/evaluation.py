@@ -156,6 +156,18 @@ def generate_texts(
     return [texts[row] for row in range(len(sources))]
 
 
+def majority(rows: EvaluationSet, answers: Sequence[str]) -> Results:
+    """Score what always gives the same answer to a task.
+
+    Args:
+        rows: of the tasks.
+        answers: one for each task.
+    """
+    predictions = [[answer] * len(targets) for answer, targets in zip(answers, rows.targets, strict=True)]
+    scores = [score_task(*of) for of in zip(rows.tasks, predictions, rows.targets, strict=True)]
+    return Results(scores, average(scores), num_beams=1, predictions=predictions)
+
+
 def evaluate(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,

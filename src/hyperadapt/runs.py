@@ -10,6 +10,7 @@ base/           the base model, where the run       history.json  losses and val
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 from hyperadapt import checkpoint
 from hyperadapt.config import ModelConfig, RunConfig, WrittenConfig
 from hyperadapt.errors import CheckpointError, UserError, nearest, validation_message
-from hyperadapt.evaluation import EvaluationSet, Results, evaluate, generate_texts, tokenize_sources
+from hyperadapt.evaluation import EvaluationSet, Results, evaluate, generate_texts, majority, tokenize_sources
 from hyperadapt.tasks import Task, load_split, resolve_tasks, rows_from_lines
 
 if TYPE_CHECKING:
@@ -74,16 +75,15 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
     set_seed(config.seed)
     # Before the rows are read, which takes longer: a method that does not fit the model is found at once.
     model = adapt(base, method, [task.name for task in tasks])
-    train_rows = [
-        training.tokenize_rows(
-            load_split(task, "train", data.data_dir, data.max_train_rows, data.subsample_seed, config.prefix),
-            index,
-            tokenizer,
-            data.max_source_length,
-            task.max_target_length,
+    train_rows, most_frequent = [], {}
+    for index, task in enumerate(tasks):
+        texts = load_split(
+            task, "train", data.data_dir, data.max_train_rows, data.subsample_seed, config.prefix
         )
-        for index, task in enumerate(tasks)
-    ]
+        most_frequent[task.name] = Counter(texts["target"]).most_common(1)[0][0]
+        train_rows.append(
+            training.tokenize_rows(texts, index, tokenizer, data.max_source_length, task.max_target_length)
+        )
     evaluation_sets = {
         split: load_evaluation_set(having, split, config, tokenizer)
         for split in SPLITS
@@ -107,7 +107,7 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
     state = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
     if args.process_index == 0:
         model.save_pretrained(str(directory / "model"), state_dict=state)
-        facts = {
+        facts: dict[str, Any] = {
             "method": method.name,
             "best_step": trainer.state.best_global_step,
             "steps": trainer.state.global_step,
@@ -117,6 +117,10 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
             "parameters": count_parameters(model).as_dict(),
         }
         scores = {split: result.as_dict() for split, result in results.items()}
+        facts["majority"] = {
+            split: majority(rows, [most_frequent[task.name] for task in rows.tasks]).as_dict()
+            for split, rows in evaluation_sets.items()
+        }
         history = json.dumps(trainer.state.log_history, indent=1).encode()
         checkpoint.write_atomically(directory / "history.json", history)
         write_results(directory, {**facts, **scores})
@@ -133,18 +137,29 @@ def checkpoint_to_resume(directory: Path, config: WrittenConfig) -> Path:
 
     if not (directory / "config.yaml").is_file():
         raise UserError(f"{directory} holds no run to resume")
-    before = flat(type(config).load_saved(directory / "config.yaml").resolved())
-    now = flat(config.resolved())
-    for name in {**now, **before}:
-        may_change = any(name == field or name.startswith(field + ".") for field in MAY_CHANGE_ON_RESUME)
-        if not may_change and before.get(name) != now.get(name):
-            raise UserError(
-                f"cannot resume {directory}: {name} was {before.get(name)!r} and is now {now.get(name)!r}"
-            )
+    check_same_run(directory, config)
     last = last_checkpoint(directory / "checkpoints")
     if last is None:
         raise UserError(f"{directory} has no checkpoint to resume from; remove it and start anew")
     return last
+
+
+def check_same_run(
+    directory: Path, config: WrittenConfig, may_change: Sequence[str] = MAY_CHANGE_ON_RESUME
+) -> None:
+    """Check that a directory holds the run that a configuration describes.
+
+    Raises:
+        UserError: if a field is another that may not change.
+    """
+    before = flat(type(config).load_saved(directory / "config.yaml").resolved())
+    now = flat(config.resolved())
+    for name in {**now, **before}:
+        free = any(name == field or name.startswith(field + ".") for field in may_change)
+        if not free and before.get(name) != now.get(name):
+            raise UserError(
+                f"cannot go on with {directory}: {name} was {before.get(name)!r} and is now {now.get(name)!r}"
+            )
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

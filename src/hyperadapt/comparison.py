@@ -1,0 +1,336 @@
+"""Comparisons: runs of several variants, each with several seeds, and the table that sets them side by side.
+
+config.yaml          the comparison            VARIANT/seed-S/      a run, as `hyperadapt train` writes it
+table.md, .csv       means and deviations      VARIANT/seed-S.yaml  its configuration, to run it by hand
+table.svg            the same as a picture     VARIANT/seed-S.log   what it printed
+
+Every run is a process of its own: its peak memory is its own, and what goes wrong in one leaves the others alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from tqdm import tqdm
+
+from hyperadapt.checkpoint import write_atomically
+from hyperadapt.config import CompareConfig, RunConfig
+from hyperadapt.errors import UserError
+
+LINES_OF_A_FAILED_RUN = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One run of a comparison."""
+
+    variant: str
+    seed: int
+    config: RunConfig
+
+    @property
+    def name(self) -> str:
+        """What people read."""
+        return f"{self.variant}, seed {self.seed}"
+
+    @property
+    def directory(self) -> Path:
+        """Where the run lies."""
+        return Path(self.config.output_dir)
+
+    def beside(self, suffix: str) -> Path:
+        """Return the file of this suffix that lies beside the run."""
+        return self.directory.with_name(self.directory.name + suffix)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has been trained and evaluated to its end."""
+        return self.results() is not None
+
+    def results(self) -> dict[str, Any] | None:
+        """Read the run's results, None where it has none yet."""
+        try:
+            results = json.loads((self.directory / "results.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return results if "train_seconds" in results else None
+
+    def command(self, threads: int) -> list[str]:
+        """Make the command that trains the run, or goes on with it."""
+        environment = [f"OMP_NUM_THREADS={threads}"] if "OMP_NUM_THREADS" not in os.environ else []
+        resume = ["--resume"] if (self.directory / "config.yaml").exists() else []
+        train = [sys.executable, "-m", "hyperadapt.cli", "train", str(self.beside(".yaml")), *resume]
+        return ["env", *environment, *train]
+
+
+def compare(config: CompareConfig, jobs: int = 1, ray: str | None = None) -> list[dict[str, Any]]:
+    """Train what is not finished, and write the table; everything that was given is checked before.
+
+    Args:
+        config: what to run.
+        jobs: runs at once.
+        ray: address of a Ray cluster that shares this file system ("local" starts one here), instead of processes here.
+
+    Returns:
+        The table's rows, as `table_rows` makes them.
+
+    Raises:
+        UserError: for anything wrong with what was given, or where runs failed; the others are finished by then.
+    """
+    cells = [Cell(variant, seed, run) for (variant, seed), run in config.runs().items()]
+    if ray is not None:
+        check_ray()
+    for cell in cells:
+        check_unchanged(cell)
+    directory = Path(config.output_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    config.save(directory / "config.yaml")
+    unfinished = [cell for cell in cells if not cell.finished]
+    for cell in unfinished:
+        prepare(cell)
+
+    failed = {}
+    spread = (
+        spread_over_processes(unfinished, jobs) if ray is None else spread_over_ray(unfinished, jobs, ray)
+    )
+    with tqdm(total=len(cells), initial=len(cells) - len(unfinished), unit=" runs", desc="comparing") as bar:
+        for cell, code in spread:
+            results = cell.results()
+            if code or results is None:
+                failed[cell] = last_words(cell, code)
+                bar.write(f"{cell.name}: failed: {failed[cell]}")
+            else:
+                bar.write(f"{cell.name}: average {scores_of(results)['average']:.2f}")
+            bar.update()
+            write_table(cells, directory)
+    rows = write_table(cells, directory)
+    if failed:
+        cell, why = next(iter(failed.items()))
+        raise UserError(
+            f"{len(failed)} of {len(cells)} runs failed; {cell.name} ({cell.beside('.log')}): {why}"
+        )
+    return rows
+
+
+def check_unchanged(cell: Cell) -> None:
+    """Check that a run that is there, finished or not, is the one that the comparison asks for."""
+    from hyperadapt.runs import check_same_run
+
+    if (cell.directory / "config.yaml").exists():
+        check_same_run(cell.directory, cell.config, may_change=("output_dir", "data.data_dir"))
+
+
+def prepare(cell: Cell) -> None:
+    """Write a run's configuration; a run that was stopped before its first checkpoint starts anew."""
+    from hyperadapt.training import last_checkpoint
+
+    cell.directory.parent.mkdir(parents=True, exist_ok=True)
+    if cell.directory.exists() and last_checkpoint(cell.directory / "checkpoints") is None:
+        shutil.rmtree(cell.directory)
+    cell.config.save(cell.beside(".yaml"))
+
+
+def spread_over_processes(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, int]]:
+    """Train runs, so many at once, each with its share of the processor's cores and with one of the GPUs."""
+    import torch
+
+    threads, gpus = max((os.cpu_count() or 1) // jobs, 1), torch.cuda.device_count()
+    free = list(range(jobs))
+    live: set[subprocess.Popen[bytes]] = set()
+
+    def train(cell: Cell) -> int:
+        place = free.pop()
+        own_gpu = {"CUDA_VISIBLE_DEVICES": str(place % gpus)} if gpus > 1 else {}
+        with cell.beside(".log").open("ab") as log:
+            process = subprocess.Popen(
+                cell.command(threads), stdout=log, stderr=log, env={**os.environ, **own_gpu}
+            )
+            live.add(process)
+            try:
+                return process.wait()
+            finally:
+                live.remove(process)
+                free.append(place)
+
+    with ThreadPoolExecutor(jobs) as pool, terminating(live, pool):
+        futures = {pool.submit(train, cell): cell for cell in cells}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+@contextmanager
+def terminating(live: set[subprocess.Popen[bytes]], pool: ThreadPoolExecutor) -> Iterator[None]:
+    """On SIGTERM or an interrupt, let the runs write their checkpoints and stop, and begin no others."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(live):
+            process.terminate()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def check_ray() -> None:
+    """Check that Ray is installed."""
+    from importlib.util import find_spec
+
+    if find_spec("ray") is None:
+        raise UserError("--ray needs the package ray: pip install 'hyperadapt[ray]'")
+
+
+def spread_over_ray(cells: Sequence[Cell], jobs: int, address: str) -> Iterator[tuple[Cell, int]]:
+    """Train runs as Ray's tasks, each with its share of a machine's cores and, where there are any, with one GPU."""
+    import ray
+    import torch
+
+    threads = max((os.cpu_count() or 1) // jobs, 1)
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(f"--ray {address}: {' '.join(str(error).split())}") from None
+
+    @ray.remote(num_cpus=threads, num_gpus=int(torch.cuda.is_available()), max_retries=0)
+    def train(command: list[str], log: str) -> int:
+        with open(log, "ab") as file:
+            return subprocess.run(command, stdout=file, stderr=file, check=False).returncode
+
+    try:
+        pending = {
+            train.remote(cell.command(threads), str(cell.beside(".log").resolve())): cell for cell in cells
+        }
+        while pending:
+            (done,), _ = ray.wait(list(pending), num_returns=1)
+            cell = pending.pop(done)
+            yield cell, ray.get(done)
+    finally:
+        ray.shutdown()
+
+
+def last_words(cell: Cell, code: int) -> str:
+    """Find what a run that failed printed last."""
+    lines = cell.beside(".log").read_text(errors="replace").replace("\r", "\n").splitlines()
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if errors:
+        return errors[-1]
+    if code == 0:
+        return "it was stopped; compare again to go on"
+    return f"exit code {code}; " + " / ".join(line.strip() for line in lines if line.strip())[-300:]
+
+
+def scores_of(results: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's scores on its test rows, or, where its tasks have none, on its validation rows."""
+    return results["test"] if "test" in results else results["validation"]
+
+
+def table_rows(cells: Iterable[Cell]) -> list[dict[str, Any]]:
+    """Summarise the finished runs, a row a variant.
+
+    Returns:
+        variant, seeds, then for each task and the average (mean, deviation over the seeds or None), then
+        "% trained" per task, "step (s)", the median, and "memory (MB)", the process's or the device's peak.
+    """
+    by_variant: dict[str, list[dict[str, Any]]] = {}
+    for cell in cells:
+        by_variant.setdefault(cell.variant, [])
+        if (results := cell.results()) is not None:
+            by_variant[cell.variant].append(results)
+    rows = []
+    for variant, runs in by_variant.items():
+        if not runs:
+            continue
+        scores = [scores_of(results) for results in runs]
+        row: dict[str, Any] = {"variant": variant, "seeds": len(runs)}
+        for task in scores[0]["tasks"]:
+            row[task] = spread_of([score["tasks"][task]["score"] for score in scores])
+        row["average"] = spread_of([score["average"] for score in scores])
+        row["% trained"] = runs[0]["parameters"]["trained_per_task_percent"]
+        steps = [results["step_seconds"] for results in runs if results["step_seconds"] is not None]
+        row["step (s)"] = fmean(steps) if steps else None
+        row["memory (MB)"] = max(results["peak_memory_mb"] for results in runs)
+        rows.append(row)
+    return rows
+
+
+def spread_of(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and sample deviation; the latter None for one value."""
+    return fmean(values), stdev(values) if len(values) > 1 else None
+
+
+def write_table(cells: Sequence[Cell], directory: Path) -> list[dict[str, Any]]:
+    """Write the table of the finished runs as table.md, table.csv and table.svg."""
+    rows = table_rows(cells)
+    if rows:
+        from hyperadapt.figures import scores_by_variant
+
+        write_atomically(directory / "table.md", markdown(rows).encode())
+        write_atomically(directory / "table.csv", as_csv(rows).encode())
+        write_atomically(directory / "table.svg", scores_by_variant(rows).encode())
+    return rows
+
+
+def columns_of(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the columns of a table, whose rows may be of different tasks."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    last = ["average", "% trained", "step (s)", "memory (MB)"]
+    return [name for name in names if name not in last] + last
+
+
+def readable(name: str, value: Any) -> str:
+    """Say a value of a table's column."""
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        mean, deviation = value
+        return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+    if name in ("% trained", "step (s)"):
+        return f"{value:.3g}" if value < 100 else f"{value:.1f}"
+    return str(value)
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Write a table's rows as markdown."""
+    names = columns_of(rows)
+    lines = [names, ["---"] * len(names)]
+    lines += [[readable(name, row.get(name)) for name in names] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Write a table's rows as comma-separated values, means and deviations in columns of their own."""
+    flat = []
+    for row in rows:
+        cells: dict[str, Any] = {}
+        for name in columns_of(rows):
+            value = row.get(name)
+            if isinstance(value, tuple):
+                cells[name], cells[f"{name} deviation"] = value
+            else:
+                cells[name] = value
+        flat.append(cells)
+    names = list(dict.fromkeys(name for cells in flat for name in cells))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()

@@ -1,0 +1,109 @@
+"""Pictures as SVG text, for files and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by people with any colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+STYLE: Any = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+    "font.size": 9,
+    "legend.frameon": False,
+    "svg.hashsalt": "hyperadapt",  # the same picture gives the same file
+}
+
+
+@contextmanager
+def drawing(width: float, height: float) -> Iterator[tuple[Figure, StringIO]]:
+    """Begin a figure, in inches, that no window shows; when it is drawn it is written into the text as SVG."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure, svg = Figure(figsize=(width, height), layout="constrained"), StringIO()
+        yield figure, svg
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+
+
+def scores_by_variant(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Draw a comparison's scores, mean and deviation, a group a task with the average last.
+
+    Args:
+        rows: as `comparison.table_rows` makes them.
+    """
+    tasks = [name for name in rows[0] if isinstance(rows[0][name], tuple)]
+    with drawing(1.6 + 0.9 * len(tasks), 3.4) as (figure, svg):
+        axes = figure.add_subplot()
+        width = 0.8 / len(rows)
+        for number, row in enumerate(rows):
+            places = [index + (number - (len(rows) - 1) / 2) * width for index in range(len(tasks))]
+            means = [row[task][0] if task in row else float("nan") for task in tasks]
+            deviations = [row[task][1] or 0.0 if task in row else 0.0 for task in tasks]
+            colour = COLOURS[number % len(COLOURS)]
+            axes.errorbar(
+                places,
+                means,
+                deviations,
+                fmt="o",
+                markersize=4,
+                capsize=2,
+                color=colour,
+                label=row["variant"],
+            )
+        axes.axvspan(len(tasks) - 1.5, len(tasks) - 0.5, color="#f5f5f5", zorder=0)
+        axes.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right")
+        axes.set_xlim(-0.5, len(tasks) - 0.5)
+        axes.set_ylabel("score")
+        axes.grid(axis="x", visible=False)
+        figure.legend(loc="outside upper center", ncols=min(len(rows), 4))
+    return svg.getvalue()
+
+
+def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], y_label: str) -> str:
+    """Draw lines over the steps; one of the name "average" is drawn heavily.
+
+    Args:
+        lines: name -> (steps, values).
+        y_label: what the values are.
+    """
+    with drawing(6.4, 3.0) as (figure, svg):
+        axes = figure.add_subplot()
+        for number, (name, (steps, values)) in enumerate(lines.items()):
+            main = name == "average" or len(lines) == 1
+            colour = "#222222" if name == "average" else COLOURS[number % len(COLOURS)]
+            axes.plot(steps, values, color=colour, linewidth=2.2 if main else 1.1, label=name)
+        axes.set_xlabel("step")
+        axes.set_ylabel(y_label)
+        if len(lines) > 1:
+            figure.legend(loc="outside right upper")
+    return svg.getvalue()
+
+
+def embedding_map(names: Sequence[str], points: Sequence[Sequence[float]], explained: Sequence[float]) -> str:
+    """Draw points with their names on two principal components.
+
+    Args:
+        names: of the points.
+        points: (points, 2).
+        explained: the components' shares of the variance.
+    """
+    with drawing(5.4, 4.0) as (figure, svg):
+        axes = figure.add_subplot()
+        for number, (name, (x, y)) in enumerate(zip(names, points, strict=True)):
+            axes.scatter([x], [y], color=COLOURS[number % len(COLOURS)], s=40)
+            axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points")
+        axes.margins(0.2)
+        axes.set_xlabel(f"first component ({100 * explained[0]:.0f} % of the variance)")
+        axes.set_ylabel(f"second ({100 * explained[1]:.0f} %)")
+    return svg.getvalue()

@@ -1,0 +1,137 @@
+"""A run's report: one HTML file that needs no other, with its scores, curves and the map of its task embeddings."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from hyperadapt.errors import CheckpointError
+
+FIRST_LINE_OF_SVG = "<svg"
+
+
+def write_report(directory: str | Path) -> Path:
+    """Write report.html into a trained run's directory, and return its path.
+
+    Raises:
+        CheckpointError: if the directory holds no finished run.
+    """
+    from jinja2 import Environment
+
+    import hyperadapt
+    from hyperadapt.checkpoint import write_atomically
+    from hyperadapt.runs import load_run
+
+    run = load_run(directory)
+    results, history = (read_json(run.directory / name) for name in ("results.json", "history.json"))
+    counted = results["parameters"]
+    method = f"{run.model.method.name} on {run.config.model.name or 'a T5 with random weights'}"
+    facts = [
+        (f"average on {split} rows", f"{results[split]['average']:.1f}")
+        for split in ("test", "validation")
+        if split in results
+    ]
+    facts += [
+        ("of the model trained, per task", f"{counted['trained_per_task_percent']:.2f} %"),
+        ("parameters trained", f"{counted['trained']:,}"),
+        (f"steps; the best is step {results['best_step']}", f"{results['steps']:,}"),
+        ("of training", duration(results["train_seconds"])),
+    ]
+    if results["step_seconds"] is not None:
+        facts.append(("a step", f"{1000 * results['step_seconds']:.0f} ms"))
+    page = (
+        Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        .from_string((resources.files("hyperadapt") / "assets/report.html").read_text(encoding="utf-8"))
+        .render(
+            title=run.directory.resolve().name,
+            lead=f"{method}; {len(run.tasks)} tasks: {', '.join(task.name for task in run.tasks)}",
+            facts=facts,
+            splits=[score_table(name, results) for name in ("test", "validation") if name in results],
+            pictures=pictures(run, history),
+            configuration=(run.directory / "config.yaml").read_text(encoding="utf-8"),
+            version=hyperadapt.__version__,
+            directory=directory,
+        )
+    )
+    write_atomically(run.directory / "report.html", page.encode())
+    return run.directory / "report.html"
+
+
+def read_json(file: Path) -> Any:
+    """Read one of a finished run's files."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{file} is missing or damaged ({error}); a report needs a run trained to its end"
+        ) from None
+
+
+def duration(seconds: float) -> str:
+    """Say a duration, as 1 h 02 min, 3 min 20 s or 45 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+    )
+
+
+def score_table(split: str, results: dict[str, Any]) -> dict[str, Any]:
+    """Prepare a split's scores for the page."""
+    scores, majority = results[split], results["majority"][split]
+    rows = [
+        {
+            "task": task,
+            "metrics": ", ".join(f"{name} {value:.1f}" for name, value in score["metrics"].items()),
+            "score": f"{score['score']:.1f}",
+            "majority": f"{majority['tasks'][task]['score']:.1f}",
+            "rows": f"{score['rows']:,}",
+            "invalid": f"{score['invalid']:,}",
+        }
+        for task, score in scores["tasks"].items()
+    ]
+    averages = {"average": f"{scores['average']:.1f}", "majority": f"{majority['average']:.1f}"}
+    return {"name": split, "rows": rows, **averages}
+
+
+def pictures(run: Any, history: list[dict[str, float]]) -> list[dict[str, str]]:
+    """Draw what there is to draw: the loss, the validation scores, the task embeddings."""
+    from hyperadapt.figures import curves, embedding_map
+
+    drawn = []
+    losses = [entry for entry in history if "loss" in entry]
+    if losses:
+        line = [entry["step"] for entry in losses], [entry["loss"] for entry in losses]
+        drawn.append(
+            picture("Loss", curves({"loss": line}, "loss a target token"), "On the training batches.")
+        )
+    evaluated = [entry for entry in history if "eval_average" in entry]
+    if evaluated:
+        steps = [entry["step"] for entry in evaluated]
+        lines = {
+            task.name: (steps, [entry[f"eval_{task.name}_score"] for entry in evaluated])
+            for task in run.tasks
+        }
+        lines["average"] = steps, [entry["eval_average"] for entry in evaluated]
+        caption = "The checkpoint of the best average is the one that was kept."
+        drawn.append(picture("Validation scores", curves(lines, "score"), caption))
+    embeddings = run.model.hyperadapt.task_embeddings()
+    if embeddings is not None and len(run.tasks) > 2:
+        from sklearn.decomposition import PCA
+
+        components = PCA(2)
+        points = components.fit_transform(embeddings.float().numpy())
+        svg = embedding_map([task.name for task in run.tasks], points, components.explained_variance_ratio_)
+        caption = (
+            "The embeddings from which the tasks' parameters are generated, on their first two principal components "
+            "(HyperFormer, Figure 3). Of few tasks any map shows some order: read distances with care."
+        )
+        drawn.append(picture("Task embeddings", svg, caption))
+    return drawn
+
+
+def picture(title: str, svg: str, caption: str) -> dict[str, str]:
+    """Prepare a picture for the page, without what only a file of its own needs."""
+    return {"title": title, "svg": svg[svg.index(FIRST_LINE_OF_SVG) :], "caption": caption}

@@ -1,0 +1,277 @@
+"""Comparisons and reports: the runs that are trained, those that are not trained again, and the tables of them."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from hyperadapt.config import CompareConfig
+from hyperadapt.runs import load_run
+from tiny_run import BASE, Outcome, contents, hyperadapt, write_tasks
+
+pytestmark = pytest.mark.xdist_group("comparison")  # or each worker would train the runs that all look at
+
+ROOT = Path(__file__).resolve().parents[1]
+VARIANTS = {
+    "adapters": {"method": {"name": "adapters", "reduction_factor": 2}},
+    "r=4": {"method": {"name": "hyperformer++", "reduction_factor": 4}, "training": {"learning_rate": 3e-3}},
+}
+
+
+def write_comparison(directory: Path, **changes: Any) -> Path:
+    """Write the configuration of a comparison of four tiny runs into `directory / "table"`."""
+    values = {
+        "output_dir": str(directory / "table"),
+        "seeds": [0, 1],
+        "base": {
+            "model": {"config": BASE, "tokenizer": "bytes"},
+            "data": {"tasks": write_tasks(directory / "tasks"), "max_source_length": 48},
+            "training": {"max_steps": 4, "batch_size": 8, "eval_steps": 4, "logging_steps": 2},
+        },
+        "variants": VARIANTS,
+        **changes,
+    }
+    (directory / "compare.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    return directory / "compare.yaml"
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a comparison that is finished, for reading only."""
+    directory = tmp_path_factory.mktemp("comparison")
+    outcome = hyperadapt("compare", write_comparison(directory), "--jobs", "2")
+    assert outcome.code == 0, outcome.err
+    assert "mean ± deviation" in outcome.out
+    return directory
+
+
+@pytest.fixture
+def comparison(compared: Path, tmp_path: Path) -> Path:
+    """A copy of the comparison, to be changed; its configuration is compare.yaml."""
+    directory = Path(shutil.copytree(compared, tmp_path / "copy"))
+    text = (directory / "compare.yaml").read_text().replace(str(compared / "table"), str(directory / "table"))
+    (directory / "compare.yaml").write_text(text)
+    return directory
+
+
+def rows_of(directory: Path) -> list[dict[str, str]]:
+    with (directory / "table/table.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def weights(run: Path) -> dict[str, bytes]:
+    """A run's trained tensors, bit for bit."""
+    return {
+        name: value.numpy().tobytes() for name, value in load_file(run / "model/model.safetensors").items()
+    }
+
+
+def trained_between(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
+    """Which runs were trained between two looks at a comparison."""
+    changed = {name for name in after if before.get(name) != after[name]}
+    return {name.removesuffix("/results.json") for name in changed if name.endswith("results.json")}
+
+
+def test_the_table_has_the_means_and_deviations_of_its_runs(compared: Path) -> None:
+    rows = rows_of(compared)
+    assert [row["variant"] for row in rows] == list(VARIANTS)
+    for row in rows:
+        results = [
+            json.loads((compared / f"table/{row['variant']}/seed-{seed}/results.json").read_text())
+            for seed in (0, 1)
+        ]
+        for task in ("colour", "warmth"):
+            scores = [result["test"]["tasks"][task]["score"] for result in results]
+            assert float(row[task]) == pytest.approx(fmean(scores))
+            assert float(row[f"{task} deviation"]) == pytest.approx(stdev(scores))
+        assert float(row["average"]) == pytest.approx(fmean(result["test"]["average"] for result in results))
+        percent = results[0]["parameters"]["trained_per_task_percent"]
+        assert float(row["% trained"]) == pytest.approx(percent)
+        assert 0 < float(row["step (s)"]) < 10
+        assert 100 < float(row["memory (MB)"]) < 10_000
+    assert rows[0]["% trained"] != rows[1]["% trained"]
+    markdown = (compared / "table/table.md").read_text().splitlines()
+    assert len(markdown) == 4
+    assert all(re.search(r"\| \d+\.\d ± \d+\.\d \|", line) for line in markdown[2:])
+    picture = (compared / "table/table.svg").read_text()
+    assert picture.count("<svg") == 1
+
+
+def test_a_cell_is_the_run_that_train_makes_of_its_configuration(compared: Path, tmp_path: Path) -> None:
+    config = compared / "table/r=4/seed-1.yaml"
+    outcome = hyperadapt("train", config, f"output_dir={tmp_path / 'alone'}")
+    assert outcome.code == 0, outcome.err
+    alone = load_run(tmp_path / "alone")
+    assert alone.config.seed == 1
+    assert alone.config.training.learning_rate == 3e-3
+    assert alone.config.training.max_steps == 4
+    assert weights(tmp_path / "alone") == weights(compared / "table/r=4/seed-1")
+
+
+def test_what_is_finished_is_not_run_again_and_what_is_added_is(comparison: Path) -> None:
+    before = contents(comparison / "table")
+    assert hyperadapt("compare", comparison / "compare.yaml").code == 0
+    assert trained_between(before, contents(comparison / "table")) == set()
+    shutil.rmtree(comparison / "table/adapters/seed-1")
+    outcome = hyperadapt("compare", comparison / "compare.yaml", "seeds=[0, 1, 2]", "--jobs", "2")
+    assert outcome.code == 0, outcome.err
+    after = contents(comparison / "table")
+    assert trained_between(before, after) >= {"adapters/seed-2", "r=4/seed-2"}
+    assert not trained_between(before, after) & {"adapters/seed-0", "r=4/seed-0", "r=4/seed-1"}
+    assert [row["seeds"] for row in rows_of(comparison)] == ["3", "3"]
+
+
+def test_a_finished_run_is_not_passed_off_as_one_of_another_configuration(comparison: Path) -> None:
+    before = contents(comparison / "table")
+    for change, message in (
+        ("base.training.max_steps=5", "training.max_steps was 4 and is now 5"),
+        ("variants.adapters.method.reduction_factor=4", "method.reduction_factor was 2"),
+    ):
+        outcome = hyperadapt("compare", comparison / "compare.yaml", change)
+        assert outcome.code == 2
+        assert message in outcome.err
+        assert contents(comparison / "table") == before
+
+
+def test_a_run_that_fails_leaves_the_others_alone_and_is_named(tmp_path: Path) -> None:
+    hot = {"learning_rate": 1e30, "arguments": {"max_grad_norm": 0.0}}
+    config = write_comparison(
+        tmp_path, variants={"hot": {**VARIANTS["adapters"], "training": hot}, **VARIANTS}, seeds=[0]
+    )
+    outcome = hyperadapt("compare", config, "--jobs", "2")
+    last = [line for line in re.split(r"[\r\n]+", outcome.err) if line.strip()][-1]
+    assert outcome.code == 2
+    assert last.startswith("error: 1 of 3 runs failed; hot, seed 0 (")
+    assert re.search(r"the loss is (nan|inf) at step", last)
+    assert [row["variant"] for row in rows_of(tmp_path)] == list(VARIANTS)
+
+
+def test_sigterm_lets_the_runs_write_their_checkpoints_and_they_go_on_from_there(tmp_path: Path) -> None:
+    config = write_comparison(tmp_path, seeds=[0])
+    more = "base.training.max_steps=100000"
+    command = [sys.executable, "-m", "hyperadapt.cli", "compare", str(config), more, "--jobs", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    )
+    runs = [tmp_path / f"table/{variant}/seed-0" for variant in VARIANTS]
+    deadline = time.monotonic() + 100
+    while not all(list(run.glob("checkpoints/checkpoint-*/trainer_state.json")) for run in runs):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=100)
+    assert process.returncode == 0
+    assert "compare again to go on" in out
+    logs = [(tmp_path / f"table/{variant}/seed-0.log").read_text() for variant in VARIANTS]
+    stops = [int(re.search(r"stopped at step (\d+) of 100000", " ".join(log.split()))[1]) for log in logs]  # type: ignore[index]
+    assert all(stop > 4 for stop in stops)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
+def test_the_runs_of_a_ray_cluster_are_those_of_processes(compared: Path, tmp_path: Path) -> None:
+    config = write_comparison(tmp_path, seeds=[0])
+    outcome = hyperadapt("compare", config, "--ray", "local", "--jobs", "2")
+    assert outcome.code == 0, outcome.err
+    for variant in VARIANTS:
+        assert weights(tmp_path / f"table/{variant}/seed-0") == weights(compared / f"table/{variant}/seed-0")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variants": {}}, "variants"),
+        (
+            {"variants": {"a": {"method": "adaptors"}}},
+            "method 'adaptors' is unknown; did you mean 'adapters'?",
+        ),
+        (
+            {"variants": {"a": {"method": "adapters", "trainin": {}}}},
+            "variants.a: field 'trainin' is unknown",
+        ),
+        ({"variants": {"a/b": {"method": "adapters"}}}, "variants"),
+        (
+            {"variants": {"a": {"method": "adapters", "seed": 3}}},
+            "variants.a: seed is decided by the comparison",
+        ),
+        ({"seeds": [1, 1]}, "a seed comes twice"),
+        ({"sedes": [1]}, "did you mean 'seeds'?"),
+    ],
+)
+def test_a_wrong_comparison_is_one_line_and_nothing_is_written(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    config = write_comparison(tmp_path, **changes)
+    before = contents(tmp_path)
+    assert_one_line(hyperadapt("compare", config), message)
+    assert contents(tmp_path) == before
+
+
+def assert_one_line(outcome: Outcome, message: str) -> None:
+    lines = [line for line in re.split(r"[\r\n]+", outcome.err) if line.strip() and "it/s]" not in line]
+    assert outcome.code == 2, outcome
+    assert len(lines) == 1, lines
+    assert message in lines[0]
+
+
+def test_the_resolved_comparison_makes_the_same_runs(compared: Path) -> None:
+    asked = CompareConfig.load(compared / "compare.yaml")
+    assert CompareConfig.load_saved(compared / "table/config.yaml").runs() == asked.runs()
+
+
+# ------------------------------------------------------------------------------------------------------- reports
+
+
+def test_a_report_needs_no_other_file_and_has_the_runs_own_numbers(run: Path) -> None:
+    outcome = hyperadapt("report", run)
+    assert outcome.code == 0, outcome.err
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"""(src|href)=["'](?!#)""", page)
+    assert "@import" not in page
+    results = json.loads((run / "results.json").read_text())
+    for split in ("validation", "test"):
+        assert f"Scores on the {split} rows" in page
+        for task in ("colour", "warmth"):
+            score = results[split]["tasks"][task]["score"]
+            majority = results["majority"][split]["tasks"][task]["score"]
+            assert f'<td class="number">{score:.1f}<td class="number">{majority:.1f}' in page
+    assert page.count("<svg") == 2  # loss, validation; adapters have no embedding
+    assert "Task embeddings" not in page
+
+
+def test_the_map_shows_the_task_embeddings_of_a_method_that_has_them(compared: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(compared / "table/r=4/seed-0", tmp_path / "run"))
+    assert load_run(run).model.hyperadapt.task_embeddings().shape[0] == 2
+    assert hyperadapt("report", run).code == 0
+    assert "Task embeddings" not in (run / "report.html").read_text()  # two points always lie on a line
+
+
+def test_majority_is_what_the_most_frequent_training_target_scores(trained: Path) -> None:
+    majority = json.loads((trained / "results.json").read_text())["majority"]["test"]["tasks"]
+    targets = [json.loads(line)["label"] for line in (trained.parent / "tasks/colour-test.jsonl").open()]
+    most_frequent = 0  # of the training rows' labels 0, 1, 0, 1: the first
+    accuracy = 100 * sum(label == most_frequent for label in targets) / len(targets)
+    assert majority["colour"]["metrics"]["accuracy"] == pytest.approx(accuracy)
+    assert majority["warmth"]["score"] == 0.0
+
+
+def test_a_run_without_results_has_no_report(run: Path) -> None:
+    (run / "history.json").unlink()
+    assert_one_line(hyperadapt("report", run), "history.json is missing or damaged")
+    assert not (run / "report.html").exists()
