@@ -40,6 +40,7 @@ def test_a_run_directory_holds_what_it_promises_and_no_more(trained: Path) -> No
         "model/hyperadapt.json",
         "model/model.safetensors",
         "results.json",
+        "history.json",
     }
     assert "tokenizer/tokenizer_config.json" in files
     # Trainer turns it off in the model that it is given.

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
         HyperFormerPlusPlus,
     )
     from hyperadapt.model import adapt
+    from hyperadapt.tiny_t5 import load_tiny_t5
 
 HOME = {
     "adapt": "model",
     "load": "checkpoint",
+    "load_tiny_t5": "tiny_t5",
     "count_parameters": "counting",
     "METHODS": "methods",
     "Adapters": "methods",
@@ -53,6 +55,7 @@ __all__ = [
     "count_parameters",
     "interop",
     "load",
+    "load_tiny_t5",
 ]
 
 

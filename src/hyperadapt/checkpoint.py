@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hyperadapt.errors import CheckpointError, UserError
 from hyperadapt.methods import method_from
+from hyperadapt.tiny_t5 import place_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -170,9 +171,10 @@ def load_base(config: dict[str, Any], path: Path) -> PreTrainedModel:
     beside = path.parent / OWN_BASE
     kept = Path(name).name == OWN_BASE and (beside / "config.json").is_file()
     try:
-        return base_class.from_pretrained(
-            beside if kept else name, dtype=getattr(torch, config["base_dtype"])
-        )
+        place = str(beside) if kept else place_of(name)
+        base = base_class.from_pretrained(place, dtype=getattr(torch, config["base_dtype"]))
+        base.config._name_or_path = str(beside) if kept else name
+        return base
     except Exception as error:  # besides OSError whatever safetensors and torch make of a damaged file
         reason = " ".join(str(error).split())[:160]
         raise CheckpointError(

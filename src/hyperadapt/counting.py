@@ -85,11 +85,12 @@ def model_config(name: str) -> PretrainedConfig:
 
     from hyperadapt.backbones import published_config
     from hyperadapt.errors import UserError
+    from hyperadapt.tiny_t5 import place_of
 
     if not Path(name).is_dir() and (known := published_config(name)) is not None:
         return known
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(place_of(name))
         if PretrainedConfig.get_config_dict(name)[0].get("tie_word_embeddings") is False:
             config.tie_word_embeddings = False  # see backbones/t5.py
         return config

@@ -7,6 +7,7 @@ same examples.
 config.yaml  the resolved configuration    model/        the model of the lowest held-out loss, with its tokenizer
 tokens.npy   the text as tokens            checkpoints/  Trainer's, to resume from
 tokenizer/   the tokenizer                 results.json  losses, tokens, seconds
+                                           history.json  losses over the steps
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from transformers import Trainer
 from transformers.optimization import Adafactor
 from transformers.utils import is_torch_bf16_gpu_available
 
+from hyperadapt.checkpoint import write_atomically
 from hyperadapt.config import (
     DistillationConfig,
     ModelConfig,
@@ -598,6 +600,8 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> dict[str, Any]:
     if args.process_index == 0:
         if distillation is not None:
             del model.sentence_projection
+        history = json.dumps(trainer.state.log_history, indent=1).encode()
+        write_atomically(directory / "history.json", history)
         model.save_pretrained(str(directory / "model"))
         tokenizer.save_pretrained(str(directory / "model"))
         write_results(directory, results)

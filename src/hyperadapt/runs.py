@@ -24,6 +24,7 @@ from hyperadapt.config import ModelConfig, RunConfig, WrittenConfig
 from hyperadapt.errors import CheckpointError, UserError, nearest, validation_message
 from hyperadapt.evaluation import EvaluationSet, Results, evaluate, generate_texts, majority, tokenize_sources
 from hyperadapt.tasks import Task, load_split, resolve_tasks, rows_from_lines
+from hyperadapt.tiny_t5 import place_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -338,7 +339,7 @@ def load_run(path: str | Path, base_model: str | PreTrainedModel | None = None) 
     base = base_model
     if isinstance(base, str):
         dtype = getattr(torch, config.model.dtype)
-        base = quietly(AutoModelForSeq2SeqLM.from_pretrained, base, "the base model", dtype=dtype)
+        base = quietly(AutoModelForSeq2SeqLM.from_pretrained, place_of(base), "the base model", dtype=dtype)
     model = checkpoint.load(directory / "model", base)
     if model.tasks != tuple(task.name for task in tasks):
         raise CheckpointError(
@@ -378,7 +379,9 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
 
     if model.tokenizer == "bytes":
         return ByT5Tokenizer()
-    return quietly(AutoTokenizer.from_pretrained, str(model.tokenizer or model.name), "model.tokenizer")
+    return quietly(
+        AutoTokenizer.from_pretrained, place_of(str(model.tokenizer or model.name)), "model.tokenizer"
+    )
 
 
 def build_base(model: ModelConfig, saved: Path | None = None) -> PreTrainedModel:
@@ -396,9 +399,9 @@ def build_base(model: ModelConfig, saved: Path | None = None) -> PreTrainedModel
 
     dtype = getattr(torch, model.dtype)
     if model.name is not None:
-        base = quietly(AutoModelForSeq2SeqLM.from_pretrained, model.name, "model.name", dtype=dtype)
-        if Path(model.name).is_dir():
-            base.config._name_or_path = str(Path(model.name).resolve())
+        base = quietly(AutoModelForSeq2SeqLM.from_pretrained, place_of(model.name), "model.name", dtype=dtype)
+        is_here = Path(model.name).is_dir()
+        base.config._name_or_path = str(Path(model.name).resolve()) if is_here else model.name
         return base
     if saved is not None and saved.is_dir():
         return quietly(AutoModelForSeq2SeqLM.from_pretrained, str(saved), "the run's base model", dtype=dtype)

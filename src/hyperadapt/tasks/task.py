@@ -275,6 +275,20 @@ def load_task_file(path: str | Path) -> Task:
     return task.model_copy(update={"files": files})
 
 
+def read_split(
+    task: Task, split: str, data_dir: str | Path | None = None, max_rows: int | None = None, seed: int = 42
+) -> list[PlacedRow]:
+    """The rows of one split of a task, as they are, each with the place that errors name; all else as `load_split`."""
+    if split not in task.splits:
+        raise UserError(f"task '{task.name}' has no split '{split}'; {nearest(split, task.splits)}")
+    part = _SLICE.fullmatch(task.splits[split])
+    assert part is not None
+    rows = _slice(_read(task, part["source"], data_dir), part["start"], part["stop"])
+    if not rows:
+        raise UserError(f"task '{task.name}': split '{split}' ({task.splits[split]}) is empty")
+    return rows if max_rows is None else _shuffled(rows, seed)[:max_rows]
+
+
 def load_split(
     task: Task,
     split: str,
@@ -300,16 +314,7 @@ def load_split(
     from datasets import Dataset
     from tqdm.auto import tqdm
 
-    if split not in task.splits:
-        raise UserError(f"task '{task.name}' has no split '{split}'; {nearest(split, task.splits)}")
-    part = _SLICE.fullmatch(task.splits[split])
-    assert part is not None
-    rows = _slice(_read(task, part["source"], data_dir), part["start"], part["stop"])
-    if not rows:
-        raise UserError(f"task '{task.name}': split '{split}' ({task.splits[split]}) is empty")
-    if max_rows is not None:
-        rows = _shuffled(rows, seed)[:max_rows]
-
+    rows = read_split(task, split, data_dir, max_rows, seed)
     texts: dict[str, list[str]] = {"source": [], "target": []}
     for place, row in tqdm(rows, desc=f"{task.name} {split}", unit=" rows", delay=2, leave=False):
         with _naming(place):
