@@ -1,5 +1,5 @@
 # make setup       .venv with everything pinned in constraints.txt
-# make quickstart  train, evaluate and predict on a small example, with nothing to download
+# make quickstart  train, evaluate, predict and report on small tasks, with nothing to download
 # make test        lint, types and tests
 # make clean       remove what the above made
 
@@ -18,16 +18,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 quickstart: setup
-	rm -rf runs/quickstart runs/quickstart-tasks
-	$(BIN)/python examples/quickstart/make_tasks.py runs/quickstart-tasks
+	rm -rf runs/quickstart
 	$(BIN)/hyperadapt train configs/quickstart.yaml
 	$(BIN)/hyperadapt evaluate runs/quickstart --split test
-	@echo 'One sentence, three tasks:'
-	@for task in feeling kind time; do \
-		echo '{"text": "my owl will be happy by the sea"}' \
-		| $(BIN)/hyperadapt predict runs/quickstart --task $$task || exit 1; \
-	done
-	@echo 'The run lies in runs/quickstart; its scores in runs/quickstart/results.json'
+	@echo 'Do two sentences tell the same?'
+	@echo '{"sentence1": "the old farmer followed the clever dog", "sentence2": "the smart hound was pursued by the aged peasant"}' \
+		| $(BIN)/hyperadapt predict runs/quickstart --task paraphrase
+	$(BIN)/hyperadapt report runs/quickstart
 
 test: lint types
 	$(BIN)/pytest -n 2 --dist loadgroup

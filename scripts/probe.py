@@ -1,11 +1,11 @@
-"""Linear probes on the frozen encoder of a T5, pretrained against random weights.
+"""Linear probes on the frozen encoders of T5s, against random weights of the same shape.
 
-    python scripts/probe.py MODEL --data-dir ../shared/data
+    python scripts/probe.py MODEL [MODEL …] --data-dir ../shared/data
 
 A sentence is the mean of the encoder's last states, u; a pair is |u - v| and u * v (as in SentEval). On these, scaled
 to unit variance, a logistic regression (STS-B: a ridge regression) is fitted to training rows, with the strength of
 its penalty chosen on the validation rows, and scored on the test rows of the task's own splits. A seed draws the
-random weights and the training rows.
+random weights and, of tasks that have more, the training rows.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5ForConditionalG
 from hyperadapt.metrics import METRICS
 from hyperadapt.tasks import TASKS, Task
 from hyperadapt.tasks.task import read_split
+from hyperadapt.tiny_t5 import place_of
 
 PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 BATCH = 128
@@ -68,18 +69,17 @@ def score(task: Task, predicted: Sequence[Any], rows: Sequence[Any]) -> float:
 
 
 def probe(model: Any, tokenizer: Any, task: Task, splits: dict[str, list[Any]]) -> float:
-    """Fit a probe for each penalty, and score the best on the test rows."""
+    """Fit a probe for each penalty, and score the one that is best on the validation rows on the test rows."""
     inputs = {split: features(model, tokenizer, task, rows) for split, rows in splits.items()}
     labels = [row[task.label] for row in splits["train"]]
-    best = (-np.inf, 0.0)
+    best, found = -np.inf, 0.0
     for penalty in PENALTIES:
         fitted = Ridge(penalty) if task.kind == "score" else LogisticRegression(C=1 / penalty, max_iter=1000)
         fitted = make_pipeline(StandardScaler(), fitted).fit(inputs["train"], labels)
-        scores = [
-            score(task, fitted.predict(inputs[split]), splits[split]) for split in ("validation", "test")
-        ]
-        best = max(best, (scores[0], scores[1]))
-    return best[1]
+        on_validation = score(task, fitted.predict(inputs["validation"]), splits["validation"])
+        if on_validation > best:
+            best, found = on_validation, score(task, fitted.predict(inputs["test"]), splits["test"])
+    return found
 
 
 def main() -> None:
@@ -87,39 +87,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="directory of the pretrained model, with its tokenizer")
+    parser.add_argument("models", nargs="+", help="tiny-t5, or directories of models with their tokenizers")
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--tasks", nargs="+", default=["sst2", "stsb", "cola", "rte"])
     parser.add_argument("--rows", type=int, default=4000, help="training rows")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
 
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
-    pretrained = AutoModelForSeq2SeqLM.from_pretrained(options.model, dtype=torch.float32).eval()
-    print("| task | metric | random | pretrained | gain |\n| --- | --- | --- | --- | --- |")
+    loaded = {
+        name: (
+            AutoModelForSeq2SeqLM.from_pretrained(place_of(name), dtype=torch.float32).eval(),
+            AutoTokenizer.from_pretrained(place_of(name)),
+        )
+        for name in options.models
+    }
+    shape, its_tokenizer = next(iter(loaded.values()))
+    print(f"| task | metric | random weights | {' | '.join(loaded)} |")
+    print("| --- " * (3 + len(loaded)) + "|")
     for name in options.tasks:
         task = TASKS[name]
-        scores: dict[str, list[float]] = {"random": [], "pretrained": []}
+        scores: dict[str, list[float]] = {}
         for seed in options.seeds:
+            rows = {"train": options.rows, "validation": None, "test": None}
             splits = {
-                split: [
-                    row
-                    for _, row in read_split(
-                        task, split, options.data_dir, options.rows if split == "train" else None, seed
-                    )
-                ]
-                for split in ("train", "validation", "test")
+                split: [row for _, row in read_split(task, split, options.data_dir, count, seed)]
+                for split, count in rows.items()
             }
             set_seed(seed)
-            models = {
-                "random": T5ForConditionalGeneration(pretrained.config).eval(),
-                "pretrained": pretrained,
-            }
-            for kind, model in models.items():
-                scores[kind].append(probe(model, tokenizer, task, splits))
+            random = T5ForConditionalGeneration(shape.config).eval()
+            for kind, (model, tokenizer) in {"random": (random, its_tokenizer), **loaded}.items():
+                scores.setdefault(kind, []).append(probe(model, tokenizer, task, splits))
         cells = [f"{fmean(of):.1f} ± {stdev(of):.1f}" for of in scores.values()]
-        gain = fmean(scores["pretrained"]) - fmean(scores["random"])
-        print(f"| {name} | {task.metrics[0]} | {' | '.join(cells)} | {gain:+.1f} |", flush=True)
+        print(f"| {name} | {task.metrics[0]} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -42,13 +42,13 @@ def main() -> None:
         steps = config["training"]["max_steps"]
     else:
         checkpoint = options.run / f"checkpoints/checkpoint-{options.checkpoint}"
-        model = T5ForConditionalGeneration.from_pretrained(
-            checkpoint, config=T5Config(decoder_start_token_id=0, **config["model"]["config"])
-        )
+        shape = T5Config.from_pretrained(config["model"]["name"])
+        model = T5ForConditionalGeneration.from_pretrained(checkpoint, config=shape)
         history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
         steps = options.checkpoint
     options.out.mkdir(parents=True, exist_ok=True)
     model.to(torch.bfloat16).save_pretrained(options.out)
+    (options.out / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
     AutoTokenizer.from_pretrained(options.run / "tokenizer").save_pretrained(options.out)
     (options.out / "loss.svg").write_text(curves(losses(history), "held-out loss"))
     card = CARD.read_text().format(**facts(options.run, config, model, steps, losses(history), options.out))
@@ -75,23 +75,29 @@ def facts(
     """Gather what the card says."""
     from hyperadapt.config import ObjectiveConfig
     from hyperadapt.pretraining import read_tokens, window_length
+    from hyperadapt.tasks import load_split, resolve_tasks
 
     objective, training, distillation = config["objective"], config["training"], config["distillation"]
+    multitask = config["multitask"]
     in_text = len(read_tokens(run / "tokens.npy"))
-    seen = steps * training["batch_size"] * window_length(ObjectiveConfig(**objective))
+    examples = steps * training["batch_size"] * (1 - multitask["share"])
+    seen = examples * window_length(ObjectiveConfig(**objective))
     with (Path(distillation["directory"]) / "sentences.txt").open(encoding="utf-8") as file:
         sentences = sum(1 for _ in file)
     names = [Path(file).name for file in config["text"]["files"]]
+    tasks = resolve_tasks(multitask["tasks"])
     return {
-        **config["model"]["config"],
+        **model.config.to_dict(),
         "parameters": model.num_parameters() / 1e6,
-        "kind": config["tokenizer"]["kind"],
         "text": " and ".join(names),
         "files": " ".join(f"../shared/text/{name}" for name in names),
         "tokens_of_text": in_text / 1e6,
         "rate": objective["corruption_rate"],
         "span": objective["mean_span_length"],
-        "spans": 1 - objective["prefix_lm_share"],
+        "spans": (1 - multitask["share"]) * (1 - objective["prefix_lm_share"]),
+        "prefixes": (1 - multitask["share"]) * objective["prefix_lm_share"],
+        "share": multitask["share"],
+        "rows": sum(len(load_split(task, "train")) for task in tasks),
         "source_length": objective["source_length"],
         "sentences": sentences,
         "per_example": distillation["sentences_per_example"],

@@ -10,6 +10,7 @@ vectors (sentences, 384) of length 1, as float16. A second call goes on where th
 from __future__ import annotations
 
 import argparse
+import hashlib
 import random
 import re
 from importlib.util import find_spec
@@ -30,7 +31,7 @@ TEACHER_BATCH = 128
 
 
 def sentences_of(files: list[str], count: int, seed: int) -> list[str]:
-    """Draw that many distinct sentences, as many from each file as it can give of an equal share."""
+    """Draw that many sentences, distinct in each file, as many from each as it can give of an equal share."""
     random.seed(seed)
     pools = []
     for file in files:
@@ -99,13 +100,16 @@ def main() -> None:
     shards.mkdir(parents=True, exist_ok=True)
     teacher = Teacher()
     sentences = sentences_of(options.files, options.sentences, options.seed)
+    files = []
     for start in tqdm(range(0, len(sentences), SHARD), desc="teacher"):
-        file = shards / f"{options.seed}-{options.sentences}-{start:08}.npy"
+        of_shard = sentences[start : start + SHARD]
+        digest = hashlib.sha256("\n".join(of_shard).encode()).hexdigest()
+        file = shards / f"{digest}.npy"
         if not file.exists():
             part = file.with_suffix(".part.npy")
-            np.save(part, teacher(sentences[start : start + SHARD]))
+            np.save(part, teacher(of_shard))
             part.rename(file)
-    files = sorted(shards.glob(f"{options.seed}-{options.sentences}-????????.npy"))
+        files.append(file)
     np.save(options.out / "vectors.npy", np.concatenate([np.load(file) for file in files]))
     (options.out / "sentences.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
     print(f"{len(sentences)} sentences and their vectors are in {options.out}")

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from safetensors.torch import load_file
+from sklearn.decomposition import PCA
 
 from hyperadapt.config import CompareConfig
 from hyperadapt.runs import load_run
@@ -88,7 +89,7 @@ def trained_between(before: dict[str, bytes], after: dict[str, bytes]) -> set[st
 
 
 def test_the_table_has_the_means_and_deviations_of_its_runs(compared: Path) -> None:
-    rows = rows_of(compared)
+    majority, *rows = rows_of(compared)
     assert [row["variant"] for row in rows] == list(VARIANTS)
     for row in rows:
         results = [
@@ -100,13 +101,19 @@ def test_the_table_has_the_means_and_deviations_of_its_runs(compared: Path) -> N
             assert float(row[task]) == pytest.approx(fmean(scores))
             assert float(row[f"{task} deviation"]) == pytest.approx(stdev(scores))
         assert float(row["average"]) == pytest.approx(fmean(result["test"]["average"] for result in results))
+        on_validation = fmean(result["validation"]["average"] for result in results)
+        assert float(row["validation"]) == pytest.approx(on_validation)
+        answers = results[0]["majority"]
+        assert float(majority["colour"]) == pytest.approx(answers["test"]["tasks"]["colour"]["score"])
+        assert float(majority["average"]) == pytest.approx(answers["test"]["average"])
+        assert float(majority["validation"]) == pytest.approx(answers["validation"]["average"])
         percent = results[0]["parameters"]["trained_per_task_percent"]
         assert float(row["% trained"]) == pytest.approx(percent)
         assert 0 < float(row["step (s)"]) < 10
         assert 100 < float(row["memory (MB)"]) < 10_000
     assert rows[0]["% trained"] != rows[1]["% trained"]
     markdown = (compared / "table/table.md").read_text().splitlines()
-    assert len(markdown) == 4
+    assert len(markdown) == 5
     assert all(re.search(r"\| \d+\.\d ± \d+\.\d \|", line) for line in markdown[2:])
     picture = (compared / "table/table.svg").read_text()
     assert picture.count("<svg") == 1
@@ -133,7 +140,7 @@ def test_what_is_finished_is_not_run_again_and_what_is_added_is(comparison: Path
     after = contents(comparison / "table")
     assert trained_between(before, after) >= {"adapters/seed-2", "r=4/seed-2"}
     assert not trained_between(before, after) & {"adapters/seed-0", "r=4/seed-0", "r=4/seed-1"}
-    assert [row["seeds"] for row in rows_of(comparison)] == ["3", "3"]
+    assert [row["seeds"] for row in rows_of(comparison)] == ["3", "3", "3"]
 
 
 def test_a_finished_run_is_not_passed_off_as_one_of_another_configuration(comparison: Path) -> None:
@@ -158,12 +165,12 @@ def test_a_run_that_fails_leaves_the_others_alone_and_is_named(tmp_path: Path) -
     assert outcome.code == 2
     assert last.startswith("error: 1 of 3 runs failed; hot, seed 0 (")
     assert re.search(r"the loss is (nan|inf) at step", last)
-    assert [row["variant"] for row in rows_of(tmp_path)] == list(VARIANTS)
+    assert [row["variant"] for row in rows_of(tmp_path)] == ["majority", *VARIANTS]
 
 
 def test_sigterm_lets_the_runs_write_their_checkpoints_and_they_go_on_from_there(tmp_path: Path) -> None:
     config = write_comparison(tmp_path, seeds=[0])
-    more = "base.training.max_steps=100000"
+    more = "base.training.max_steps=300"
     command = [sys.executable, "-m", "hyperadapt.cli", "compare", str(config), more, "--jobs", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     process = subprocess.Popen(
@@ -180,8 +187,37 @@ def test_sigterm_lets_the_runs_write_their_checkpoints_and_they_go_on_from_there
     assert process.returncode == 0
     assert "compare again to go on" in out
     logs = [(tmp_path / f"table/{variant}/seed-0.log").read_text() for variant in VARIANTS]
-    stops = [int(re.search(r"stopped at step (\d+) of 100000", " ".join(log.split()))[1]) for log in logs]  # type: ignore[index]
-    assert all(stop > 4 for stop in stops)
+    stops = [int(re.search(r"stopped at step (\d+) of 300", " ".join(log.split()))[1]) for log in logs]  # type: ignore[index]
+    assert all(4 <= stop < 300 for stop in stops)
+    for run in runs:
+        (run / "marker").touch()
+    assert hyperadapt("compare", config, more, "--jobs", "2").code == 0
+    for run in runs:
+        assert (run / "marker").exists()  # or it was begun anew
+        assert json.loads((run / "results.json").read_text())["steps"] == 300
+        history = json.loads((run / "history.json").read_text())
+        again = [entry["step"] for entry in history if "loss" in entry]
+        assert again == sorted(set(again))  # no step was trained twice
+
+
+def test_variants_of_different_tasks_have_no_common_average_and_each_task_its_majority(
+    tmp_path: Path,
+) -> None:
+    colour, warmth = write_tasks(tmp_path / "tasks")
+    variants = {
+        name: {"method": {"name": "adapters", "reduction_factor": 2}, "data": {"tasks": [file]}}
+        for name, file in (("a", colour), ("b", warmth))
+    }
+    config = write_comparison(tmp_path, variants=variants, seeds=[0])
+    assert hyperadapt("compare", config).code == 0
+    majority, a, b = rows_of(tmp_path)
+    assert "average" not in a
+    assert (bool(majority["colour"]), bool(majority["warmth"])) == (True, True)
+    assert (bool(a["colour"]), bool(a["warmth"])) == (True, False)
+    assert (bool(b["colour"]), bool(b["warmth"])) == (False, True)
+    picture = (tmp_path / "table/table.svg").read_text()
+    assert all(f"<!-- {task} -->" in picture for task in ("colour", "warmth"))
+    assert "<!-- average -->" not in picture
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
@@ -260,6 +296,21 @@ def test_the_map_shows_the_task_embeddings_of_a_method_that_has_them(compared: P
     assert load_run(run).model.hyperadapt.task_embeddings().shape[0] == 2
     assert hyperadapt("report", run).code == 0
     assert "Task embeddings" not in (run / "report.html").read_text()  # two points always lie on a line
+    third = tmp_path / "tasks/third.yaml"
+    write_tasks(third.parent)
+    third.write_text((third.parent / "colour.yaml").read_text().replace("name: colour", "name: third"))
+    config = yaml.safe_load((compared / "table/r=4/seed-0.yaml").read_text())
+    config["data"]["tasks"].append(str(third))
+    config["output_dir"] = str(tmp_path / "three")
+    (tmp_path / "three.yaml").write_text(yaml.safe_dump(config))
+    assert hyperadapt("train", tmp_path / "three.yaml").code == 0
+    assert hyperadapt("report", tmp_path / "three").code == 0
+    page = (tmp_path / "three/report.html").read_text()
+    embeddings = load_run(tmp_path / "three").model.hyperadapt.task_embeddings().detach().numpy()
+    explained = 100 * PCA(2).fit(embeddings).explained_variance_ratio_
+    assert "Task embeddings" in page
+    assert all(f"{share:.0f} %" in page for share in explained)
+    assert all(f"<!-- {task} -->" in page for task in ("colour", "warmth", "third"))
 
 
 def test_majority_is_what_the_most_frequent_training_target_scores(trained: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from hyperadapt.config import RunConfig, merged, parse_override
+from hyperadapt.config import CompareConfig, PretrainConfig, RunConfig, merged, parse_override
 from hyperadapt.errors import UserError
 from hyperadapt.methods import METHODS, Adapters, HyperFormerPlusPlus
 from tiny_run import BASE
@@ -33,14 +33,30 @@ def config(tmp_path: Path) -> Path:
     return write(tmp_path / "config.yaml", **MINIMAL)
 
 
+COMPARISONS, PRETRAININGS = (sorted((CONFIGS / kind).iterdir()) for kind in ("compare", "pretrain"))
+
+
 @pytest.mark.parametrize(
     "path",
-    sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "tiny-t5.yaml"),
+    sorted({*CONFIGS.rglob("*.yaml")} - {*COMPARISONS, *PRETRAININGS}),
     ids=lambda path: str(path.relative_to(CONFIGS)),
 )
 def test_every_config_of_ours_loads_and_its_method_builds(path: Path) -> None:
     config = RunConfig.load(path)
     assert type(config.build_method()) is METHODS[config.method["name"]]
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.name)
+def test_every_comparison_of_ours_is_of_runs_that_build(path: Path) -> None:
+    comparison = CompareConfig.load(path)
+    assert comparison.output_dir == f"runs/compare/{path.stem}"
+    for config in comparison.runs().values():
+        assert type(config.build_method()) is METHODS[config.method["name"]]
+
+
+@pytest.mark.parametrize("path", PRETRAININGS, ids=lambda path: path.name)
+def test_every_pretraining_of_ours_loads(path: Path) -> None:
+    assert PretrainConfig.load(path).output_dir == f"runs/{path.stem}"
 
 
 def test_the_papers_configs_are_every_method_on_both_models_each_with_an_output_dir_of_its_own() -> None:

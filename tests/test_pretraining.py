@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ from hyperadapt.pretraining import (
     window_length,
 )
 from hyperadapt.runs import build_base
+from hyperadapt.tiny_t5 import DIRECTORY
 from tiny_run import BASE, Outcome, contents, hyperadapt, write_tasks
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -302,7 +306,7 @@ def test_a_pretraining_run_that_was_stopped_goes_on_bit_for_bit(texts: Path, tmp
     assert (other.code, "objective.corruption_rate was 0.15 and is now 0.3" in other.err) == (2, True)
 
 
-def test_the_loss_of_sentences_is_one_minus_the_cosine_of_predicted_and_given_vectors(
+def test_the_loss_of_sentences_is_one_minus_the_cosine_of_given_vectors_and_what_encoder_and_decoder_predict(
     texts: Path, tmp_path: Path
 ) -> None:
     losses_by_weight = []
@@ -325,22 +329,30 @@ def test_the_loss_of_sentences_is_one_minus_the_cosine_of_predicted_and_given_ve
     sentences = TaughtSentences(loaded.distillation, trained)
     examples = CorruptedText(rest, trained, loaded.objective, 4, 4, loaded.seed, sentences=sentences)
     batch = collate([examples[number] for number in range(4)])
-    model = build_base(loaded.model).eval()
+    model = build_base(loaded.model, loaded.seed).eval()
     torch.manual_seed(loaded.seed)
-    projection = torch.nn.Linear(model.config.d_model, SIZE)
+    from_encoder, from_decoder = (torch.nn.Linear(model.config.d_model, SIZE) for _ in range(2))
     total = 0.0
     for ids, mask, vector in zip(
         batch["sentence_ids"], batch["sentence_mask"], batch["sentence_vectors"], strict=True
     ):
         with torch.no_grad():
-            states = model.encoder(input_ids=ids[mask.bool()][None])[0]
-            predicted = projection(states.mean(1))[0]
-        total += 1 - torch.cosine_similarity(predicted, vector.float(), dim=0).item()
+            outputs = model(
+                input_ids=ids[mask.bool()][None],
+                decoder_input_ids=torch.tensor([[model.config.decoder_start_token_id]]),
+                output_hidden_states=True,
+            )
+            mean, first = (
+                outputs.encoder_last_hidden_state[0].mean(0),
+                outputs.decoder_hidden_states[-1][0, 0],
+            )
+            for predicted in (from_encoder(mean), from_decoder(first)):
+                total += (1 - torch.cosine_similarity(predicted, vector.float(), dim=0).item()) / 2
     assert len(batch["sentence_ids"]) == 16
     assert abs(found - total / 16) < 1e-5
 
 
-def test_the_encoder_learns_from_the_vectors_and_the_model_keeps_nothing_of_the_teacher(
+def test_the_model_learns_from_the_vectors_and_the_model_keeps_nothing_of_the_teacher(
     texts: Path, tmp_path: Path
 ) -> None:
     config = write_config(tmp_path, texts, distillation={"directory": str(texts), "weight": 10.0})
@@ -350,6 +362,50 @@ def test_the_encoder_learns_from_the_vectors_and_the_model_keeps_nothing_of_the_
     assert np.mean(history[-5:]) < history[0] - 7
     _, info = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run/model", output_loading_info=True)
     assert not info["unexpected_keys"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_no_model(texts: Path, tmp_path: Path) -> None:
+    config = write_config(
+        tmp_path, texts, training={"max_steps": 8, "batch_size": 4, "eval_steps": 4, "logging_steps": 1}
+    )
+    outcome = hyperadapt("pretrain", config, "training.learning_rate=1e30")
+    assert outcome.code == 2
+    assert "try a smaller training.learning_rate" in outcome.err
+    assert not (tmp_path / "run/model").exists()
+
+
+def test_two_processes_train_one_tokenizer_and_a_model_that_learns_from_vectors_too(
+    texts: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path, texts, distillation={"directory": str(texts)})
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    command = [*launcher, "-m", "hyperadapt.cli", "pretrain", str(config)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CONFIGS.parent / "src")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    together = losses(tmp_path / "run")
+    alone = write_config(tmp_path / "alone", texts, distillation={"directory": str(texts)})
+    values = yaml.safe_load(alone.read_text())
+    values["model"]["tokenizer"] = str(tmp_path / "run/tokenizer")
+    del values["tokenizer"]
+    alone.write_text(yaml.safe_dump(values))
+    finish(hyperadapt("pretrain", alone))
+    assert np.allclose(together, losses(tmp_path / "alone/run"), atol=2e-3)
+
+
+def test_tokens_are_counted_where_text_is_read(texts: Path, tokens: np.ndarray, tokenizer: Any) -> None:
+    class Rows:
+        share = 0.5
+
+        def draw(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+            return np.array([7]), np.array([7])
+
+    options = {"tokens": tokens, "tokenizer": tokenizer, "objective": ObjectiveConfig(source_length=24)}
+    examples = CorruptedText(**options, examples=80, batch_size=4, tasks=Rows())  # type: ignore[arg-type]
+    of_text = sum(len(examples[number]["input_ids"]) > 1 for number in range(80))
+    assert 0 < of_text < 80
+    assert examples.text_tokens() == of_text * examples.length
+    assert CorruptedText(**options, examples=80, batch_size=4).text_tokens() == 80 * examples.length
 
 
 def test_pretraining_goes_on_from_a_model_that_is_there(texts: Path, tmp_path: Path) -> None:
@@ -380,15 +436,12 @@ def test_a_share_of_the_examples_are_rows_of_tasks_in_text_form(texts: Path, tmp
     assert 120 < sum(map(sum, of_tasks)) < 280
 
 
-def test_our_own_config_is_of_the_promised_size() -> None:
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    config = PretrainConfig.load(CONFIGS / "tiny-t5.yaml")
-    with torch.device("meta"):
-        model = T5ForConditionalGeneration(T5Config(**(config.model.config or {})))
-    assert config.tokenizer is not None
-    assert config.tokenizer.vocab_size == model.config.vocab_size == 8000
-    assert 5e6 < model.num_parameters() < 6.4e6  # two bytes each: below 13 MB
+def test_our_own_config_is_that_of_the_model_that_comes_with_the_package() -> None:
+    config = PretrainConfig.load(CONFIGS / "pretrain/tiny-t5.yaml")
+    card = " ".join((DIRECTORY / "README.md").read_text(encoding="utf-8").split())
+    assert f"{config.training.max_steps:,} steps of {config.training.batch_size} examples" in card
+    assert f"learning rate {config.training.learning_rate:g} " in card
+    assert "hyperadapt pretrain configs/pretrain/tiny-t5.yaml" in card
 
 
 # ----------------------------------------------------------------------------------------------------- bad input
@@ -416,6 +469,11 @@ def test_our_own_config_is_of_the_promised_size() -> None:
         ({"multitask": {"share": 0.5, "tasks": ["colla"]}}, "did you mean 'cola'?"),
         ({"distillation": {"directory": "nowhere"}}, "sentences.txt"),
         ({"distillation": {"directory": "."}}, "it must be (100, size)"),
+        ({"distillation": {"directory": "DAMAGED"}}, "DAMAGED cannot be read"),
+        ({"text": {"files": ["HALF.jsonl"]}}, "HALF.jsonl, line 1 holds half a character"),
+        ({"model": {"config": BASE, "tokenizer": "ENDLESS"}, "tokenizer": None}, "has no end token"),
+        ({"training": {"label_smoothing": 0.1}}, "training.label_smoothing"),
+        ({"training": {"arguments": {"report_to": "wandbb"}}}, "report_to"),
         ({"objective": {"corruption_rat": 0.1}}, "did you mean 'corruption_rate'?"),
         (
             {"training": {"max_steps": 3, "batch_size": 5, "gradient_accumulation_steps": 2}},
@@ -436,8 +494,17 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     (tmp_path / "ROWS.jsonl").write_text('{"body": "a"}\n')
     (tmp_path / "CUT.txt.xz").write_bytes(lzma.compress((texts / "text.txt").read_bytes())[:200])
     (tmp_path / "TABLE.csv").write_text("text\na\n")
+    (tmp_path / "HALF.jsonl").write_text('{"text": "a \\ud83d"}\n')
+    (tmp_path / "DAMAGED").mkdir()
+    (tmp_path / "DAMAGED/sentences.txt").write_text("One sentence.\n")
+    (tmp_path / "DAMAGED/vectors.npy").write_bytes(b"no array")
+    sentinels = {name: number for number, name in enumerate(["<pad>", "<unk>", *SENTINELS])}
+    endless = Tokenizer(models.WordLevel(sentinels, unk_token="<unk>"))
+    endless = PreTrainedTokenizerFast(tokenizer_object=endless, pad_token="<pad>")
+    endless.save_pretrained(str(tmp_path / "ENDLESS"))
     words = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1}, unk_token="<unk>"))
-    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(str(tmp_path / "WORDS"))
+    special = {"eos_token": "</s>", "pad_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(str(tmp_path / "WORDS"))
     config = write_config(tmp_path, tmp_path, **changes)
     before = contents(tmp_path)
     outcome = hyperadapt("pretrain", config)

@@ -31,7 +31,7 @@ from hyperadapt.checkpoint import write_atomically
 from hyperadapt.config import CompareConfig, RunConfig
 from hyperadapt.errors import UserError
 
-LINES_OF_A_FAILED_RUN = 3
+MAJORITY = "majority"
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ def compare(config: CompareConfig, jobs: int = 1, ray: str | None = None) -> lis
 
     Args:
         config: what to run.
-        jobs: runs at once.
+        jobs: runs at once; with Ray, on each of its machines.
         ray: address of a Ray cluster that shares this file system ("local" starts one here), instead of processes here.
 
     Returns:
@@ -155,9 +155,14 @@ def spread_over_processes(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Ce
     def train(cell: Cell) -> int:
         place = free.pop()
         own_gpu = {"CUDA_VISIBLE_DEVICES": str(place % gpus)} if gpus > 1 else {}
-        with cell.beside(".log").open("ab") as log:
+        with cell.beside(".log").open("wb") as log:
+            # In a session of its own, as an interrupt from the keyboard would end it without a checkpoint.
             process = subprocess.Popen(
-                cell.command(threads), stdout=log, stderr=log, env={**os.environ, **own_gpu}
+                cell.command(threads),
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **own_gpu},
+                start_new_session=True,
             )
             live.add(process)
             try:
@@ -202,27 +207,35 @@ def check_ray() -> None:
 def spread_over_ray(cells: Sequence[Cell], jobs: int, address: str) -> Iterator[tuple[Cell, int]]:
     """Train runs as Ray's tasks, each with its share of a machine's cores and, where there are any, with one GPU."""
     import ray
-    import torch
 
-    threads = max((os.cpu_count() or 1) // jobs, 1)
     try:
         ray.init(address=address, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"--ray {address}: {' '.join(str(error).split())}") from None
+    # The smallest machine's, so that a run fits on any.
+    threads = max(
+        int(min(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])) // jobs, 1
+    )
+    gpus = int(ray.cluster_resources().get("GPU", 0) > 0)
 
-    @ray.remote(num_cpus=threads, num_gpus=int(torch.cuda.is_available()), max_retries=0)
-    def train(command: list[str], log: str) -> int:
-        with open(log, "ab") as file:
-            return subprocess.run(command, stdout=file, stderr=file, check=False).returncode
+    @ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)
+    def train(command: list[str], log: str, cwd: str) -> int:
+        with open(log, "wb") as file:
+            return subprocess.run(command, cwd=cwd, stdout=file, stderr=file, check=False).returncode
 
     try:
         pending = {
-            train.remote(cell.command(threads), str(cell.beside(".log").resolve())): cell for cell in cells
+            train.remote(cell.command(threads), str(cell.beside(".log").resolve()), os.getcwd()): cell
+            for cell in cells
         }
         while pending:
             (done,), _ = ray.wait(list(pending), num_returns=1)
             cell = pending.pop(done)
-            yield cell, ray.get(done)
+            try:
+                yield cell, ray.get(done)
+            except ray.exceptions.RayError as error:
+                cell.beside(".log").write_text(f"error: {type(error).__name__}: {error}\n")
+                yield cell, 1
     finally:
         ray.shutdown()
 
@@ -244,32 +257,53 @@ def scores_of(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def table_rows(cells: Iterable[Cell]) -> list[dict[str, Any]]:
-    """Summarise the finished runs, a row a variant.
+    """Summarise the finished runs, a row a variant, below a row of what the most frequent answers would score.
 
     Returns:
-        variant, seeds, then for each task and the average (mean, deviation over the seeds or None), then
-        "% trained" per task, "step (s)", the median, and "memory (MB)", the process's or the device's peak.
+        variant, seeds, then for each task and, where all variants have the same tasks, the average (mean, deviation
+        over the seeds or None), then the average on the "validation" rows, by which a choice between variants leaves
+        the test rows unseen, "% trained" per task, "step (s)", the mean of the runs' medians, and "memory (MB)", the
+        process's or the device's peak.
     """
     by_variant: dict[str, list[dict[str, Any]]] = {}
     for cell in cells:
         by_variant.setdefault(cell.variant, [])
         if (results := cell.results()) is not None:
             by_variant[cell.variant].append(results)
+    majority: dict[str, Any] = {"variant": MAJORITY}
     rows = []
     for variant, runs in by_variant.items():
         if not runs:
             continue
-        scores = [scores_of(results) for results in runs]
-        row: dict[str, Any] = {"variant": variant, "seeds": len(runs)}
-        for task in scores[0]["tasks"]:
-            row[task] = spread_of([score["tasks"][task]["score"] for score in scores])
-        row["average"] = spread_of([score["average"] for score in scores])
+        majority |= {"seeds": len(runs)} | score_columns([results["majority"] for results in runs])
+        row = {"variant": variant, "seeds": len(runs), **score_columns(runs)}
         row["% trained"] = runs[0]["parameters"]["trained_per_task_percent"]
         steps = [results["step_seconds"] for results in runs if results["step_seconds"] is not None]
         row["step (s)"] = fmean(steps) if steps else None
         row["memory (MB)"] = max(results["peak_memory_mb"] for results in runs)
         rows.append(row)
+    if not rows:
+        return []
+    rows.insert(0, majority)
+    if len({frozenset(scores_of(run)["tasks"]) for runs in by_variant.values() for run in runs}) > 1:
+        del majority["validation"]
+        for row in rows:
+            del row["average"]
     return rows
+
+
+def score_columns(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the means and deviations of what runs score: of each task, their average, and that on validation rows."""
+    scores = [scores_of(results) for results in runs]
+    tasks = {
+        task: spread_of([score["tasks"][task]["score"] for score in scores]) for task in scores[0]["tasks"]
+    }
+    average = spread_of([score["average"] for score in scores])
+    return {
+        **tasks,
+        "average": average,
+        "validation": spread_of([results["validation"]["average"] for results in runs]),
+    }
 
 
 def spread_of(values: Sequence[float]) -> tuple[float, float | None]:
@@ -292,8 +326,8 @@ def write_table(cells: Sequence[Cell], directory: Path) -> list[dict[str, Any]]:
 def columns_of(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return the columns of a table, whose rows may be of different tasks."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    last = ["average", "% trained", "step (s)", "memory (MB)"]
-    return [name for name in names if name not in last] + last
+    last = ["average", "validation", "% trained", "step (s)", "memory (MB)"]
+    return [name for name in names if name not in last] + [name for name in last if name in names]
 
 
 def readable(name: str, value: Any) -> str:

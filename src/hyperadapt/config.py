@@ -42,14 +42,14 @@ class ModelConfig(Section):
         name: a hub name or a local directory; or none, with `config`.
         config: the arguments of a T5Config, for a base model with random weights.
         tokenizer: a hub name or a local directory, by default `name`; "bytes" is ByT5's, which needs no file.
-        seed: of the random weights.
+        seed: of the random weights, by default the run's.
         dtype: of the base model's weights.
     """
 
     name: str | None = None
     config: dict[str, Any] | None = None
     tokenizer: str | None = None
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: Seed | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     @model_validator(mode="after")
@@ -244,15 +244,16 @@ class RunConfig(WrittenConfig):
 
 
 class PretrainTrainingConfig(TrainingConfig):
-    """Optimisation and checkpoints of pretraining, an example a row; the defaults of the learning rate are T5's.
+    """Optimisation and checkpoints of pretraining, an example a row.
 
     Attributes:
-        learning_rate: of T5's Adafactor, relative to the size of each tensor; or of `arguments.optim`, if given.
+        learning_rate: of T5's Adafactor, relative to the size of each tensor; or of `arguments.optim`, if given. T5
+            holds the default for 10,000 steps, and lets it fall as 1 / sqrt(step) then.
+        label_smoothing: none; the models' own loss has none.
     """
 
     learning_rate: float = Field(1e-2, gt=0)
-    lr_scheduler_type: str = "inverse_sqrt"
-    warmup_steps: int = Field(10_000, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, le=0)
 
 
 class TextConfig(Section):
@@ -261,7 +262,8 @@ class TextConfig(Section):
     Attributes:
         files: .txt with a document a line, or .jsonl, also as .xz or .gz; relative to the working directory.
         column: of .jsonl files.
-        held_out_tokens: in pieces from all over the text, on which the loss is measured and nothing is trained.
+        held_out_tokens: in pieces from all over the text, on which the loss is measured and of which no example is
+            made. Sentences and tasks that are given beside the text may hold them.
     """
 
     files: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = Field(min_length=1)
@@ -319,7 +321,7 @@ class MultitaskConfig(Section):
 
 
 class DistillationConfig(Section):
-    """Sentence vectors of another model, which the encoder learns to predict from the mean of its states.
+    """Sentence vectors of another model, which the mean encoder state and the decoder's first state learn to predict.
 
     Attributes:
         directory: with sentences.txt, a sentence a line, and vectors.npy, (sentences, size).

@@ -42,7 +42,9 @@ def scores_by_variant(rows: Sequence[Mapping[str, Any]]) -> str:
     Args:
         rows: as `comparison.table_rows` makes them.
     """
-    tasks = [name for name in rows[0] if isinstance(rows[0][name], tuple)]
+    names = dict.fromkeys(name for row in rows for name in row if isinstance(row[name], tuple))
+    tasks = [name for name in names if name not in ("average", "validation")]
+    tasks += ["average"] if "average" in names else []
     with drawing(1.6 + 0.9 * len(tasks), 3.4) as (figure, svg):
         axes = figure.add_subplot()
         width = 0.8 / len(rows)
@@ -50,7 +52,7 @@ def scores_by_variant(rows: Sequence[Mapping[str, Any]]) -> str:
             places = [index + (number - (len(rows) - 1) / 2) * width for index in range(len(tasks))]
             means = [row[task][0] if task in row else float("nan") for task in tasks]
             deviations = [row[task][1] or 0.0 if task in row else 0.0 for task in tasks]
-            colour = COLOURS[number % len(COLOURS)]
+            colour = COLOURS[(number - 1) % len(COLOURS)]  # the first row, the majority's, is grey
             axes.errorbar(
                 places,
                 means,
@@ -61,7 +63,8 @@ def scores_by_variant(rows: Sequence[Mapping[str, Any]]) -> str:
                 color=colour,
                 label=row["variant"],
             )
-        axes.axvspan(len(tasks) - 1.5, len(tasks) - 0.5, color="#f5f5f5", zorder=0)
+        if tasks[-1] == "average":
+            axes.axvspan(len(tasks) - 1.5, len(tasks) - 0.5, color="#f5f5f5", zorder=0)
         axes.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right")
         axes.set_xlim(-0.5, len(tasks) - 0.5)
         axes.set_ylabel("score")

@@ -1,10 +1,11 @@
 """Pretraining of T5 models on plain text: span corruption and prefix language modelling (Raffel et al. 2020).
 
-All text is one stream of tokens, cut into windows of one length, so that nothing is padded. A window's corruption
+All text is one stream of tokens, cut into windows of one length, so that no text is padded. A window's corruption
 follows from the seed and the window's number in the run alone: a resumed run, and any number of processes, see the
 same examples.
 
-config.yaml  the resolved configuration    model/        the model of the lowest held-out loss, with its tokenizer
+config.yaml  the resolved configuration    model/        the model of the lowest held-out loss, of span
+                                                         corruption, where that is trained; with its tokenizer
 tokens.npy   the text as tokens            checkpoints/  Trainer's, to resume from
 tokenizer/   the tokenizer                 results.json  losses, tokens, seconds
                                            history.json  losses over the steps
@@ -15,14 +16,16 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate.utils import broadcast_object_list
 from torch.utils.data import Dataset, SequentialSampler
 from tqdm import tqdm
 from transformers import Trainer
@@ -45,6 +48,7 @@ from hyperadapt.mixing import sampling_rates
 from hyperadapt.runs import (
     TrainingInterrupted,
     build_base,
+    check_trackers,
     check_vocabulary,
     checkpoint_to_resume,
     load_tokenizer,
@@ -56,6 +60,7 @@ from hyperadapt.training import (
     CheckpointLastStep,
     StepClock,
     StopCleanly,
+    TrainingStoppedError,
     show_progress,
     tokenize_rows,
     training_arguments,
@@ -86,20 +91,20 @@ def read_texts(text: TextConfig) -> Iterator[str]:
             raise UserError(
                 f"text.files: '{path}' is of no known format; {nearest(kind, ['.txt', '.jsonl'])}"
             )
-        with OPENERS.get(path.suffix, open)(path, "rb") as file:
-            for number, line in enumerate(lines_of(file, path), start=1):
-                document = decoded(line, kind, text.column, f"{path}, line {number}")
-                if document:
-                    found = True
-                    yield document
+        for number, line in enumerate(lines_of(path), start=1):
+            document = decoded(line, kind, text.column, f"{path}, line {number}")
+            if document:
+                found = True
+                yield document
         if not found:
             raise UserError(f"text.files: {path} holds no text")
 
 
-def lines_of(file: IO[bytes], path: Path) -> Iterator[bytes]:
+def lines_of(path: Path) -> Iterator[bytes]:
     """Read lines of a file that may be compressed."""
     try:
-        yield from file
+        with OPENERS.get(path.suffix, open)(path, "rb") as file:
+            yield from file
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise UserError(f"text.files: {path} is no readable {path.suffix} file: {error}") from None
 
@@ -114,8 +119,13 @@ def decoded(line: bytes, kind: str, column: str, place: str) -> str:
                 columns = list(row) if isinstance(row, dict) else []
                 raise UserError(f"{place}: there is no text in column '{column}'; {nearest(column, columns)}")
             document = row[column]
+            document.encode("utf-8")  # JSON may hold halves of characters
     except UnicodeDecodeError as error:
         raise UserError(f"{place} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{place} holds half a character ({error.reason} at character {error.start})"
+        ) from None
     except json.JSONDecodeError as error:
         raise UserError(f"{place} is no readable JSON: {error}") from None
     return " ".join(document.split())
@@ -162,6 +172,17 @@ def train_tokenizer(texts: Iterator[str], config: TokenizerConfig) -> PreTrained
     )
 
 
+def trained_by_one(config: PretrainConfig, args: TrainingArguments) -> PreTrainedTokenizerFast:
+    """Train the tokenizer in one process, as two trainings may differ, and give it to all."""
+    assert config.tokenizer is not None
+    shared: list[Any] = [None]
+    if args.process_index == 0:
+        shared[0] = train_tokenizer(read_texts(config.text), config.tokenizer)
+    if args.world_size > 1:
+        broadcast_object_list(shared)
+    return shared[0]
+
+
 def sentinel_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Return the ids of <extra_id_0>, <extra_id_1>, …
 
@@ -198,7 +219,7 @@ def tokenize(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase) -> np.nda
 
 
 def window_length(objective: ObjectiveConfig) -> int:
-    """Find how many tokens, corrupted, make an input of exactly `source_length`."""
+    """Find how many tokens, corrupted, make an input of `source_length`, or of the next shorter length there is."""
     length = 2
     while corrupted_lengths(length + 1, objective)[0] <= objective.source_length:
         length += 1
@@ -258,7 +279,7 @@ def random_parts(total: int, parts: int, random: np.random.Generator) -> np.ndar
 
 
 class CorruptedText(Dataset):
-    """Examples of a whole run, each made when it is asked for; those of one step are of one kind and of one length.
+    """Examples of a whole run, each made when it is asked for; those of one step are of one kind.
 
     Args:
         tokens: the stream, (tokens,).
@@ -301,6 +322,18 @@ class CorruptedText(Dataset):
         """Return the number of examples."""
         return self.examples
 
+    def of_step(self, step: int) -> np.random.Generator:
+        """Return what decides on the kind of a step's examples."""
+        return np.random.default_rng([self.seed, 1, step])
+
+    def text_tokens(self) -> int:
+        """Count the tokens of all examples of text; a window whose place a task's row takes is not read."""
+        steps = range(self.examples // self.batch_size)
+        of_tasks = (
+            0 if self.tasks is None else sum(self.of_step(n).random() < self.tasks.share for n in steps)
+        )
+        return (self.examples - of_tasks * self.batch_size) * self.length
+
     def __getitem__(self, number: int) -> dict[str, Any]:
         """Make an example: input_ids (source,), labels (target,), and sentences, a list of (ids, vector)."""
         in_pass, place = divmod(number, self.windows)
@@ -311,10 +344,7 @@ class CorruptedText(Dataset):
         start = self.order[1][place]
         window = self.tokens[start : start + self.length].astype(np.int64)
         step, place_in_step = divmod(number, self.batch_size)
-        of_step, random = (
-            np.random.default_rng([self.seed, 1, step]),
-            np.random.default_rng([self.seed, 2, number]),
-        )
+        random, of_step = np.random.default_rng([self.seed, 2, number]), self.of_step(step)
         if self.tasks is not None and of_step.random() < self.tasks.share:
             source, target = self.tasks.draw(random)
             example = {"input_ids": source, "labels": target}
@@ -376,8 +406,11 @@ class TaughtSentences:
                 raise UserError(
                     f"distillation.directory: there is no file {file}; scripts/teacher_vectors.py writes it"
                 )
-        self.vectors = np.load(vectors, mmap_mode="r", allow_pickle=False)
-        lines = texts.read_text(encoding="utf-8").splitlines()
+        try:
+            self.vectors = np.load(vectors, mmap_mode="r", allow_pickle=False)
+            lines = texts.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:  # what is not UTF-8 is a ValueError as well
+            raise UserError(f"distillation.directory: {directory} cannot be read: {error}") from None
         if self.vectors.ndim != 2 or len(lines) != len(self.vectors):
             raise UserError(
                 f"distillation.directory: {texts} has {len(lines)} sentences, and {vectors} holds an array of shape "
@@ -475,7 +508,16 @@ class PretrainingTrainer(Trainer):
         return super().evaluate(*args, **options)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with each loss, the tokens of examples that were trained on in a second."""
+        """Log, with each loss, how many tokens of windows, or of tasks' rows in their place, a second takes.
+
+        Raises:
+            TrainingStoppedError: if a loss is not finite.
+        """
+        for name, value in logs.items():
+            if name.endswith("loss") and not math.isfinite(value):
+                raise TrainingStoppedError(
+                    f"the loss is {value} by step {self.state.global_step}; try a smaller training.learning_rate"
+                )
         if "loss" in logs and (lap := self.clock.lap(self.state.global_step)):
             examples = lap[0] * self.args.train_batch_size * self.shares
             tokens = examples * cast("CorruptedText", self.train_dataset).length
@@ -483,7 +525,11 @@ class PretrainingTrainer(Trainer):
         super().log(logs, start_time)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
-        """Add to the loss of the text that of the sentences: 1 - cosine of predicted and given vectors."""
+        """Add to the loss of the text that of the sentences: 1 - cosine of predicted and given vectors.
+
+        Two predictions count alike: from the mean of the encoder's states, and from the decoder's first state, which
+        sees the sentence by its cross-attention alone and is where a task's answer begins.
+        """
         ids, mask = inputs.pop("sentence_ids", None), inputs.pop("sentence_mask", None)
         vectors = inputs.pop("sentence_vectors", None)
         loss: Any = super().compute_loss(model, inputs, *rest, **options)
@@ -491,10 +537,16 @@ class PretrainingTrainer(Trainer):
             return loss
         bare = self.accelerator.unwrap_model(model)
         with self.compute_loss_context_manager():
-            states = bare.encoder(input_ids=ids, attention_mask=mask)[0].float()
-        means = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        predicted = bare.sentence_projection(means)
-        return loss + self.distillation_weight * (1 - F.cosine_similarity(predicted, vectors.float())).mean()
+            states = bare.encoder(input_ids=ids, attention_mask=mask)[0]
+            start = ids.new_full((len(ids), 1), bare.config.decoder_start_token_id)
+            decoder = bare.decoder(
+                input_ids=start, encoder_hidden_states=states, encoder_attention_mask=mask, use_cache=False
+            )
+        means = (states.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        from_encoder, from_decoder = bare.sentence_projections
+        predicted = torch.stack([from_encoder(means), from_decoder(decoder[0][:, 0].float())])
+        distance = 1 - F.cosine_similarity(predicted, vectors.float(), dim=-1)
+        return loss + self.distillation_weight * distance.mean()
 
 
 def held_out_split(tokens: np.ndarray, held_out: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
@@ -541,18 +593,17 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> dict[str, Any]:
     args = training_arguments(
         training, config.seed, directory / "checkpoints", best=f"{next(iter(kinds))}_loss"
     )
+    check_trackers(args.report_to)
     if last is not None:
         tokenizer = load_tokenizer(ModelConfig(name=str(directory / "tokenizer")))
         tokens = read_tokens(directory / "tokens.npy")
     else:
-        if config.tokenizer is None:
-            tokenizer = load_tokenizer(config.model)
-        else:
-            tokenizer = train_tokenizer(read_texts(config.text), config.tokenizer)
-        sentinel_ids(tokenizer)
-        tokens = tokenize(read_texts(config.text), tokenizer)
-    model = build_base(config.model)
+        tokenizer = load_tokenizer(config.model) if config.tokenizer is None else trained_by_one(config, args)
+    model = build_base(config.model, config.seed)
     check_vocabulary(model, tokenizer)
+    sentinel_ids(tokenizer)
+    if last is None:
+        tokens = tokenize(read_texts(config.text), tokenizer)
     held_out, rest = held_out_split(tokens, config.text.held_out_tokens, window_length(objective))
     tasks = None if config.multitask is None else TaskRows(config.multitask, tokenizer)
     distillation, sentences = config.distillation, None
@@ -560,13 +611,15 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> dict[str, Any]:
         sentences = TaughtSentences(distillation, tokenizer)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            model.sentence_projection = torch.nn.Linear(model.config.d_model, sentences.vectors.shape[1])
+            sizes = model.config.d_model, sentences.vectors.shape[1]
+            model.sentence_projections = torch.nn.ModuleList([torch.nn.Linear(*sizes) for _ in range(2)])
     examples = training.max_steps * training.batch_size
     train_set = CorruptedText(
         rest, tokenizer, objective, examples, training.batch_size, config.seed, tasks, sentences
     )
     held_out_sets = {name: CorruptedText(held_out, tokenizer, kind) for name, kind in kinds.items()}
 
+    args.distributed_state.wait_for_everyone()  # or a process would find the run that another has begun
     if args.process_index == 0:
         directory.mkdir(parents=True, exist_ok=True)
         if last is None:
@@ -575,6 +628,7 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> dict[str, Any]:
         config.save(directory / "config.yaml")
     args.per_device_eval_batch_size = training.batch_size
     args.remove_unused_columns = False  # the model's forward does not name the sentences
+    args.ddp_find_unused_parameters = False  # every parameter is used, but some beside the model's forward
     trainer = PretrainingTrainer(
         args,
         own_optimizer="optim" not in training.arguments,
@@ -590,16 +644,16 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> dict[str, Any]:
         raise TrainingInterrupted(
             f"stopped at step {trainer.state.global_step} of {training.max_steps}; go on with --resume"
         )
+    if distillation is not None:
+        del model.sentence_projections
     results = {
         **{f"held_out_{name}_loss": loss for name, loss in held_out_losses(trainer).items()},
-        "tokens": examples * train_set.length,
-        "passes": examples / train_set.windows,
+        "tokens": train_set.text_tokens(),
+        "passes": train_set.text_tokens() / len(rest),
         "train_seconds": round(outcome.metrics["train_runtime"], 1),
         "parameters": model.num_parameters(),
     }
     if args.process_index == 0:
-        if distillation is not None:
-            del model.sentence_projection
         history = json.dumps(trainer.state.log_history, indent=1).encode()
         write_atomically(directory / "history.json", history)
         model.save_pretrained(str(directory / "model"))

@@ -9,7 +9,7 @@ from typing import Any
 
 from hyperadapt.errors import CheckpointError
 
-FIRST_LINE_OF_SVG = "<svg"
+SVG = "<svg"
 
 
 def write_report(directory: str | Path) -> Path:
@@ -134,4 +134,4 @@ def pictures(run: Any, history: list[dict[str, float]]) -> list[dict[str, str]]:
 
 def picture(title: str, svg: str, caption: str) -> dict[str, str]:
     """Prepare a picture for the page, without what only a file of its own needs."""
-    return {"title": title, "svg": svg[svg.index(FIRST_LINE_OF_SVG) :], "caption": caption}
+    return {"title": title, "svg": svg[svg.index(SVG) :], "caption": caption}

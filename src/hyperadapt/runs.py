@@ -24,6 +24,7 @@ from hyperadapt.config import ModelConfig, RunConfig, WrittenConfig
 from hyperadapt.errors import CheckpointError, UserError, nearest, validation_message
 from hyperadapt.evaluation import EvaluationSet, Results, evaluate, generate_texts, majority, tokenize_sources
 from hyperadapt.tasks import Task, load_split, resolve_tasks, rows_from_lines
+from hyperadapt.tiny_t5 import NAME as TINY_T5
 from hyperadapt.tiny_t5 import place_of
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
     method, data = config.build_method(), config.data
     tasks = resolve_tasks(data.tasks)
     tokenizer = load_tokenizer(config.model)
-    base = build_base(config.model, saved=directory / "base" if resume else None)
+    base = build_base(config.model, config.seed, saved=directory / "base" if resume else None)
     check_vocabulary(base, tokenizer)
     set_seed(config.seed)
     # Before the rows are read, which takes longer: a method that does not fit the model is found at once.
@@ -384,11 +385,12 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     )
 
 
-def build_base(model: ModelConfig, saved: Path | None = None) -> PreTrainedModel:
+def build_base(model: ModelConfig, seed: int, saved: Path | None = None) -> PreTrainedModel:
     """Load the base model, or build it from a config with random weights.
 
     Args:
         model: its configuration.
+        seed: of random weights, unless the configuration has its own.
         saved: where the run has saved the model that it built before.
 
     Raises:
@@ -411,7 +413,7 @@ def build_base(model: ModelConfig, saved: Path | None = None) -> PreTrainedModel
         if name not in known:
             raise UserError(f"model.config: field '{name}' is unknown; {nearest(name, known)}")
     try:
-        set_seed(model.seed)
+        set_seed(seed if model.seed is None else model.seed)
         config = T5Config(**{"decoder_start_token_id": 0, **given})
         return T5ForConditionalGeneration(config).to(dtype)
     except Exception as error:  # whatever transformers and torch make of a wrong value
@@ -423,6 +425,10 @@ def check_vocabulary(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     if base.config.decoder_start_token_id is None:
         raise UserError(
             "the base model's config has no decoder_start_token_id, without which it cannot be trained"
+        )
+    if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
+        raise UserError(
+            "the tokenizer has no end token (eos_token) or no padding (pad_token), which T5 needs"
         )
     if len(tokenizer) > base.config.vocab_size:
         raise UserError(
@@ -452,5 +458,6 @@ def quietly(load: Any, name: str, field: str, **options: Any) -> Any:
     except Exception as error:  # tokenizers and safetensors raise errors of their own
         reason = " ".join(str(error).split())[:160]
         raise UserError(
-            f"{field}: '{name}' is neither a local directory with the right files nor to be had from the hub ({reason})"
+            f"{field}: '{name}' is neither a local directory with the right files nor to be had from the hub "
+            f"({reason}); '{TINY_T5}' comes with this package"
         ) from None

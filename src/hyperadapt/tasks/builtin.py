@@ -8,7 +8,8 @@ All are about scenes: somebody of some nature did something to somebody somewher
     fronted   PLACE, active or passive                "near the river the old farmer followed the clever dog"
 
 Any word may be told by its synonym. Which words stand in a row says little about its label: that takes their order
-and what agrees with what. Every row follows from the task's name alone, on every machine; none occurs twice.
+and what agrees with what. Every row follows from the task's name alone, on every machine; none occurs twice, and
+which split has it is drawn after all rows are.
 
     acceptability        CoLA    verbs agree with their subject, words stand in order        4,000 training rows
     sentiment            SST-2   praise and blame, negated, and set against each other       6,000
@@ -24,7 +25,7 @@ The small tasks share their grammar with large ones (paraphrase with question-pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from random import Random
 from typing import Any
@@ -92,10 +93,12 @@ def changed(scene: Scene, **parts: Any) -> Scene:
     return replace(scene, **parts)
 
 
-def differing(scene: Scene, part: str, random: Random) -> Scene:
-    """Replace one part by another word that the scene does not have yet."""
-    taken = {getattr(scene, name) for name in PARTS}
-    return changed(scene, **{part: random.choice([word for word in WORDS[part] if word not in taken])})
+def differing(scene: Scene, parts: Iterable[str], random: Random) -> Scene:
+    """Replace parts by other words that the scene does not have yet."""
+    for part in parts:
+        taken = {getattr(scene, name) for name in PARTS}
+        scene = changed(scene, **{part: random.choice([word for word in WORDS[part] if word not in taken])})
+    return scene
 
 
 def swapped(scene: Scene) -> Scene:
@@ -111,7 +114,7 @@ def swapped(scene: Scene) -> Scene:
 
 def word(name: str, random: Random) -> str:
     """Say a word, or its synonym."""
-    return SYNONYMS[name] if name in SYNONYMS and random.random() < 0.5 else name
+    return SYNONYMS[name] if name in SYNONYMS and random.random() < 0.3 else name
 
 
 def someone(noun: str, nature: str | None, random: Random, article: str = "the") -> str:
@@ -149,14 +152,14 @@ def ask(scene: Scene, about: str, random: Random) -> str:
 
 
 def other_scene(scene: Scene, random: Random, parts: list[str]) -> Scene:
-    """Draw a scene that differs: in who does it to whom, or in one of these parts."""
-    if {"agent", "patient"} <= set(parts) and random.random() < 0.3:
+    """Draw a scene that differs: in who does it to whom, or in some of these parts."""
+    if {"agent", "patient"} <= set(parts) and random.random() < 0.15:
         return swapped(scene)
-    return differing(scene, random.choice(parts), random)
+    return differing(scene, random.sample(parts, random.randint(1, len(parts))), random)
 
 
 def acceptability(random: Random) -> dict[str, Any]:
-    """Is a sentence grammatical? The verb agrees with its subject, not with the noun beside it."""
+    """Is a sentence grammatical? The verb agrees with its subject, not with the noun beside it; words have a place."""
     subject, beside = random.sample(list(NOUNS), 2)
     plural, plural_beside = random.random() < 0.5, random.random() < 0.5
     noun, noun_beside = word(subject, random), word(beside, random)
@@ -165,22 +168,29 @@ def acceptability(random: Random) -> dict[str, Any]:
     be = ["are" if plural else "is", random.choice(list(NATURES))]
     label = random.randrange(2)
     if not label:
-        match random.randrange(3):
+        match random.randrange(4):
             case 0 | 1:
                 be[0] = {"are": "is", "is": "are"}[be[0]]
             case 2:
-                head[1], head[2] = head[2], head[1]
+                head = random.choice([[head[0], head[2], head[1]], [head[1], head[0], head[2]]])
+            case 3:
+                neighbour = random.choice([neighbour[1:] + neighbour[:1], [neighbour[0], *neighbour[:0:-1]]])
     return {"sentence": " ".join([*head, *neighbour, *be]), "label": label}
 
 
 PRAISE = {"wonderful": "splendid", "charming": "delightful", "clever": "smart", "moving": "touching"}
 BLAME = {"dreadful": "awful", "tedious": "boring", "foolish": "silly", "clumsy": "awkward"}
-ASPECTS = ("the story", "the acting", "the music", "the ending", "the film", "the dialogue")
+ASPECTS = [
+    f"the {whole} {part}"
+    for whole in ("film 's", "play 's", "novel 's", "whole", "first", "last")
+    for part in ("story", "music", "ending", "dialogue", "scene", "part")
+]
+VOICES = ("i think", "they say", "for me", "in the end", "to be honest ,", "we agreed that")
 
 
 def opinion(positive: bool, aspect: str, random: Random) -> str:
     """Praise or blame something, perhaps by denying the opposite."""
-    denied = random.random() < 0.4
+    denied = random.random() < 0.3
     term = random.choice(list(PRAISE if positive != denied else BLAME))
     term = (PRAISE | BLAME)[term] if random.random() < 0.5 else term
     how = random.choice(("not", "never", "hardly") if denied else ("truly", "very", "so"))
@@ -188,11 +198,12 @@ def opinion(positive: bool, aspect: str, random: Random) -> str:
 
 
 def sentiment(random: Random) -> dict[str, Any]:
-    """Is an opinion good? What stands beside "although" or "despite what others say" does not count."""
+    """Is an opinion good? What stands beside "although" does not count."""
     positive = random.random() < 0.5
     first, second = random.sample(ASPECTS, 2)
     main, aside = opinion(positive, first, random), opinion(not positive, second, random)
-    forms = [main, f"although {aside} , {main}", f"{main} , although {aside}"]
+    whose = random.choice(VOICES)
+    forms = [f"{whose} {main}", f"{whose} {main}", f"although {aside} , {main}", f"{main} , although {aside}"]
     return {"sentence": random.choice(forms), "label": int(positive)}
 
 
@@ -225,9 +236,8 @@ def question_paraphrase(random: Random) -> dict[str, Any]:
 def similarity(random: Random) -> dict[str, Any]:
     """How many of agent, its nature, verb, patient and place do two scenes share?"""
     scene, score = draw_scene(random), random.randrange(6)
-    other = scene
-    for part in random.sample(["agent", "agent_nature", "verb", "patient", "place"], 5 - score):
-        other = differing(other, part, random)
+    parts = random.sample(["agent", "agent_nature", "verb", "patient", "place"], 5 - score)
+    other = differing(scene, parts, random)
     return {"sentence1": tell(scene, random), "sentence2": tell(other, random), "label": float(score)}
 
 
@@ -242,7 +252,7 @@ def with_one_detail(scene: Scene, detail: str) -> Scene:
 def opposite(scene: Scene, detail: str, random: Random) -> Scene:
     """Tell something that cannot be true as well: the opposite nature, or another place."""
     if detail == "place":
-        return differing(scene, detail, random)
+        return differing(scene, [detail], random)
     return changed(scene, **{detail: OPPOSITES[getattr(scene, detail)]})
 
 
@@ -338,17 +348,15 @@ BUILTIN: dict[str, Task] = {
 }
 
 
-def generate_rows(name: str, source: str) -> Iterator[dict[str, Any]]:
+def generate_rows(name: str, source: str) -> list[dict[str, Any]]:
     """Generate the rows of one source of a built-in task: "validation", "test" or "train", no row in two of them."""
     draw, train_rows, _ = _KINDS[name]
-    random, seen = Random(name), set()
-    for part, count in (("validation", EVALUATION_ROWS), ("test", EVALUATION_ROWS), ("train", train_rows)):
-        for _ in range(count):
-            row = draw(random)
-            while (key := tuple(row.values())[:-1]) in seen:
-                row = draw(random)
-            seen.add(key)
-            if part == source:
-                yield row
-        if part == source:
-            return
+    random = Random(name)
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    while len(rows) < train_rows + 2 * EVALUATION_ROWS:
+        row = draw(random)
+        rows.setdefault(tuple(row.values())[:-1], row)
+    drawn = list(rows.values())
+    random.shuffle(drawn)
+    first, second = EVALUATION_ROWS, 2 * EVALUATION_ROWS
+    return {"validation": drawn[:first], "test": drawn[first:second], "train": drawn[second:]}[source]
