@@ -113,11 +113,16 @@ def test_a_sentence_is_acceptable_if_its_words_stand_in_order_and_its_verb_agree
     singular = {*NOUNS, *NOUNS.values()}
     plural = {noun + "s" for noun in singular}
     natures, beside = {*NATURES, *NATURES.values()}, {"near", "behind", "with"}
-    form = ({"the"}, natures, singular | plural, beside, {"the"}, singular | plural, {"is", "are"}, natures)
+    somebody, near, be = (
+        [{"the"}, natures, singular | plural],
+        [beside, {"the"}, singular | plural],
+        {"is", "are"},
+    )
     for row in rows_of("acceptability"):
         words = row["sentence"].split()
+        form = [*somebody, *(near if len(words) == 8 else []), be, natures]
         in_order = all(word in fitting for word, fitting in zip(words, form, strict=True))
-        agrees = (words[2] in singular) == (words[6] == "is")
+        agrees = (words[2] in singular) == (words[-2] == "is")
         assert row["label"] == int(in_order and agrees), row
 
 

@@ -59,7 +59,9 @@ def train(
 
 @app.command()
 def pretrain(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file; see configs/pretrain/tiny-t5.yaml.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A YAML file; see configs/pretrain/tiny-t5.yaml.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As training.max_steps=100.")
     ] = None,

@@ -166,6 +166,8 @@ def acceptability(random: Random) -> dict[str, Any]:
     head = ["the", word(random.choice(list(NATURES)), random), noun + "s" * plural]
     neighbour = [random.choice(["near", "behind", "with"]), "the", noun_beside + "s" * plural_beside]
     be = ["are" if plural else "is", random.choice(list(NATURES))]
+    if random.random() < 0.6:
+        neighbour = []
     label = random.randrange(2)
     if not label:
         match random.randrange(4):
@@ -173,6 +175,8 @@ def acceptability(random: Random) -> dict[str, Any]:
                 be[0] = {"are": "is", "is": "are"}[be[0]]
             case 2:
                 head = random.choice([[head[0], head[2], head[1]], [head[1], head[0], head[2]]])
+            case 3 if not neighbour:
+                be = be[::-1]
             case 3:
                 neighbour = random.choice([neighbour[1:] + neighbour[:1], [neighbour[0], *neighbour[:0:-1]]])
     return {"sentence": " ".join([*head, *neighbour, *be]), "label": label}
