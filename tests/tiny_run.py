@@ -74,7 +74,7 @@ def write_config(directory: Path, tasks: list[str], **changes: Any) -> Path:
     """Write the configuration of a tiny run into `directory / "run"`."""
     values = {
         "output_dir": str(directory / "run"),
-        "model": {"config": BASE, "tokenizer": "bytes"},
+        "model": {"config": BASE, "tokenizer": "bytes", "seed": 0},
         "method": {"name": "adapters", "reduction_factor": 2},
         "data": {"tasks": tasks, "max_source_length": 48},
         "training": {
