@@ -266,6 +266,7 @@ BAD_OVERRIDES = {
     "training.arguments={dataloader_num_workers: -1}": "dataloader_num_workers is -1; it must not be negative",
     "training.arguments={gradient_checkpointing_kwargs: {use_reentrant: true}}": "use_reentrant must be false",
     "training.arguments={optim: adamv}": "optim 'adamv' is unknown; did you mean",
+    "training={t5_adafactor: true, arguments: {optim: sgd}}": "t5_adafactor takes the place of arguments.optim 'sgd'",
     "training.arguments={report_to: nothing}": "training.arguments: report_to: nothing is not supported",
     "training.arguments={report_to: [comet_ml]}": "training.arguments: report_to: CometCallback requires",
     "training.gradient_accumulation_steps=3": "training.batch_size 16 does not divide",

@@ -257,6 +257,12 @@ def test_only_candidates_that_are_right_are_trained_on(tmp_path: Path) -> None:
     assert [references[1] for references in load_split(task, "validation")["references"]] == list("0101010")
 
 
+def test_training_rows_with_no_right_candidate_are_refused(tmp_path: Path) -> None:
+    path = write_task(tmp_path, PRONOUN, {"train": pronouns(1)})
+    with pytest.raises(UserError, match="task 'pronoun': none of the 1 training rows has a right candidate"):
+        load_split(resolve_tasks([str(path)])[0], "train")
+
+
 def test_of_record_every_answer_is_a_training_row(tmp_path: Path) -> None:
     rows = [ROWS["record"][0], {**ROWS["record"][0], "answers": ["Rome"]}]
     names = ("name", "fields", "label", "kind", "metrics", "prefix", "preprocess", "every_answer")

@@ -22,6 +22,7 @@ from hyperadapt.checkpoint import read
 from hyperadapt.config import RunConfig
 from hyperadapt.errors import UserError
 from hyperadapt.methods import METHODS
+from hyperadapt.runs import build_base, load_run
 from hyperadapt.training import last_checkpoint, token_loss
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -257,3 +258,21 @@ def test_the_mixture_of_skills_has_a_learning_rate_of_its_own_and_decays_with_th
     rates = sorted((group["lr"], len(group["params"])) for group in groups)
     # Encoder and decoder have one shape of maps each here; halfway both rates are half of what they were.
     assert rates == [(0.005, 2), (0.125, 1), (0.125, 1)]
+
+
+def test_t5s_adafactor_takes_steps_relative_to_the_size_of_each_tensor(
+    tmp_path: Path, tasks: list[str]
+) -> None:
+    options = ["training.t5_adafactor=true", "training.max_steps=1", "training.eval_steps=1"]
+    method = {"name": "full_fine_tuning"}
+    config = write_config(tmp_path, tasks, method=method)
+    finish(hyperadapt("train", config, *options))
+    settings = RunConfig.load(config, options)
+    before = build_base(settings.model, settings.seed).state_dict()
+    after = load_run(tmp_path / "run").model.state_dict()
+    ratios = {
+        name: float((after[name] - tensor).square().mean().sqrt() / tensor.square().mean().sqrt())
+        for name, tensor in before.items()
+        if tensor.dim() > 1
+    }
+    assert max(ratios.values()) <= 0.01 * (1 + 1e-3)  # the learning rate: no tensor moves by more of its size

@@ -134,7 +134,9 @@ class TrainingConfig(Section):
         max_steps: optimizer steps.
         batch_size: rows in a step, over all processes and accumulated batches.
         gradient_accumulation_steps: batches in a step.
-        learning_rate, lr_scheduler_type, warmup_steps, weight_decay: of AdamW, as transformers names them.
+        learning_rate, lr_scheduler_type, warmup_steps, weight_decay: of the optimizer, as transformers names them.
+        t5_adafactor: train with T5's Adafactor, whose steps are relative to the size of each tensor, in place of
+            AdamW or of what `arguments.optim` names.
         label_smoothing: epsilon.
         eval_steps: steps between checkpoints, each evaluated on the validation rows.
         save_total_limit: checkpoints kept: the best and the last, and older ones up to this number.
@@ -149,11 +151,20 @@ class TrainingConfig(Section):
     lr_scheduler_type: str = "constant"
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0)
+    t5_adafactor: bool = False
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     eval_steps: int = Field(1000, ge=1)
     save_total_limit: int = Field(2, ge=2)
     logging_steps: int = Field(100, ge=1)
     arguments: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_optimizer(self) -> TrainingConfig:
+        if self.t5_adafactor and "optim" in self.arguments:
+            raise ValueError(
+                f"t5_adafactor takes the place of arguments.optim {self.arguments['optim']!r}; set one of them"
+            )
+        return self
 
 
 class EvaluationConfig(Section):
@@ -279,12 +290,12 @@ class PretrainTrainingConfig(TrainingConfig):
     """Optimisation and checkpoints of pretraining, an example a row.
 
     Attributes:
-        learning_rate: of T5's Adafactor, relative to the size of each tensor; or of `arguments.optim`, if given. T5
-            holds the default for 10,000 steps, and lets it fall as 1 / sqrt(step) then.
+        learning_rate: T5 holds the default for 10,000 steps, and lets it fall as 1 / sqrt(step) then.
         label_smoothing: none; the models' own loss has none.
     """
 
     learning_rate: float = Field(1e-2, gt=0)
+    t5_adafactor: bool = True
     label_smoothing: float = Field(0.0, ge=0, le=0)
 
 

@@ -29,7 +29,6 @@ from accelerate.utils import broadcast_object_list
 from torch.utils.data import Dataset, SequentialSampler
 from tqdm import tqdm
 from transformers import Trainer
-from transformers.optimization import Adafactor
 from transformers.utils import is_torch_bf16_gpu_available
 
 from hyperadapt.checkpoint import write_atomically
@@ -64,6 +63,7 @@ from hyperadapt.training import (
     StopCleanly,
     TrainingStoppedError,
     show_progress,
+    t5_adafactor,
     tokenize_rows,
     training_arguments,
 )
@@ -477,12 +477,9 @@ def collate(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
 class PretrainingTrainer(Trainer):
     """Trainer whose examples come in the order of their numbers, as they are random already.
 
-    Its optimizer is that of T5 (section 3.1.2) unless `training.arguments` names one: Adafactor, whose step for each
-    tensor is in proportion to the size of its values, so that embeddings of size 1 learn as fast as matrices.
-
     Args:
         args: from `training_arguments`.
-        own_optimizer: take T5's.
+        t5s_optimizer: whether `t5_adafactor` is to train.
         distillation_weight: of the sentences' loss, where there are sentences.
         arguments: Trainer's others.
     """
@@ -490,13 +487,12 @@ class PretrainingTrainer(Trainer):
     def __init__(
         self,
         args: TrainingArguments,
-        own_optimizer: bool,
+        t5s_optimizer: bool,
         distillation_weight: float = 0.0,
         **arguments: Any,
     ) -> None:
-        if own_optimizer:
-            options = {"lr": args.learning_rate, "scale_parameter": True, "relative_step": False}
-            arguments["optimizer_cls_and_kwargs"] = (Adafactor, options)
+        if t5s_optimizer:
+            arguments["optimizer_cls_and_kwargs"] = t5_adafactor(args.learning_rate)
         self.clock = StepClock()
         callbacks = [StopCleanly(), CheckpointLastStep(), self.clock]
         super().__init__(args=args, callbacks=callbacks, **arguments)
@@ -642,7 +638,7 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> dict[str, Any]:
     args.ddp_find_unused_parameters = False  # every parameter is used, but some beside the model's forward
     trainer = PretrainingTrainer(
         args,
-        own_optimizer="optim" not in training.arguments,
+        t5s_optimizer=training.t5_adafactor,
         distillation_weight=0.0 if distillation is None else distillation.weight,
         model=model,
         train_dataset=train_set,

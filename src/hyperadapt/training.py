@@ -34,6 +34,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.optimization import Adafactor
 from transformers.trainer_callback import ProgressCallback
 from transformers.training_args import OptimizerNames
 
@@ -168,6 +169,15 @@ def token_loss(label_smoothing: float, logits: Tensor, labels: Tensor, num_items
     return total / (labels.ne(IGNORED).sum() if num_items is None else num_items)
 
 
+def t5_adafactor(learning_rate: float) -> tuple[type[Adafactor], dict[str, Any]]:
+    """Name T5's optimizer and its arguments (Raffel et al. 2020, section 3.1.2; Shazeer & Stern 2018, section 8).
+
+    Its step for each tensor is in proportion to the size of its values, so that embeddings of size 1 learn as fast as
+    matrices; Trainer's own "adafactor" takes the rate as it is.
+    """
+    return Adafactor, {"lr": learning_rate, "scale_parameter": True, "relative_step": False}
+
+
 class MixtureTrainer(Seq2SeqTrainer):
     """Seq2SeqTrainer over a mixture of tasks.
 
@@ -208,6 +218,8 @@ class MixtureTrainer(Seq2SeqTrainer):
             ),
             callbacks=[StopCleanly(), CheckpointLastStep(), clock],
         )
+        if config.training.t5_adafactor:
+            self.optimizer_cls_and_kwargs = t5_adafactor(args.learning_rate)
         self.clock = clock
         show_progress(self)
 

@@ -70,7 +70,7 @@ RTE = {"hub": "nyu-mll/glue", "hub_config": "rte", "local": "glue/rte"}
 
 
 def _super_glue(name: str, fields: tuple[str, ...] | dict[str, str], **rest: Any) -> Task:
-    place = {"hub": "super_glue", "hub_config": name, "local": f"super_glue/{name}"}
+    place = {"hub": "aps/super_glue", "hub_config": name, "local": f"super_glue/{name}"}
     return Task(name=name, fields=fields, splits=HALVE_VALIDATION, **{**place, **rest})
 
 
@@ -123,6 +123,7 @@ _TASKS = (
         metrics=("coreference_accuracy",),
         prefix="wsc:",
         preprocess="wsc",
+        hub_config="wsc.fixed",
     ),
 )
 SUPER_GLUE: dict[str, Task] = {task.name: task for task in _TASKS}

@@ -461,8 +461,7 @@ def load_split(
         prefix: put the task's name in front of the input.
 
     Raises:
-        UserError: the task has no such split, a file is missing or unreadable, a row is wrong, or the split is
-            empty.
+        UserError: the task has no such split, a file is missing or unreadable, a row is wrong, or no row is left.
     """
     from datasets import Dataset
     from tqdm.auto import tqdm
@@ -483,6 +482,11 @@ def load_split(
                     texts += [{**of_row, **_only(answers, spans, number)} for number in range(len(answers))]
                     continue
             texts.append(of_row)
+    if not texts:
+        raise UserError(
+            f"task '{task.name}': none of the {len(rows)} training rows has a right candidate, which alone can be "
+            f"trained on; raise max_rows, or see column '{task.label}'"
+        )
     return Dataset.from_list(texts)
 
 
