@@ -26,6 +26,7 @@ from hyperadapt.errors import UserError, nearest
 from hyperadapt.forms import Gate
 from hyperadapt.forms.grid import gated_linear
 from hyperadapt.methods import Method
+from hyperadapt.methods.base import Host
 from hyperadapt.sites import Site
 
 
@@ -276,7 +277,7 @@ def adapt_with_features(
     for name, stack in backbone.stacks(base).items():
         if not len(backbone.blocks(stack)):
             raise UserError(f"the model's {name} has no blocks to adapt")
-    adaptation = method.build(backbone, base, tuple(tasks), features)
+    adaptation = method.build(Host(backbone, base, tuple(tasks), features))
 
     fingerprint = checkpoint.fingerprint(base)
     freeze(base, backbone, adaptation)

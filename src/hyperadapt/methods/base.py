@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,6 +14,22 @@ if TYPE_CHECKING:
 
     from hyperadapt.adaptation import Adaptation
     from hyperadapt.backbones import Backbone
+
+
+class Host(NamedTuple):
+    """The model that a method is built into, and for which tasks.
+
+    Attributes:
+        backbone: the model's family.
+        model: the base model, which is only read.
+        tasks: names, in the order of their ids.
+        features: given task features z, (n_tasks, t'), where the method takes them.
+    """
+
+    backbone: Backbone
+    model: PreTrainedModel
+    tasks: tuple[str, ...]
+    features: Tensor | None = None
 
 
 class Method(BaseModel):
@@ -39,21 +55,8 @@ class Method(BaseModel):
         """Whether parameters depend on the task, so that task_ids are needed."""
         return True
 
-    def build(
-        self,
-        backbone: Backbone,
-        model: PreTrainedModel,
-        tasks: tuple[str, ...],
-        features: Tensor | None = None,
-    ) -> Adaptation:
-        """Build what the method adds to a model.
-
-        Args:
-            backbone: the model's family.
-            model: the base model, which is only read.
-            tasks: names, in the order of their ids.
-            features: given task features z, (n_tasks, t'), where the method takes them.
-        """
+    def build(self, host: Host) -> Adaptation:
+        """Build what the method adds to a model."""
         raise NotImplementedError
 
 
@@ -67,13 +70,7 @@ class FullFineTuning(Method):
     def task_conditioned(self) -> bool:
         return False
 
-    def build(
-        self,
-        backbone: Backbone,
-        model: PreTrainedModel,
-        tasks: tuple[str, ...],
-        features: Tensor | None = None,
-    ) -> Adaptation:
+    def build(self, host: Host) -> Adaptation:
         from hyperadapt.adaptation import Adaptation
 
         return Adaptation(trained_backbone="all")

@@ -20,14 +20,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from hyperadapt.methods.base import Method
+from hyperadapt.methods.base import Host, Method
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from transformers import PreTrainedModel
+    from torch import nn
 
     from hyperadapt.adaptation import Adaptation, SiteGroup
-    from hyperadapt.backbones import Backbone
     from hyperadapt.sites import Site
 
 Kind = Literal["none", "manual", "manual_specific", "task", "generated"]
@@ -76,16 +74,11 @@ class Hyperdecoder(Method):
     def task_conditioned(self) -> bool:
         return not {self.encoder, self.decoder}.isdisjoint(("manual_specific", "task"))
 
-    def build(
-        self,
-        backbone: Backbone,
-        model: PreTrainedModel,
-        tasks: tuple[str, ...],
-        features: Tensor | None = None,
-    ) -> Adaptation:
+    def build(self, host: Host) -> Adaptation:
         from hyperadapt.adaptation import DRAFT, Adaptation
         from hyperadapt.conditioning import PerStack
 
+        backbone, model, tasks, _ = host
         kinds: dict[str, tuple[Kind, int]] = {
             "encoder": (self.encoder, self.encoder_bottleneck_dim),
             "decoder": (self.decoder, self.decoder_bottleneck_dim),

@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from hyperadapt.errors import UserError
-from hyperadapt.methods.base import Method
+from hyperadapt.methods.base import Host, Method
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
 
     from hyperadapt.adaptation import Adaptation
-    from hyperadapt.backbones import Backbone
     from hyperadapt.generators import SharedTable
     from hyperadapt.sites import Weight
 
@@ -59,18 +57,13 @@ class AdaptersDagger(BottleneckMethod):
 
     name = "adapters_dagger"
 
-    def build(
-        self,
-        backbone: Backbone,
-        model: PreTrainedModel,
-        tasks: tuple[str, ...],
-        features: Tensor | None = None,
-    ) -> Adaptation:
+    def build(self, host: Host) -> Adaptation:
         from hyperadapt.adaptation import Adaptation, SiteGroup
         from hyperadapt.conditioning import TaskLookup
         from hyperadapt.forms import Bottleneck
         from hyperadapt.generators import SharedTable, TaskTable
 
+        backbone, model, tasks, _ = host
         form = Bottleneck(self.reduction_factor, self.activation)
         groups: dict[str, list[SiteGroup]] = {}
         for stack in backbone.stacks(model):
@@ -89,13 +82,7 @@ class Adapters(BottleneckMethod):
 
     name = "adapters"
 
-    def build(
-        self,
-        backbone: Backbone,
-        model: PreTrainedModel,
-        tasks: tuple[str, ...],
-        features: Tensor | None = None,
-    ) -> Adaptation:
+    def build(self, host: Host) -> Adaptation:
         import torch
 
         from hyperadapt.adaptation import Adaptation, SiteGroup
@@ -103,6 +90,7 @@ class Adapters(BottleneckMethod):
         from hyperadapt.forms import Bottleneck, NormScale
         from hyperadapt.generators import TaskTable
 
+        backbone, model, tasks, _ = host
         form, norm_form = (
             Bottleneck(self.reduction_factor, self.activation),
             NormScale(backbone.norm_eps(model)),
@@ -148,18 +136,13 @@ class HyperFormer(BottleneckMethod):
     task_features: str | None = None
     train_task_embeddings_only: bool = False
 
-    def build(
-        self,
-        backbone: Backbone,
-        model: PreTrainedModel,
-        tasks: tuple[str, ...],
-        features: Tensor | None = None,
-    ) -> Adaptation:
+    def build(self, host: Host) -> Adaptation:
         from hyperadapt.adaptation import Adaptation, SiteGroup
         from hyperadapt.conditioning import TaskEmbedding
         from hyperadapt.forms import Bottleneck
         from hyperadapt.generators import SharedHypernet, SharedTable
 
+        backbone, model, tasks, features = host
         if features is None and self.task_features:
             features = read_task_features(Path(self.task_features), tasks)
         if self.train_task_embeddings_only and features is not None:

@@ -19,14 +19,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from hyperadapt.errors import UserError
-from hyperadapt.methods.base import Method
+from hyperadapt.methods.base import Host, Method
 
 if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel
-
     from hyperadapt.adaptation import Adaptation, SiteGroup
-    from hyperadapt.backbones import Backbone
     from hyperadapt.forms.grid import Variant
 
 
@@ -54,13 +50,7 @@ class GatedFeedForward(Method):
     def grid(self, d_model: int) -> tuple[int, int, Variant, float]:
         """Return the grid's rows and columns, its variant, and by how much an untrained gate is to be raised."""
 
-    def build(
-        self,
-        backbone: Backbone,
-        model: PreTrainedModel,
-        tasks: tuple[str, ...],
-        features: Tensor | None = None,
-    ) -> Adaptation:
+    def build(self, host: Host) -> Adaptation:
         from torch import nn
 
         from hyperadapt.adaptation import Adaptation, SiteGroup
@@ -68,6 +58,7 @@ class GatedFeedForward(Method):
         from hyperadapt.forms import Grid
         from hyperadapt.generators import SharedTable
 
+        backbone, model = host.backbone, host.model
         groups: dict[str, list[SiteGroup]] = {}
         for stack in backbone.stacks(model):
             sites = backbone.feed_forward_outputs(model, stack)

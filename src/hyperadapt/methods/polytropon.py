@@ -10,14 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from hyperadapt.methods.base import Method
+from hyperadapt.methods.base import Host, Method
 
 if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel
-
     from hyperadapt.adaptation import Adaptation
-    from hyperadapt.backbones import Backbone
 
 
 class Polytropon(Method):
@@ -39,18 +35,13 @@ class Polytropon(Method):
     allocation: Literal["bernoulli", "softmax"] = "bernoulli"
     allocation_learning_rate: float = Field(1e-2, gt=0)
 
-    def build(
-        self,
-        backbone: Backbone,
-        model: PreTrainedModel,
-        tasks: tuple[str, ...],
-        features: Tensor | None = None,
-    ) -> Adaptation:
+    def build(self, host: Host) -> Adaptation:
         from hyperadapt.adaptation import Adaptation, SiteGroup
         from hyperadapt.conditioning import TaskLookup
         from hyperadapt.forms import LowRank
         from hyperadapt.generators import SkillTable
 
+        backbone, model, tasks, _ = host
         form = LowRank(self.rank)
         groups: dict[str, list[SiteGroup]] = {}
         for stack in backbone.stacks(model):
