@@ -20,6 +20,7 @@ from hyperadapt.runs import load_run
 from hyperadapt.tasks import TASKS, load_split, load_task_file, resolve_tasks
 from hyperadapt.tasks.chunks import Answer, Chunk, answer_within, best_answers, chunked, read_answers
 from hyperadapt.tasks.hyperdecoders import MRQA_OUT_OF_DOMAIN
+from hyperadapt.training import tokenize_rows
 from tiny_run import hyperadapt, write_config
 
 CONTEXT = (
@@ -40,9 +41,9 @@ def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
 def test_chunks_cover_the_context_overlap_and_begin_with_the_question(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    head = tokenizer(QUESTION, add_special_tokens=False)["input_ids"]
-    length, overlap = len(head) + 30, 8
     whole = tokenizer(CONTEXT, add_special_tokens=False)["input_ids"]
+    head = tokenizer(QUESTION + CONTEXT, add_special_tokens=False)["input_ids"][: -len(whole)]
+    length, overlap = len(head) + 30, 8
     found = chunks(QUESTION, CONTEXT, tokenizer, length, overlap)
     assert len(found) > 2
     parts = [chunk.ids[len(head) : -1] for chunk in found]
@@ -60,8 +61,10 @@ def test_chunks_cover_the_context_overlap_and_begin_with_the_question(
 
 
 def test_a_context_that_fits_is_one_chunk_and_so_is_an_empty_one(tokenizer: PreTrainedTokenizerBase) -> None:
-    (chunk,) = chunks(QUESTION, "Vienna.", tokenizer, 400, 50)
-    assert (chunk.start, chunk.end) == (0, 7)
+    for context in ("Vienna.", "Über 3", "\u6211 is"):
+        (chunk,) = chunks(QUESTION, context, tokenizer, 400, 50)
+        assert (chunk.start, chunk.end) == (0, len(context))
+        assert chunk.ids == tokenizer(QUESTION + context)["input_ids"]
     (empty,) = chunks(QUESTION, "", tokenizer, 400, 50)
     assert empty.ids[:-1] == tokenizer(QUESTION, add_special_tokens=False)["input_ids"]
     assert (empty.start, empty.end) == (0, 0)
@@ -70,9 +73,12 @@ def test_a_context_that_fits_is_one_chunk_and_so_is_an_empty_one(tokenizer: PreT
 def test_a_question_that_leaves_no_room_is_cut_so_that_two_overlaps_of_context_fit(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    found = chunks(QUESTION * 20, CONTEXT, tokenizer, 64, 16)
-    head = tokenizer(QUESTION * 20, add_special_tokens=False)["input_ids"][: 64 - 1 - 32]
-    assert all(chunk.ids[: len(head)] == head for chunk in found)
+    question = f"question: {'Which city comes after Vienna? ' * 20}context: "
+    found = chunks(question, CONTEXT, tokenizer, 64, 16)
+    head = tokenizer.decode(found[0].ids[: 64 - 1 - 32])
+    assert head.startswith("question: Which")
+    assert head.rstrip().endswith("context:")
+    assert all(chunk.ids[: 64 - 1 - 32] == found[0].ids[: 64 - 1 - 32] for chunk in found)
     assert all(len(chunk.ids) == 64 for chunk in found[:-1])
     assert found[-1].end >= len(CONTEXT.rstrip())
 
@@ -89,7 +95,7 @@ def test_a_chunk_is_asked_for_the_answer_that_it_holds_whole_and_for_nothing_els
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     references, spans = read_answers(["Bratislava"], CONTEXT)
-    found = chunks(QUESTION, CONTEXT, tokenizer, 130 if tokenizer.is_fast is False else 48, 8)
+    found = chunks(QUESTION, CONTEXT, tokenizer, 130 if tokenizer.is_fast is False else 40, 8)
     targets = [answer_within(references, spans, chunk) for chunk in found]
     assert {"", "Bratislava"} == set(targets)
     for chunk, target in zip(found, targets, strict=True):
@@ -106,6 +112,9 @@ ANSWERS: dict[str, tuple[Any, tuple[list[str], list[tuple[int, int, int]]]]] = {
     "within a word": (["ie", "nna"], (["ie", "nna"], [])),
     "squad's without places": ({"text": ["In"]}, (["In"], [(0, 2, 0)])),
     "not in the context": (["Graz"], (["Graz"], [])),
+    "with blanks": ([" Vienna", "In "], (["Vienna", "In"], [(3, 9, 0), (0, 2, 1)])),
+    "squad's, with blanks": ({"text": [" Vienna "], "answer_start": [2]}, (["Vienna"], [(3, 9, 0)])),
+    "marked": ({"text": ["Wien"], "spans": [[3, 9, 0]]}, (["Wien"], [(3, 9, 0)])),
     "none": ([], ([""], [])),
     "blank": (["  "], ([""], [])),
     "none, squad's": ({"text": [], "answer_start": []}, ([""], [])),
@@ -116,6 +125,10 @@ ANSWERS: dict[str, tuple[Any, tuple[list[str], list[tuple[int, int, int]]]]] = {
 def test_answers_are_read_in_all_their_forms(form: str) -> None:
     given, expected = ANSWERS[form]
     assert read_answers(given, "In Vienna") == expected
+
+
+def test_an_answer_in_a_script_without_blanks_is_found_within_a_line() -> None:
+    assert read_answers(["\u5317\u4eac"], "\u9996\u90fd\u662f\u5317\u4eac\u5e02")[1] == [(3, 5, 0)]
 
 
 @pytest.mark.parametrize("value", [3, None, [3], {"start": 3}, {"text": 3}])
@@ -172,6 +185,31 @@ def write_qa(directory: Path) -> Path:
     }
     (directory / "places.yaml").write_text(yaml.safe_dump(spec))
     return directory / "places.yaml"
+
+
+def test_every_chunk_is_taught_the_answer_that_it_holds_or_the_empty_text(tmp_path: Path) -> None:
+    [task] = resolve_tasks([str(write_qa(tmp_path))])
+    rows, bytes_ = load_split(task, "train"), ByT5Tokenizer()
+    tokenized = tokenize_rows(rows, 3, bytes_, max_source_length=64, max_target_length=6, overlap=12)
+    expected, unanswered = [], []
+    for number, row in enumerate(rows):
+        [answer] = row["references"]
+        place = f" {row['context']} ".find(f" {answer} ") if answer else -1
+        taught = []
+        for chunk in chunks(row["source"], row["context"], bytes_, 64, 12):
+            held = 0 <= place and chunk.start <= place and place + len(answer) <= chunk.end
+            taught.append((chunk.ids, answer if held else ""))
+        if not any(target for _, target in taught):
+            unanswered.append(number)
+        expected += taught
+    inputs, labels = tokenized["input_ids"], tokenized["labels"]
+    found = [
+        (ids, bytes_.decode(target, skip_special_tokens=True))
+        for ids, target in zip(inputs, labels, strict=True)
+    ]
+    assert found == expected
+    assert unanswered == [0, 5, 10], "no answer, or none in the context"
+    assert all(target[-1] == bytes_.eos_token_id for target in labels)
 
 
 def test_a_run_asks_every_chunk_and_scores_the_best_answer(tmp_path: Path) -> None:
@@ -243,7 +281,13 @@ def test_mrqa_is_twelve_sets_of_which_six_have_test_rows_alone(tmp_path: Path) -
     import pyarrow.parquet
 
     rows = [
-        {"subset": subset, "question": "q", "context": f"c {number}", "answers": ["c"]}
+        {
+            "subset": subset,
+            "question": "q",
+            "context": f"{number:04d} times: Rome , Italy",
+            "answers": ["Milan", "Rome, Italy"],
+            "detected_answers": {"text": ["Rome, Italy"], "char_spans": [{"start": [12], "end": [23]}]},
+        }
         for number in range(1003)
         for subset in ("SQuAD", "BioASQ")
     ]
@@ -256,6 +300,9 @@ def test_mrqa_is_twelve_sets_of_which_six_have_test_rows_alone(tmp_path: Path) -
     assert all(list(TASKS[name].splits) == ["test"] for name in MRQA_OUT_OF_DOMAIN)
     (row, *_) = load_split(TASKS["mrqa-bioasq"], "test", tmp_path, prefix=True)
     assert row["source"] == "question: q context: ", "the paper puts no prefix there"
+    assert row["references"] == ["Milan", "Rome, Italy"]
+    assert row["context"][12:24] == "Rome , Italy"
+    assert row["spans"] == [[12, 24, 1]], "where MRQA says, though it reads otherwise"
 
 
 def test_a_source_may_be_several_joined(tmp_path: Path) -> None:

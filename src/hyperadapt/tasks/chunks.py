@@ -7,6 +7,7 @@ answered, and of the answers that are not empty the most likely wins.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,8 +53,8 @@ def chunked(
 ) -> list[list[Chunk]]:
     """Cut contexts into chunks that overlap, each behind its whole question.
 
-    A question that leaves no room is cut itself, so that a chunk has at least two overlaps of context, or a token. An
-    empty context is one chunk.
+    A context that fits has the tokens of the whole text. A question that leaves no room is cut itself before its last
+    word, "context:", so that a chunk has at least two overlaps of context, or a token. An empty context is one chunk.
 
     Args:
         questions: all that stands before each context.
@@ -72,11 +73,20 @@ def chunked(
     if not questions:
         return []
     longest = max_length - 1 - max(2 * overlap, 1)
-    heads = [ids[:longest] for ids in tokenizer(list(questions), add_special_tokens=False)["input_ids"]]
-    return [
-        cut(head, tokens, places, tokenizer.eos_token_id, max_length, overlap)
-        for head, (tokens, places) in zip(heads, with_places(contexts, tokenizer), strict=True)
-    ]
+    whole = with_places(
+        [f"{of}{context}" for of, context in zip(questions, contexts, strict=True)], tokenizer
+    )
+    found = []
+    for question, (tokens, places) in zip(questions, whole, strict=True):
+        begin, last_word = len(question), question.rstrip().rfind(" ") + 1
+        # A token that reaches into the context, as a first word with the blank before it, is the context's.
+        in_context = [start >= begin or end > begin for start, end in places]
+        size = in_context.index(True) if True in in_context else len(tokens)
+        kept = min(sum(end > last_word for _, end in places[:size]), longest)
+        head = tokens[:size] if size <= longest else [*tokens[: longest - kept], *tokens[size - kept : size]]
+        of_context = [(max(start - begin, 0), end - begin) for start, end in places[size:]]
+        found.append(cut(head, tokens[size:], of_context, tokenizer.eos_token_id, max_length, overlap))
+    return found
 
 
 def cut(
@@ -145,8 +155,9 @@ def read_answers(value: Any, context: str) -> tuple[list[str], list[Span]]:
     """Read a row's answers: references, and where in the context they stand, (start, end, number of the reference).
 
     Args:
-        value: a list of texts, one text, or SQuAD's {text: [...], answer_start: [...]}. An empty list means that
-            the context holds no answer, which then is the empty text.
+        value: a list of texts, one text, SQuAD's {text: [...], answer_start: [...]}, or {text: [...], spans: [...]},
+            spans as they are returned. An empty list means that the context holds no answer, which then is the empty
+            text.
         context: where an answer stands if no place is given for it, or one where the context reads otherwise: wherever
             its words occur. One that does not occur has no place.
 
@@ -154,6 +165,8 @@ def read_answers(value: Any, context: str) -> tuple[list[str], list[Span]]:
         UserError: if it is none of these.
     """
     starts: Any = None
+    if isinstance(value, Mapping) and "spans" in value:
+        return list(value["text"]) or [""], [(start, end, number) for start, end, number in value["spans"]]
     if isinstance(value, Mapping) and "text" in value:
         starts, value = value.get("answer_start"), value["text"]
     texts = [value] if isinstance(value, str) else value
@@ -162,13 +175,26 @@ def read_answers(value: Any, context: str) -> tuple[list[str], list[Span]]:
     starts = [starts] if isinstance(starts, int) else starts
     if not isinstance(starts, Sequence) or len(starts) != len(texts):
         starts = [None] * len(texts)
-    placed = [(text, start) for text, start in zip(texts, starts, strict=True) if text.strip()]
+    placed = [
+        (
+            text.strip(),
+            start + len(text) - len(text.lstrip()) if isinstance(start, int) and start >= 0 else None,
+        )
+        for text, start in zip(texts, starts, strict=True)
+        if text.strip()
+    ]
     spans: list[Span] = []
     for number, (text, start) in enumerate(placed):
-        if isinstance(start, int) and start >= 0 and context[start : start + len(text)] == text:
+        if start is not None and context[start : start + len(text)] == text:
             spans.append((start, start + len(text), number))
         else:
-            whole_words = rf"(?<!\w){re.escape(text)}(?!\w)"
-            found = re.finditer(whole_words, context, re.IGNORECASE)
+            found = re.finditer(whole_words(text), context, re.IGNORECASE)
             spans.extend((place.start(), place.end(), number) for place in found)
     return [text for text, _ in placed] or [""], spans
+
+
+def whole_words(text: str) -> str:
+    """Write the pattern of a text that is no part of a word; scripts as the Chinese put no blanks between words."""
+    if any(unicodedata.east_asian_width(letter) in "WF" for letter in text):
+        return re.escape(text)
+    return rf"(?<!\w){re.escape(text)}(?!\w)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hyperadapt.tasks.task import HALVE_VALIDATION, HOLD_OUT_TRAIN, Split, Task
+from hyperadapt.tasks.task import HALVE_VALIDATION, HOLD_OUT_TRAIN, Row, Split, Task, preprocessor
 
 MRQA_IN_DOMAIN = {
     "mrqa-squad": "SQuAD",
@@ -38,9 +38,24 @@ IN_DOMAIN: dict[Split, str] = {"train": "train[1000:]", "validation": "train[:10
 ROUNDS = {split: "+".join(f"{split}_r{number}" for number in (1, 2, 3)) for split in ("train", "dev", "test")}
 
 
+@preprocessor("mrqa", ("answers", "detected_answers"))
+def mrqa(row: Row) -> dict[str, Any]:
+    """Take the places of the answers from where MRQA marks them, by their first and last characters."""
+    if "answers" not in row:
+        return {}
+    texts, marked = list(row["answers"]), row["detected_answers"]
+    by_text = {text.casefold(): number for number, text in reversed(list(enumerate(texts)))}
+    spans = [
+        [start, end + 1, by_text.get(text.casefold(), 0)]
+        for text, places in zip(marked["text"], marked["char_spans"], strict=True)
+        for start, end in zip(places["start"], places["end"], strict=True)
+    ]
+    return {"answers": {"text": texts, "spans": spans}}
+
+
 def _mrqa(name: str, subset: str, splits: dict[Split, str]) -> Task:
     place = {"hub": "mrqa-workshop/mrqa", "local": "qa/mrqa", "where": {"subset": subset}}
-    return Task(name=name, splits=splits, **place, **QUESTION)
+    return Task(name=name, splits=splits, preprocess="mrqa", **place, **QUESTION)
 
 
 def _question_answering(name: str, hub: str | None = None) -> Task:
