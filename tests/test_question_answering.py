@@ -197,7 +197,7 @@ def test_every_chunk_is_taught_the_answer_that_it_holds_or_the_empty_text(tmp_pa
         place = f" {row['context']} ".find(f" {answer} ") if answer else -1
         taught = []
         for chunk in chunks(row["source"], row["context"], bytes_, 64, 12):
-            held = 0 <= place and chunk.start <= place and place + len(answer) <= chunk.end
+            held = place >= 0 and chunk.start <= place and place + len(answer) <= chunk.end
             taught.append((chunk.ids, answer if held else ""))
         if not any(target for _, target in taught):
             unanswered.append(number)
