@@ -142,8 +142,9 @@ def row_by_hand(
 
 
 @pytest.mark.parametrize("case", [*NUMBERS, *SHAPES_ONLY, "manual_specific"])
-@torch.no_grad()
-def test_a_mixed_padded_batch_equals_its_rows_with_adapters_made_by_hand(shared: Path, case: str) -> None:
+def test_a_mixed_padded_batch_equals_its_rows_with_adapters_made_by_hand_gradients_included(
+    shared: Path, case: str
+) -> None:
     sizes, meta = shapes(shared, "single_adapter" if case == "manual_specific" else case)
     sizes, meta = dict(sizes), dict(meta)
     if case == "manual_specific":  # no case of the golden files, but a kind of the paper's
@@ -154,17 +155,28 @@ def test_a_mixed_padded_batch_equals_its_rows_with_adapters_made_by_hand(shared:
             sizes[name.replace("_manual.", "_manual_")] = (len(meta["tasks"]), *own)
     state = {name: value.double() for name, value in random_state(sizes, tied=False).items()}
     model = interop.from_reference(state, meta).double()
+    added = {name: value for name, value in state.items() if any(part in name for part in hyperdecoders.ADDED)}
+    for value in added.values():
+        value.requires_grad_()
     generator = torch.Generator().manual_seed(1)
     lengths = [7, 3, 5, 7, 1, 6]
     ids = torch.randint(3, 96, (6, 7), generator=generator)
     mask = torch.tensor([[position < length for position in range(7)] for length in lengths]).long()
     labels = torch.randint(3, 96, (6, 4), generator=generator)
     task_ids = torch.tensor([2, 0, 1, 1, 0, 2])
-    mixed = model(input_ids=ids * mask, attention_mask=mask, labels=labels, task_ids=task_ids).logits
+    mixed = model(input_ids=ids * mask, attention_mask=mask, labels=labels, task_ids=task_ids)
+    mixed.loss.backward()
     for index, length in enumerate(lengths):
         row = {"input_ids": ids[index : index + 1, :length], "labels": labels[index : index + 1]}
-        expected = row_by_hand(state, meta, row, int(task_ids[index])).logits
-        assert relative_error(mixed[index : index + 1], expected) < TOLERANCE, index
+        expected = row_by_hand(state, meta, row, int(task_ids[index]))
+        assert relative_error(mixed.logits[index : index + 1], expected.logits) < TOLERANCE, index
+        (expected.loss / len(lengths)).backward()
+    gradients = {
+        name: torch.zeros_like(value) if value.grad is None else value.grad for name, value in added.items()
+    }
+    for name, gradient in hyperdecoders.imported(model, gradients).items():
+        assert gradient.any(), name
+        assert relative_error(model.hyperadapt.get_parameter(name).grad, gradient) < TOLERANCE, name
 
 
 def test_what_meta_has_no_place_for_is_named(shared: Path) -> None:

@@ -109,6 +109,8 @@ def test_the_mean_is_over_the_tokens_and_over_none_it_is_zero() -> None:
     assert torch.allclose(mean_state(states, None), states.mean(1))
     assert torch.allclose(mean[2], states[2].mean(0))
     assert mean_state(states.bfloat16(), mask).dtype == torch.float32
+    assert not mean_state(states[:, :0], None).any()
+    assert not mean_state(states[:, :0], mask[:, :0]).any()
 
 
 def test_an_empty_input_is_no_nan() -> None:
@@ -127,6 +129,7 @@ def test_where_no_gradient_is_wanted_rows_that_repeat_are_embedded_once() -> Non
     inputs = Inputs("decoder", torch.zeros(6, 1), encoded=states)
     with torch.no_grad():
         rows, _, embedding = conditioning(inputs)
+        assert conditioning(inputs._replace(encoded=states[::3])).rows is None, "none repeats"
     assert rows.tolist() == [0, 0, 0, 1, 1, 1]
     every_row = conditioning(inputs)
     assert every_row.rows is None, "every row has its own"
@@ -149,10 +152,12 @@ def test_heads_start_after_hyperfan_in_and_learnt_adapters_after_xavier_both_far
     assert not hypernet.head.bias.any()
     model = ha.adapt(tiny_t5(), ha.SingleAdapter(encoder_bottleneck_dim=6), TASKS)
     table = model.hyperadapt.groups["encoder"][0].generators[0].table
-    down, down_bias = table[..., : 6 * 32], table[..., 6 * 32 : 6 * 32 + 6]
+    down, down_bias, up, up_bias = table.split([6 * 32, 6, 32 * 6, 32], dim=-1)
     bound = 1e-4 * (6 / (6 + 32)) ** 0.5
-    assert 0.95 * bound < down.abs().max() <= bound
+    for part in (down, up):
+        assert 0.95 * bound < part.abs().max() <= bound
     assert not down_bias.any()
+    assert not up_bias.any()
 
 
 def test_training_starts_at_the_frozen_model() -> None:
@@ -182,6 +187,12 @@ def test_skills_are_mixed_by_each_sites_row_of_the_matrix() -> None:
                 )
                 expected = sum(share[skill] * table.table[skill, site] for skill in range(3))
                 assert torch.allclose(found[number, site], expected, atol=1e-6)
+
+
+def test_skills_that_are_all_switched_off_are_no_nan() -> None:
+    table = SkillTable(1, 1, {"down": Weight((2, 3))}, n_skills=3, allocation="bernoulli", learning_rate=1e-2)
+    for mode in (table.train(), table.eval()):
+        assert mode.mixture(torch.full((1, 1, 3), -200.0)).isfinite().all()
 
 
 def test_in_training_skills_are_switched_at_random_and_their_gradients_reach_the_matrix() -> None:

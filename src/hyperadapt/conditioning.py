@@ -169,7 +169,8 @@ class EncodedInput(nn.Module):
         mean = mean_state(inputs.encoded, inputs.mask)
         rows = None
         if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            mean, rows = torch.unique_consecutive(mean, dim=0, return_inverse=True)
+            once, rows = torch.unique_consecutive(mean, dim=0, return_inverse=True)
+            mean, rows = (once, rows) if len(once) < len(mean) else (mean, None)
         return Condition(rows, embedding=self.mlp(mean.to(self.mlp[0].weight)) if self.mlp else mean)
 
 
@@ -197,7 +198,7 @@ def mean_state(states: Tensor, mask: Tensor | None) -> Tensor:
     """
     states = states.to(torch.promote_types(states.dtype, torch.float32))
     if mask is None:
-        return states.mean(1)
+        return states.sum(1) / max(states.shape[1], 1)
     mask = mask.to(states).unsqueeze(-1)
     return (states * mask).sum(1) / mask.sum(1).clamp_min(1)
 

@@ -108,7 +108,7 @@ class SkillTable(nn.Module):
             uniform = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
             logits = logits + uniform.log() - (-uniform).log1p()
         switched_on = logits.sigmoid()
-        return switched_on / switched_on.sum(-1, keepdim=True)
+        return switched_on / (switched_on.sum(-1, keepdim=True) + 1e-12)
 
     def add_task(self, init_from: tuple[int, ...]) -> None:
         """Append a row to the matrix: the mean of other tasks', or a new one."""
