@@ -58,9 +58,11 @@ def test_the_length_of_a_prediction_does_not_depend_on_the_other_rows_of_its_bat
     texts = ["text: red rose", "text: blue whale", "text: azur é"]
     sources = tokenize_inputs({"source": texts}, loaded.tokenizer, 48, 0)[0]
 
-    def generate(max_target_lengths: Sequence[int]) -> list[str]:
+    def generate(max_generated_lengths: Sequence[int]) -> list[str]:
         rated = [False] * 3
-        found = generate_answers(loaded.model, loaded.tokenizer, sources, [1] * 3, max_target_lengths, rated)
+        found = generate_answers(
+            loaded.model, loaded.tokenizer, sources, [1] * 3, max_generated_lengths, rated
+        )
         return [answer.text for answer in found]
 
     short, long = generate([2] * 3), generate([8] * 3)

@@ -155,7 +155,9 @@ def test_a_mixed_padded_batch_equals_its_rows_with_adapters_made_by_hand_gradien
             sizes[name.replace("_manual.", "_manual_")] = (len(meta["tasks"]), *own)
     state = {name: value.double() for name, value in random_state(sizes, tied=False).items()}
     model = interop.from_reference(state, meta).double()
-    added = {name: value for name, value in state.items() if any(part in name for part in hyperdecoders.ADDED)}
+    added = {
+        name: value for name, value in state.items() if any(part in name for part in hyperdecoders.ADDED)
+    }
     for value in added.values():
         value.requires_grad_()
     generator = torch.Generator().manual_seed(1)

@@ -69,6 +69,22 @@ def test_the_encoder_may_be_fine_tuned_instead() -> None:
     assert trained == own | encoder
 
 
+def test_the_decoder_may_be_fine_tuned_instead_and_both_are_full_fine_tuning() -> None:
+    with pytest.raises(UserError, match="set decoder to none, not generated"):
+        ha.Hyperdecoder(fine_tune_decoder=True)
+    names = {name for name, _ in tiny_t5(tie_word_embeddings=False).named_parameters()}
+    expected = {
+        (False, True): {name for name in names if not name.startswith("encoder.")},
+        (True, True): names,
+    }
+    for (encoder, decoder), trained in expected.items():
+        method = ha.Hyperdecoder(
+            encoder="none", decoder="none", fine_tune_encoder=encoder, fine_tune_decoder=decoder
+        )
+        model = ha.adapt(tiny_t5(tie_word_embeddings=False), method, TASKS)
+        assert {name for name, value in model.named_parameters() if value.requires_grad} == trained
+
+
 def test_a_rows_adapters_follow_its_input_and_no_other_row() -> None:
     model = tiny_adapted(ha.Hyperdecoder(**NARROW))
     alone = torch.cat([model(**row(WITHOUT_TASKS, index)).logits for index in range(6)])

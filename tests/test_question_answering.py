@@ -330,3 +330,8 @@ def test_summaries_are_of_the_document_alone_behind_their_prefix(shared: Path) -
     (row, *_) = load_split(TASKS["xsum"], "train", shared / "data", max_rows=1, prefix=True)
     assert row["source"].startswith("summarize: ")
     assert row["target"]
+    lengths = {
+        (task.max_target_length, task.max_generated_length)
+        for task in resolve_tasks(["xsum", "cnn_dailymail", "wiki_lingua"])
+    }
+    assert lengths == {(128, 60)}, "labels are not cut where generation stops"

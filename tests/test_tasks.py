@@ -381,6 +381,8 @@ def test_free_text_is_its_own_target_and_always_an_answer(reviews: Callable[...,
     with pytest.raises(UserError, match=r"^column 'body' holds 5, which is no text$"):
         task.target_text({"body": 5})
     assert task.max_target_length == 128
+    assert task.max_generated_length == 128
+    assert reviews(max_generated_length=7).max_generated_length == 7
     assert reviews(kind="score", labels=None, metrics=["pearson"]).max_target_length == 8
 
 

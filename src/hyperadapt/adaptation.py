@@ -18,7 +18,7 @@ from hyperadapt.forms import Form, Gate
 from hyperadapt.generators import Generator, SkillTable, TaskTable
 from hyperadapt.sites import Site, split
 
-TrainedBackbone = Literal["none", "layer_norms", "encoder", "all_but_embeddings", "all"]
+TrainedBackbone = Literal["none", "layer_norms", "encoder", "decoder", "all_but_embeddings", "all"]
 DRAFT = "{}_draft"  # the stack's name -> what holds the sites of its first run
 
 

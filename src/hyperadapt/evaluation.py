@@ -111,7 +111,7 @@ def generate_answers(
     tokenizer: PreTrainedTokenizerBase,
     sources: Sequence[Sequence[int]],
     task_ids: Sequence[int],
-    max_target_lengths: Sequence[int],
+    max_generated_lengths: Sequence[int],
     rated: Sequence[bool],
     batch_size: int = 64,
     num_beams: int = 1,
@@ -126,7 +126,7 @@ def generate_answers(
         tokenizer: the base model's.
         sources: tokenized inputs.
         task_ids: of each row.
-        max_target_lengths: of each row, in tokens.
+        max_generated_lengths: of each row, in tokens.
         rated: of each row, whether the likelihood of its answer is wanted; 0 where it is not.
         batch_size: rows a batch.
         num_beams: 1 is greedy.
@@ -136,7 +136,7 @@ def generate_answers(
     Returns:
         The answers, in the order of the rows.
     """
-    kinds = list(zip(max_target_lengths, rated, strict=True))
+    kinds = list(zip(max_generated_lengths, rated, strict=True))
     by_length = sorted(range(len(sources)), key=lambda row: (kinds[row], len(sources[row])))
     # No batch mixes maximal target lengths: what is predicted for a row must not depend on its neighbours.
     alike = [list(rows) for _, rows in groupby(by_length, key=kinds.__getitem__)]
@@ -160,7 +160,7 @@ def generate_answers(
             inputs = padded(model, tokenizer, [sources[row] for row in rows], [task_ids[row] for row in rows])
             generated = model.generate(
                 **inputs,
-                max_new_tokens=max_target_lengths[rows[0]],
+                max_new_tokens=max_generated_lengths[rows[0]],
                 num_beams=num_beams,
                 do_sample=False,
             )
@@ -236,7 +236,7 @@ def evaluate(
         tokenizer,
         [source for sources in rows.sources for source in sources],
         [model.task_id(task.name) for task in task_of],
-        [task.max_target_length for task in task_of],
+        [task.max_generated_length for task in task_of],
         [task.kind == "question_answering" for task in task_of],
         batch_size,
         num_beams,

@@ -300,8 +300,10 @@ def freeze(base: PreTrainedModel, backbone: Backbone, adaptation: Adaptation) ->
     if adaptation.trained_backbone == "all_but_embeddings":
         base.requires_grad_(True)
         base.get_input_embeddings().requires_grad_(False)
-    if adaptation.trained_backbone == "encoder":
-        backbone.stacks(base)["encoder"].requires_grad_(True)
+    if adaptation.trained_backbone in ("encoder", "decoder"):
+        backbone.stacks(base)[adaptation.trained_backbone].requires_grad_(True)
+    if adaptation.trained_backbone == "decoder":
+        base.get_output_embeddings().requires_grad_(True)
     if adaptation.trained_backbone == "layer_norms":
         for stack in backbone.stacks(base):
             for site in backbone.norm_sites(base, stack):

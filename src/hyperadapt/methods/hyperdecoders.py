@@ -25,7 +25,7 @@ from hyperadapt.methods.base import Host, Method
 if TYPE_CHECKING:
     from torch import nn
 
-    from hyperadapt.adaptation import Adaptation, SiteGroup
+    from hyperadapt.adaptation import Adaptation, SiteGroup, TrainedBackbone
     from hyperadapt.sites import Site
 
 Kind = Literal["none", "manual", "manual_specific", "task", "generated"]
@@ -43,8 +43,9 @@ class Hyperdecoder(Method):
         layer_embedding_dim: size of l_i.
         mlp: without it e is the mean of the encoder's states itself.
         after_layer_norm: adapters read what the feed-forward block's layer norm returns; else what goes into it.
-        fine_tune_encoder: train all of the encoder, which then has no adapters; its embeddings, which the decoder
-            shares, too.
+        fine_tune_encoder, fine_tune_decoder: train all of a stack, which then has no adapters: its embeddings, which
+            both stacks share, too, and with the decoder the output layer. In some of the authors' runs this is what
+            "none" means; both are full fine-tuning.
     """
 
     name = "hyperdecoder"
@@ -59,16 +60,30 @@ class Hyperdecoder(Method):
     mlp: bool = True
     after_layer_norm: bool = False
     fine_tune_encoder: bool = False
+    fine_tune_decoder: bool = False
 
     @model_validator(mode="after")
     def _something_is_trained(self) -> Hyperdecoder:
-        if self.fine_tune_encoder and self.encoder != "none":
+        for stack, kind in (("encoder", self.encoder), ("decoder", self.decoder)):
+            if stack in self.fine_tuned and kind != "none":
+                raise ValueError(
+                    f"fine_tune_{stack} leaves no adapters in it; set {stack} to none, not {kind}"
+                )
+        if self.encoder == self.decoder == "none" and not self.fine_tuned:
             raise ValueError(
-                f"fine_tune_encoder leaves no adapters in it; set encoder to none, not {self.encoder}"
+                "with neither encoder nor decoder adapters nothing is trained; fine_tune_encoder and "
+                "fine_tune_decoder train a stack itself"
             )
-        if self.encoder == self.decoder == "none" and not self.fine_tune_encoder:
-            raise ValueError("with neither encoder nor decoder adapters nothing is trained")
         return self
+
+    @property
+    def fine_tuned(self) -> list[TrainedBackbone]:
+        """The stacks that are trained whole."""
+        stacks: dict[TrainedBackbone, bool] = {
+            "encoder": self.fine_tune_encoder,
+            "decoder": self.fine_tune_decoder,
+        }
+        return [stack for stack, trained in stacks.items() if trained]
 
     @property
     def task_conditioned(self) -> bool:
@@ -93,7 +108,8 @@ class Hyperdecoder(Method):
             for name, of_kind in parts.items():
                 conditionings[name], group = self.adapters(of_kind, bottleneck_dim, sites, tasks)
                 groups[name] = [group]
-        return Adaptation(PerStack(conditionings), groups, "encoder" if self.fine_tune_encoder else "none")
+        one: TrainedBackbone = next(iter(self.fine_tuned), "none")
+        return Adaptation(PerStack(conditionings), groups, "all" if len(self.fine_tuned) == 2 else one)
 
     def adapters(
         self, kind: Kind, bottleneck_dim: int, sites: tuple[Site, ...], tasks: tuple[str, ...]

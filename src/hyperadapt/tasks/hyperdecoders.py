@@ -72,7 +72,8 @@ def _summarisation(name: str, hub: str, document: str, summary: str, **rest: Any
         kind="text",
         metrics=("rouge2", "rougeL"),
         prefix="summarize:",
-        max_target_length=60,
+        max_target_length=128,
+        max_generated_length=60,
         **rest,
     )
 

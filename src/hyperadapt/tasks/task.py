@@ -64,6 +64,10 @@ def _target_length(fields: dict[str, Any]) -> int:
     return _NAME_LENGTH if fields.get("writes") == "name" else _TARGET_LENGTH[fields["kind"]]
 
 
+def _generated_length(fields: dict[str, Any]) -> int:
+    return fields.get("max_target_length", 1)  # a wrong one is an error of its own
+
+
 class Preprocessor(NamedTuple):
     """What rewrites a task's rows before its fields are read: the columns it needs, and the columns it gives."""
 
@@ -139,7 +143,8 @@ class Task(BaseModel):
     column of "question_answering" holds all that would be right: texts, or SQuAD's {text: [...], answer_start:
     [...]}; its last field is the context, which is cut into chunks (hyperadapt.tasks.chunks). A class column holds
     numbers or names; where the names are themselves numbers (labels: ["1", "2", "3"]), it holds names.
-    `max_target_length` is in tokens.
+    In training a target is cut at `max_target_length` tokens; no more than `max_generated_length` are generated, the
+    same number unless it is given.
 
     Of kind "coreference" the target is the `candidate` column's text; the label, one of two, says whether it is
     right, and only such rows are trained on. Rows with the same values in the columns of `group` belong together:
@@ -172,6 +177,7 @@ class Task(BaseModel):
         default_factory=_splits_as_given, validate_default=True, min_length=1
     )
     max_target_length: int = Field(default_factory=_target_length, ge=1)
+    max_generated_length: int = Field(default_factory=_generated_length, ge=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Task:
