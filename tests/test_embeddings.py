@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from hyperadapt.embeddings import MAPS, embed
+from hyperadapt.embeddings import MAPS, embed, maps
 from hyperadapt.runs import load_run
 from tiny_run import COLOURS, SPLITS, hyperadapt, write_config, write_tasks
 
@@ -48,6 +49,25 @@ def test_every_row_and_task_is_written_with_the_embedding_that_its_parameters_co
     assert hyperadapt("report", tmp_path / "run").code == 0
     page = (tmp_path / "run/report.html").read_text()
     assert all(title in page for title in MAPS.values())
+
+
+def test_maps_show_some_of_many_rows_and_the_table_has_all(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+    monkeypatch.setattr("hyperadapt.embeddings.ROWS_IN_MAPS", 5)
+    monkeypatch.setattr("hyperadapt.embeddings.maps", lambda *drawn: shown.append(drawn) or maps(*drawn))
+    shutil.copytree(trained, tmp_path / "run")
+    assert hyperadapt("embed", tmp_path / "run").code == 0
+    folder = tmp_path / "run/embeddings"
+    table = pyarrow.parquet.read_table(folder / "rows.parquet").to_pylist()
+    assert len(table) == 2 * SPLITS["test"]
+    assert {row["label"] for row in table[: SPLITS["test"]]} == {"0", "1"}
+    assert all((folder / f"{name}.svg").is_file() for name in MAPS)
+    ((points, groups),) = shown
+    assert len(points) == len(groups["task"]) == len(groups["prediction"]) == 5
+    known = {tuple(np.float32(row["embedding"])): row["task"] for row in table}
+    assert [known[tuple(point)] for point in points] == groups["task"]
 
 
 @torch.no_grad()

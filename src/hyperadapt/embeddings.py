@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hyperadapt.tasks import Task
 
 FOLDER = "embeddings"
+ROWS_IN_MAPS = 2000  # t-SNE takes seconds for them, and a report stays small
 MAPS = {
     "pca-task": "Rows by task, principal components",
     "pca-prediction": "Rows by predicted label, principal components",
@@ -100,8 +101,8 @@ def write_embeddings(
 ) -> tuple[Path, dict[str, float]]:
     """Write rows.parquet, tasks.parquet and maps of the rows into the run's folder of embeddings.
 
-    rows.parquet has a row for every row of the split: task, target, prediction and embedding. tasks.parquet has the
-    embedding of every task, where the method has any.
+    rows.parquet has a row for every row of the split: task, label, prediction and embedding. tasks.parquet has the
+    embedding of every task, where the method has any. The maps show at most 2,000 rows, drawn by the run's seed.
 
     Args:
         run: the trained run.
@@ -121,32 +122,28 @@ def write_embeddings(
     train = load_training_rows(run, rows.tasks, max_rows) if with_probe else None
     predictions = run.score(rows).predictions
     embedded = embed_rows(run, rows)
-    table = [
-        {
-            "task": task.name,
-            "target": label_of(target),
-            "prediction": prediction,
-            "embedding": embedding.tolist(),
-        }
-        for task, embeddings, targets, of_task in zip(
-            rows.tasks, embedded, rows.targets, predictions, strict=True
-        )
-        for embedding, target, prediction in zip(embeddings, targets, of_task, strict=True)
-    ]
+    owners = [task for task, of_task in zip(rows.tasks, predictions, strict=True) for _ in of_task]
+    points, predicted = np.concatenate(embedded), [text for of_task in predictions for text in of_task]
+    table = {
+        "task": [task.name for task in owners],
+        "label": [label_of(target) for targets in rows.targets for target in targets],
+        "prediction": predicted,
+        "embedding": list(points),
+    }
     folder = run.directory / FOLDER
     folder.mkdir(exist_ok=True)
-    write_parquet(Dataset.from_list(table), folder / "rows.parquet")
+    write_parquet(Dataset.from_dict(table), folder / "rows.parquet")
     of_tasks = run.model.hyperadapt.task_embeddings()
     if of_tasks is not None:
         names = [task.name for task in run.tasks]
         by_task = {"task": names, "embedding": of_tasks.float().tolist()}
         write_parquet(Dataset.from_dict(by_task), folder / "tasks.parquet")
-    known = {task.name: task for task in rows.tasks}
+    drawn = np.sort(np.random.default_rng(run.config.seed).permutation(len(points))[:ROWS_IN_MAPS])
     groups = {
-        "task": [row["task"] for row in table],
-        "prediction": [label_group(known[row["task"]], row["prediction"]) for row in table],
+        "task": [owners[row].name for row in drawn],
+        "prediction": [label_group(owners[row], predicted[row]) for row in drawn],
     }
-    for name, svg in maps(np.concatenate(embedded), groups).items():
+    for name, svg in maps(points[drawn], groups).items():
         checkpoint.write_atomically(folder / f"{name}.svg", svg.encode())
     if train is None:
         return folder, {}
