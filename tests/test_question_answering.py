@@ -21,6 +21,7 @@ from hyperadapt.tasks import TASKS, load_split, load_task_file, resolve_tasks
 from hyperadapt.tasks.chunks import Answer, Chunk, answer_within, best_answers, chunked, read_answers
 from hyperadapt.tasks.hyperdecoders import MRQA_OUT_OF_DOMAIN
 from hyperadapt.training import tokenize_rows
+from tiny import tiny_t5
 from tiny_run import hyperadapt, write_config
 
 CONTEXT = (
@@ -263,6 +264,22 @@ def test_a_likelihood_does_not_depend_on_the_rows_beside_it(
         assert alone.text == expected.text
         assert alone.log_likelihood == pytest.approx(expected.log_likelihood, rel=1e-4)
         assert expected.log_likelihood < 0
+
+
+@pytest.mark.parametrize("kind", ["generated", "manual", "full fine-tuning"])
+def test_the_encoder_runs_once_for_answers_and_their_likelihoods(kind: str) -> None:
+    passes = {"generated": 2, "manual": 1, "full fine-tuning": 1}[kind]  # a generated encoder has a draft
+    method = ha.FullFineTuning() if kind == "full fine-tuning" else ha.Hyperdecoder(encoder=kind)
+    model, runs = ha.adapt(tiny_t5(vocab_size=384), method, ["task"]), []
+    model.encoder.block[0].register_forward_hook(lambda *_: runs.append(1))
+    sources, arguments = [[5, 6, 7, 1], [8, 9, 1]], ([0, 0], [4, 4], [True, True])
+    together = generate_answers(model, ByT5Tokenizer(), sources, *arguments)
+    assert len(runs) == passes
+    for source, expected in zip(sources, together, strict=True):
+        ids = torch.tensor([source])
+        generated = model.generate(input_ids=ids, max_new_tokens=4)
+        (found,) = log_likelihoods(model, {"input_ids": ids}, generated)
+        assert expected.log_likelihood == pytest.approx(found, rel=1e-4)
 
 
 def test_the_real_rows_of_squad_are_split_and_their_answers_stand_where_they_say(shared: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
+from transformers.modeling_outputs import BaseModelOutput
 
 from hyperadapt.metrics import Target, TaskScore, average, score_task
 from hyperadapt.tasks.chunks import Answer, best_answers, chunked
@@ -158,14 +159,20 @@ def generate_answers(
         )
         for rows in bar:
             inputs = padded(model, tokenizer, [sources[row] for row in rows], [task_ids[row] for row in rows])
+            # Generation and likelihoods share the encoder's states; generate repeats those that it is given in place.
+            states = encoder_states(model, inputs) if rated[rows[0]] else None
+            shared = {} if states is None else {"encoder_outputs": BaseModelOutput(states)}
             generated = model.generate(
                 **inputs,
+                **shared,
                 max_new_tokens=max_generated_lengths[rows[0]],
                 num_beams=num_beams,
                 do_sample=False,
             )
             decoded = tokenizer.batch_decode(generated, skip_special_tokens=True)
-            likelihoods = log_likelihoods(model, inputs, generated) if rated[rows[0]] else [0.0] * len(rows)
+            likelihoods = (
+                log_likelihoods(model, inputs, generated, states) if rated[rows[0]] else [0.0] * len(rows)
+            )
             for row, text, likelihood in zip(rows, decoded, likelihoods, strict=True):
                 answers[row] = Answer(text.strip(), likelihood)
     finally:
@@ -187,18 +194,34 @@ def padded(
 
 
 @torch.no_grad()
-def log_likelihoods(model: Any, inputs: Mapping[str, torch.Tensor], generated: torch.Tensor) -> list[float]:
+def encoder_states(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Run the encoder alone, (batch, seq, d_model)."""
+    known = {
+        name: value for name, value in inputs.items() if name != "task_ids" or model.method.task_conditioned
+    }
+    return model.get_encoder()(**known).last_hidden_state
+
+
+@torch.no_grad()
+def log_likelihoods(
+    model: Any,
+    inputs: Mapping[str, torch.Tensor],
+    generated: torch.Tensor,
+    states: torch.Tensor | None = None,
+) -> list[float]:
     """Add up the logarithms of the probabilities of each generated sequence's tokens, its end included.
 
-    By one more forward: what generate can return of its scores holds the vocabulary for every step, and with beams is
-    not of the sequences alone.
+    By one more forward of the decoder: what generate can return of its scores holds the vocabulary for every step, and
+    with beams is not of the sequences alone.
 
     Args:
         model: an adapted model.
         inputs: of the generation.
         generated: (batch, tokens), from the start token on.
+        states: the encoder's, (batch, seq, d_model), which it need not run for then.
     """
-    logits = model(**inputs, decoder_input_ids=generated[:, :-1]).logits
+    shared = {} if states is None else {"encoder_outputs": BaseModelOutput(states)}
+    logits = model(**inputs, **shared, decoder_input_ids=generated[:, :-1]).logits
     tokens = generated[:, 1:]
     losses = torch.nn.functional.cross_entropy(
         logits.transpose(1, 2).float(), tokens, ignore_index=model.config.pad_token_id, reduction="none"
