@@ -214,7 +214,9 @@ def params(
     options: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="The method's options.")
     ] = None,
-    paper: Annotated[bool, typer.Option("--paper", help="The papers' tables, beside our counts.")] = False,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Our counts of the papers' models, beside what the papers print.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Count parameters, without downloading weights."""
@@ -225,7 +227,7 @@ def params(
 
         tables = {
             "HyperFormer, Tables 1 and 3, 8 tasks": hyperformer_table(),
-            "Hyperdecoders, by the sizes of its runs": hyperdecoders_table(),
+            "Hyperdecoders, by the sizes in its authors' configurations": hyperdecoders_table(),
             "HyperGrid, parameters added, grid of 32 by 128": hypergrid_table(),
         }
         if as_json:
