@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from hyperadapt import figures
 from hyperadapt.embeddings import MAPS, embed, maps
 from hyperadapt.runs import load_run
 from tiny_run import COLOURS, SPLITS, hyperadapt, write_config, write_tasks
@@ -107,3 +108,11 @@ def test_a_probe_of_rows_with_one_label_is_refused_in_one_line(trained: Path) ->
     assert outcome.code == 2
     assert "task 'colour': all 2 training rows have one label; raise max_rows" in outcome.err
     assert not (trained / "embeddings").exists()
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_map_names_every_group_unless_there_are_more_than_colours(beyond: int) -> None:
+    groups = [f"group {number}" for number in range(len(figures.COLOURS) + beyond)]
+    svg = figures.point_map(np.random.default_rng(0).random((len(groups), 2)), groups, ["", ""])
+    assert ("other" in svg) == bool(beyond)
+    assert sum(f"<!-- {name} -->" in svg for name in groups) == len(figures.COLOURS) - beyond

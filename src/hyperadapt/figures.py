@@ -127,7 +127,9 @@ def point_map(points: Any, groups: Sequence[str], labels: Sequence[str]) -> str:
     """
     from collections import Counter
 
-    common = [name for name, _ in Counter(groups).most_common(len(COLOURS) - 1)]
+    counts = Counter(groups)
+    own = len(COLOURS) if len(counts) <= len(COLOURS) else len(COLOURS) - 1
+    common = [name for name, _ in counts.most_common(own)]
     named = [name if name in common else "other" for name in groups]
     with drawing(6.4, 4.0) as (figure, svg):
         figure.dpi = 150
