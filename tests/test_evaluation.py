@@ -58,10 +58,10 @@ def test_the_length_of_a_prediction_does_not_depend_on_the_other_rows_of_its_bat
     texts = ["text: red rose", "text: blue whale", "text: azur é"]
     sources = tokenize_inputs({"source": texts}, loaded.tokenizer, 48, 0)[0]
 
-    def generate(max_generated_lengths: Sequence[int]) -> list[str]:
+    def generate(most: Sequence[int]) -> list[str]:
         rated = [False] * 3
         found = generate_answers(
-            loaded.model, loaded.tokenizer, sources, [1] * 3, max_generated_lengths, rated
+            loaded.model, loaded.tokenizer, sources, [1] * 3, [(0, length) for length in most], rated
         )
         return [answer.text for answer in found]
 
@@ -122,7 +122,7 @@ def test_the_model_goes_on_in_the_mode_it_was_in(loaded: Run) -> None:
     sources = tokenize_inputs({"source": ["text: red"]}, loaded.tokenizer, 48, 0)[0]
     for training in (True, False):
         loaded.model.train(training)
-        generate_answers(loaded.model, loaded.tokenizer, sources, [0], [2], [False])
+        generate_answers(loaded.model, loaded.tokenizer, sources, [0], [(0, 2)], [False])
         assert loaded.model.training is training
 
 

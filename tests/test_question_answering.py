@@ -257,13 +257,26 @@ def test_a_likelihood_does_not_depend_on_the_rows_beside_it(
 ) -> None:
     run = load_run(trained)
     sources = run.tokenizer(["text: red rose", "text: blue whale, and so on and on"])["input_ids"]
-    arguments: tuple[Any, ...] = ([0, 0], [4, 4], [True, True])
+    arguments: tuple[Any, ...] = ([0, 0], [(0, 4)] * 2, [True, True])
     together = generate_answers(run.model, run.tokenizer, sources, *arguments, num_beams=num_beams)
     for source, expected in zip(sources, together, strict=True):
-        (alone,) = generate_answers(run.model, run.tokenizer, [source], [0], [4], [True], num_beams=num_beams)
+        (alone,) = generate_answers(
+            run.model, run.tokenizer, [source], [0], [(0, 4)], [True], num_beams=num_beams
+        )
         assert alone.text == expected.text
         assert alone.log_likelihood == pytest.approx(expected.log_likelihood, rel=1e-4)
         assert expected.log_likelihood < 0
+
+
+def test_where_every_question_has_an_answer_none_is_empty() -> None:
+    model, letters = ha.adapt(tiny_t5(vocab_size=384), ha.SingleAdapter(), ["task"]), ByT5Tokenizer()
+    end_then_a = torch.zeros(384)
+    end_then_a[letters.eos_token_id], end_then_a[letters.convert_tokens_to_ids("a")] = 200, 100
+    model.lm_head.register_forward_hook(lambda module, args, logits: logits + end_then_a)
+    for fewest, text in ((0, ""), (2, "aa")):
+        found = generate_answers(model, letters, [[5, 6, 1], [8, 1]], [0, 0], [(fewest, 4)] * 2, [True] * 2)
+        assert [answer.text for answer in found] == [text] * 2
+    assert {TASKS[name].generated_lengths for name in ("squad", "mrqa-nq", "mrqa-race")} == {(1, 64)}
 
 
 @pytest.mark.parametrize("kind", ["generated", "manual", "full fine-tuning"])
@@ -272,7 +285,7 @@ def test_the_encoder_runs_once_for_answers_and_their_likelihoods(kind: str) -> N
     method = ha.FullFineTuning() if kind == "full fine-tuning" else ha.Hyperdecoder(encoder=kind)
     model, runs = ha.adapt(tiny_t5(vocab_size=384), method, ["task"]), []
     model.encoder.block[0].register_forward_hook(lambda *_: runs.append(1))
-    sources, arguments = [[5, 6, 7, 1], [8, 9, 1]], ([0, 0], [4, 4], [True, True])
+    sources, arguments = [[5, 6, 7, 1], [8, 9, 1]], ([0, 0], [(0, 4)] * 2, [True, True])
     together = generate_answers(model, ByT5Tokenizer(), sources, *arguments)
     assert len(runs) == passes
     for source, expected in zip(sources, together, strict=True):
@@ -348,7 +361,7 @@ def test_summaries_are_of_the_document_alone_behind_their_prefix(shared: Path) -
     assert row["source"].startswith("summarize: ")
     assert row["target"]
     lengths = {
-        (task.max_target_length, task.max_generated_length)
+        (task.max_target_length, task.generated_lengths)
         for task in resolve_tasks(["xsum", "cnn_dailymail", "wiki_lingua"])
     }
-    assert lengths == {(128, 60)}, "labels are not cut where generation stops"
+    assert lengths == {(128, (10, 60))}, "labels are not cut where generation stops"

@@ -446,6 +446,10 @@ def test_a_dataset_that_the_hub_does_not_give_is_named(
         ({"fields": []}, "field 'fields' is {}: Dictionary should have at least 1 item"),
         ({"fields": ["a", 1]}, "field 'fields' is ['a', 1]: Input should be a valid dictionary"),
         (
+            {"min_generated_length": 9, "max_generated_length": 8},
+            "min_generated_length 9 is more than max_generated_length 8",
+        ),
+        (
             {"max_target_length": 0},
             "field 'max_target_length' is 0: Input should be greater than or equal to 1",
         ),

@@ -112,7 +112,7 @@ def generate_answers(
     tokenizer: PreTrainedTokenizerBase,
     sources: Sequence[Sequence[int]],
     task_ids: Sequence[int],
-    max_generated_lengths: Sequence[int],
+    generated_lengths: Sequence[tuple[int, int]],
     rated: Sequence[bool],
     batch_size: int = 64,
     num_beams: int = 1,
@@ -127,7 +127,7 @@ def generate_answers(
         tokenizer: the base model's.
         sources: tokenized inputs.
         task_ids: of each row.
-        max_generated_lengths: of each row, in tokens.
+        generated_lengths: the fewest and the most tokens for each row.
         rated: of each row, whether the likelihood of its answer is wanted; 0 where it is not.
         batch_size: rows a batch.
         num_beams: 1 is greedy.
@@ -137,9 +137,9 @@ def generate_answers(
     Returns:
         The answers, in the order of the rows.
     """
-    kinds = list(zip(max_generated_lengths, rated, strict=True))
+    kinds = list(zip(generated_lengths, rated, strict=True))
     by_length = sorted(range(len(sources)), key=lambda row: (kinds[row], len(sources[row])))
-    # No batch mixes maximal target lengths: what is predicted for a row must not depend on its neighbours.
+    # No batch mixes lengths to generate: what is predicted for a row must not depend on its neighbours.
     alike = [list(rows) for _, rows in groupby(by_length, key=kinds.__getitem__)]
     batches = [
         rows[start : start + batch_size] for rows in alike for start in range(0, len(rows), batch_size)
@@ -165,7 +165,8 @@ def generate_answers(
             generated = model.generate(
                 **inputs,
                 **shared,
-                max_new_tokens=max_generated_lengths[rows[0]],
+                min_new_tokens=generated_lengths[rows[0]][0],
+                max_new_tokens=generated_lengths[rows[0]][1],
                 num_beams=num_beams,
                 do_sample=False,
             )
@@ -259,7 +260,7 @@ def evaluate(
         tokenizer,
         [source for sources in rows.sources for source in sources],
         [model.task_id(task.name) for task in task_of],
-        [task.max_generated_length for task in task_of],
+        [task.generated_lengths for task in task_of],
         [task.kind == "question_answering" for task in task_of],
         batch_size,
         num_beams,

@@ -356,7 +356,7 @@ class Run:
             self.tokenizer,
             sources,
             [self.model.task_id(task)] * len(sources),
-            [of.max_generated_length] * len(sources),
+            [of.generated_lengths] * len(sources),
             [of.kind == "question_answering"] * len(sources),
             evaluation.batch_size,
             num_beams or evaluation.num_beams,

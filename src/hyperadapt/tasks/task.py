@@ -144,7 +144,7 @@ class Task(BaseModel):
     [...]}; its last field is the context, which is cut into chunks (hyperadapt.tasks.chunks). A class column holds
     numbers or names; where the names are themselves numbers (labels: ["1", "2", "3"]), it holds names.
     In training a target is cut at `max_target_length` tokens; no more than `max_generated_length` are generated, the
-    same number unless it is given.
+    same number unless it is given, and no fewer than `min_generated_length`: with 1 every question has an answer.
 
     Of kind "coreference" the target is the `candidate` column's text; the label, one of two, says whether it is
     right, and only such rows are trained on. Rows with the same values in the columns of `group` belong together:
@@ -178,6 +178,7 @@ class Task(BaseModel):
     )
     max_target_length: int = Field(default_factory=_target_length, ge=1)
     max_generated_length: int = Field(default_factory=_generated_length, ge=1)
+    min_generated_length: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Task:
@@ -218,6 +219,11 @@ class Task(BaseModel):
         if self.preprocess is not None and self.preprocess not in PREPROCESSORS:
             raise UserError(
                 f"preprocess: '{self.preprocess}' is unknown; {nearest(self.preprocess, PREPROCESSORS)}"
+            )
+        if self.min_generated_length > self.max_generated_length:
+            raise UserError(
+                f"min_generated_length {self.min_generated_length} is more than max_generated_length "
+                f"{self.max_generated_length}"
             )
         if self.kind == "coreference":
             if len(self.labels or ()) != 2:
@@ -264,6 +270,11 @@ class Task(BaseModel):
         *names, last = self.fields
         question = _joined({name: self.fields[name] for name in names}, row, self._prefix if prefix else "")
         return {"source": f"{question} {last}: ".lstrip(), "context": text_of(row, self.fields[last])}
+
+    @property
+    def generated_lengths(self) -> tuple[int, int]:
+        """The fewest and the most tokens of a prediction."""
+        return self.min_generated_length, self.max_generated_length
 
     @property
     def _prefix(self) -> str:
