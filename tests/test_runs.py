@@ -352,6 +352,16 @@ def test_tasks_of_csv_and_jsonl_files_and_of_glue_train_together(tmp_path: Path,
     assert json.loads((tmp_path / "run/results.json").read_text()) == {"test": results["test"]}
 
 
+def test_the_training_rows_can_be_scored_and_are_those_of_the_training(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    outcome = hyperadapt("evaluate", tmp_path / "run", "--split", "train")
+    assert outcome.code == 0, outcome.err
+    assert "train rows" in outcome.out
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert set(results) >= {"train", "validation", "test"}
+    assert {of["rows"] for of in results["train"]["tasks"].values()} == {SPLITS["train"]}
+
+
 def test_an_unseen_task_is_scored_with_the_mean_of_the_tasks_parameters(run: Path, tmp_path: Path) -> None:
     tasks = write_tasks(tmp_path / "more")
     text = Path(tasks[0]).read_text()

@@ -125,7 +125,7 @@ def report(run: RunDirectory) -> None:
 @app.command()
 def evaluate(
     run: RunDirectory,
-    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     task: Annotated[
         list[str] | None,
         typer.Option(help="One of the run's tasks; may be repeated. The scores are only printed."),
@@ -159,7 +159,7 @@ def evaluate(
 @app.command()
 def embed(
     run: RunDirectory,
-    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     max_rows: Annotated[int | None, typer.Option(min=2, help="Rows of each task; all by default.")] = None,
     probe: Annotated[
         bool, typer.Option(help="Also train a linear classifier for each task on its rows' embeddings.")

@@ -106,7 +106,7 @@ def write_embeddings(
 
     Args:
         run: the trained run.
-        split: "validation" or "test".
+        split: "train", "validation" or "test".
         max_rows: of each task, drawn by the run's seed of subsamples.
         with_probe: also train a `probe` for each task of kind "class" that has training rows.
 
@@ -157,7 +157,6 @@ def write_embeddings(
 def load_training_rows(run: Run, tasks: Sequence[Task], max_rows: int | None) -> EvaluationSet:
     """Load the training rows of the tasks that can be probed, at most as many as the run was trained on."""
     probed = [task for task in tasks if task.kind == "class" and "train" in task.splits]
-    max_rows = run.config.data.max_train_rows if max_rows is None else max_rows
     train = load_evaluation_set(probed, "train", run.config, run.tokenizer, max_rows)
     for task, targets in zip(probed, train.targets, strict=True):
         if len(set(map(label_of, targets))) < 2:

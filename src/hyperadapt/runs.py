@@ -33,14 +33,14 @@ from hyperadapt.evaluation import (
     tokenize_inputs,
 )
 from hyperadapt.metrics import Target
-from hyperadapt.tasks import Task, load_split, resolve_tasks, rows_from_lines
+from hyperadapt.tasks import SPLITS, Task, load_split, resolve_tasks, rows_from_lines
 from hyperadapt.tiny_t5 import NAME as TINY_T5
 from hyperadapt.tiny_t5 import place_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SPLITS = ("validation", "test")
+EVALUATED = ("validation", "test")  # by a training
 MAY_CHANGE_ON_RESUME = ("output_dir", "evaluation", "training.max_steps", "training.arguments")
 
 
@@ -100,7 +100,7 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
         )
     evaluation_sets = {
         split: load_evaluation_set(having, split, config, tokenizer)
-        for split in SPLITS
+        for split in EVALUATED
         if (having := tasks if split == "validation" else [task for task in tasks if split in task.splits])
     }
     args.distributed_state.wait_for_everyone()  # or a process would find the run that another has begun
@@ -268,7 +268,7 @@ class Run:
         """Return the tasks that have a split.
 
         Raises:
-            UserError: if none has, or the split is neither "validation" nor "test".
+            UserError: if none has, or there is no such split.
         """
         if split not in SPLITS:
             raise UserError(f"split '{split}' is unknown; {nearest(split, SPLITS)}")
@@ -288,7 +288,7 @@ class Run:
         """Evaluate on a split of the run's tasks.
 
         Args:
-            split: "validation" or "test".
+            split: "train", "validation" or "test".
             tasks: names of some of them; by default all that have the split.
             data_dir: where the data lie now; by default where they lay in training.
             batch_size, num_beams: as in training by default.
@@ -422,7 +422,8 @@ def load_evaluation_set(
     """Load and tokenize a split of several tasks, at most max_rows of each, else as many as in training."""
     data = config.data
     if max_rows is None:
-        max_rows = {"validation": data.max_eval_rows, "test": data.max_test_rows}.get(split)
+        of_split = {"train": data.max_train_rows, "validation": data.max_eval_rows, "test": data.max_test_rows}
+        max_rows = of_split[split]
     rows = [
         load_split(task, split, data.data_dir, max_rows, data.subsample_seed, config.prefix) for task in tasks
     ]

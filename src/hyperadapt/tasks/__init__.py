@@ -10,9 +10,10 @@ from hyperadapt.tasks.builtin import BUILTIN
 from hyperadapt.tasks.glue import GLUE
 from hyperadapt.tasks.hyperdecoders import HYPERDECODERS, MRQA_IN_DOMAIN, MRQA_OUT_OF_DOMAIN
 from hyperadapt.tasks.superglue import SUPER_GLUE
-from hyperadapt.tasks.task import Task, load_split, load_task_file, rows_from_lines
+from hyperadapt.tasks.task import SPLITS, Task, load_split, load_task_file, rows_from_lines
 
 __all__ = [
+    "SPLITS",
     "SUITES",
     "TASKS",
     "Task",
