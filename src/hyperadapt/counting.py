@@ -179,7 +179,7 @@ class PublishedRun(NamedTuple):
     options: dict[str, Any]
 
 
-def sizes(
+def widths(
     encoder_width: int, decoder_width: int, hidden: int | None = None, **options: Any
 ) -> dict[str, Any]:
     """Name the widths of the adapters, and of the hidden layer of what generates them."""
@@ -192,18 +192,18 @@ MRQA = ("MRQA", "t5-base-lm-adapt", 6)
 SUMMARISATION_NLI = ("summarisation, NLI", "t5-base-lm-adapt", 6)
 # The sizes are those of the authors' own configurations: within an experiment nearly all train about as much.
 HYPERDECODERS = [
-    PublishedRun(*GLUE, "single_adapter", sizes(230, 230)),
-    PublishedRun(*GLUE, "task_hypernet", sizes(50, 50, 100)),
-    PublishedRun(*GLUE, "hyperdecoder", sizes(64, 64, 128)),
-    PublishedRun(*GLUE, "hyperdecoder", sizes(512, 36, 72)),
-    PublishedRun(*MRQA, "single_adapter", sizes(800, 2)),
-    PublishedRun(*MRQA, "hyperdecoder", sizes(64, 64, encoder="manual_specific", decoder="manual_specific")),
-    PublishedRun(*MRQA, "task_hypernet", sizes(50, 50, 100)),
-    PublishedRun(*MRQA, "hyperdecoder", sizes(64, 64, 128, mlp=False)),
-    PublishedRun(*MRQA, "hyperdecoder", sizes(800, 2, 16, mlp=False)),
-    PublishedRun(*SUMMARISATION_NLI, "single_adapter", sizes(412, 412)),
-    PublishedRun(*SUMMARISATION_NLI, "task_hypernet", sizes(64, 64, 128)),
-    PublishedRun(*SUMMARISATION_NLI, "hyperdecoder", sizes(64, 64, 128)),
+    PublishedRun(*GLUE, "single_adapter", widths(230, 230)),
+    PublishedRun(*GLUE, "task_hypernet", widths(50, 50, 100)),
+    PublishedRun(*GLUE, "hyperdecoder", widths(64, 64, 128)),
+    PublishedRun(*GLUE, "hyperdecoder", widths(512, 36, 72)),
+    PublishedRun(*MRQA, "single_adapter", widths(800, 2)),
+    PublishedRun(*MRQA, "hyperdecoder", widths(64, 64, encoder="manual_specific", decoder="manual_specific")),
+    PublishedRun(*MRQA, "task_hypernet", widths(50, 50, 100)),
+    PublishedRun(*MRQA, "hyperdecoder", widths(64, 64, 128, mlp=False)),
+    PublishedRun(*MRQA, "hyperdecoder", widths(800, 2, 16, mlp=False)),
+    PublishedRun(*SUMMARISATION_NLI, "single_adapter", widths(412, 412)),
+    PublishedRun(*SUMMARISATION_NLI, "task_hypernet", widths(64, 64, 128)),
+    PublishedRun(*SUMMARISATION_NLI, "hyperdecoder", widths(64, 64, 128)),
 ]
 
 

@@ -422,7 +422,11 @@ def load_evaluation_set(
     """Load and tokenize a split of several tasks, at most max_rows of each, else as many as in training."""
     data = config.data
     if max_rows is None:
-        of_split = {"train": data.max_train_rows, "validation": data.max_eval_rows, "test": data.max_test_rows}
+        of_split = {
+            "train": data.max_train_rows,
+            "validation": data.max_eval_rows,
+            "test": data.max_test_rows,
+        }
         max_rows = of_split[split]
     rows = [
         load_split(task, split, data.data_dir, max_rows, data.subsample_seed, config.prefix) for task in tasks
