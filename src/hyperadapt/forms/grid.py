@@ -139,7 +139,7 @@ def gated_product(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
     """Compute `gated_linear` in the way that keeps the fewest numbers a row in between."""
     seq, d_in, d_out, (d_r, d_c) = x.shape[1], x.shape[2], weight.shape[0], gate.shape[1:]
     matrix, columns, rows = d_out * d_in, seq * d_c * d_out, seq * d_r * d_in
-    if d_c == 1 or (columns <= matrix and columns <= rows):
+    if d_c == 1 or (columns <= matrix and columns < rows):
         return by_columns(x, weight, gate)
     return by_rows(x, weight, gate) if rows <= matrix else by_matrix(x, weight, gate)
 
