@@ -80,8 +80,8 @@ def chunked(
     for question, (tokens, places) in zip(questions, whole, strict=True):
         begin, last_word = len(question), question.rstrip().rfind(" ") + 1
         # A token that reaches into the context, as a first word with the blank before it, is the context's.
-        in_context = [start >= begin or end > begin for start, end in places]
-        size = in_context.index(True) if True in in_context else len(tokens)
+        in_context = (number for number, (start, end) in enumerate(places) if start >= begin or end > begin)
+        size = next(in_context, len(tokens))
         kept = min(sum(end > last_word for _, end in places[:size]), longest)
         head = tokens[:size] if size <= longest else [*tokens[: longest - kept], *tokens[size - kept : size]]
         of_context = [(max(start - begin, 0), end - begin) for start, end in places[size:]]
