@@ -114,92 +114,90 @@ def gated_linear(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
     if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, gate = x.to(dtype), weight.to(dtype), gate.to(dtype)
-    return GatedLinear.apply(x, weight, gate)
+    seq, (d_out, d_in), (d_r, d_c) = x.shape[1], weight.shape, gate.shape[1:]
+    rows, columns, matrix = seq * d_r * d_in, seq * d_c * d_out, d_out * d_in
+    # What the parts come to is kept for the backward; a gated matrix is made anew there, which takes longer.
+    if d_c == 1 or (columns < rows and 2 * columns <= matrix):
+        return by_columns(x, weight, gate)
+    return by_rows(x, weight, gate) if 2 * rows <= matrix else by_matrix(x, weight, gate)
 
 
-class GatedLinear(torch.autograd.Function):
-    """`gated_linear`, which keeps for its backward only what it was given: no matrix a row."""
+def by_rows(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
+    """Gate the input for each block of rows, (d_r, batch, seq, d_in), and multiply."""
+    (batch, seq, d_in), (d_r, _) = x.shape, gate.shape[1:]
+    gated = (x * over_input(gate, d_in).transpose(0, 1).unsqueeze(2)).flatten(1, 2)
+    products = torch.bmm(gated, weight.unflatten(0, (d_r, -1)).transpose(1, 2))
+    return products.unflatten(1, (batch, seq)).permute(1, 2, 0, 3).flatten(2)
+
+
+def by_columns(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
+    """Multiply by each block of columns, (d_c, batch, seq, d_out), and add the gated products up."""
+    (batch, seq, _), (d_r, d_c) = x.shape, gate.shape[1:]
+    parts = x.flatten(0, 1).unflatten(1, (d_c, -1)).transpose(0, 1)
+    products = torch.bmm(parts, weight.unflatten(1, (d_c, -1)).permute(1, 2, 0)).view(
+        d_c, batch, seq, d_r, -1
+    )
+    return (products * gate.permute(2, 0, 1)[:, :, None, :, None]).sum(0).flatten(2)
+
+
+def by_matrix(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
+    """Gate the matrix for each row, (batch, d_out, d_in), and multiply, as many rows at once as `AT_ONCE` allows."""
+    return GatedMatrix.apply(x, weight, gate)
+
+
+def over_input(gate: Tensor, d_in: int) -> Tensor:
+    """Repeat gates over the numbers of their block of the input, (batch, d_r, d_c) -> (batch, d_r, d_in)."""
+    return gate.repeat_interleave(d_in // gate.shape[2], 2)
+
+
+# Numbers of gated matrices at once. On a CPU they stay in the cache, and are fewer than the 32 MB from which on malloc
+# returns memory at once, whose pages would have to be made anew for each product.
+AT_ONCE = {"cpu": 5_000_000}
+AT_ONCE_ON_ACCELERATORS = 2**28
+
+
+class GatedMatrix(torch.autograd.Function):
+    """`by_matrix`, which keeps for its backward only what it was given: no matrix a row."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight, gate)
-        return gated_product(x, weight, gate)
+        blocks, gates, rows = GatedMatrix.at_once(weight, gate)
+        return torch.cat(
+            [
+                torch.bmm(x_of, (blocks * gates_of).flatten(1, 2).transpose(1, 2))
+                for x_of, gates_of in zip(x.split(rows), gates.split(rows), strict=True)
+            ]
+        )
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, weight, gate = ctx.saved_tensors
         of_x, of_weight, of_gate = ctx.needs_input_grad
-        grad_x = gated_product(grad, weight.t(), gate.transpose(1, 2)) if of_x else None
-        if not (of_weight or of_gate):
-            return grad_x, None, None
-        return (grad_x, *matrix_gradients(x, grad, weight, gate, of_weight, of_gate))
+        blocks, gates, rows = GatedMatrix.at_once(weight, gate)
+        grad_x, grad_gates = [], []
+        grad_blocks = torch.zeros_like(blocks)
+        for x_of, gates_of, grad_of in zip(x.split(rows), gates.split(rows), grad.split(rows), strict=True):
+            if of_x:
+                grad_x.append(torch.bmm(grad_of, (blocks * gates_of).flatten(1, 2)))
+            if of_weight or of_gate:
+                outer = torch.bmm(grad_of.transpose(1, 2), x_of).unflatten(1, blocks.shape[:2])
+                if of_weight:
+                    grad_blocks += (outer * gates_of).sum(0)
+                if of_gate:
+                    grad_gates.append(outer.mul_(blocks).sum(2))
+        return (
+            torch.cat(grad_x) if of_x else None,
+            grad_blocks.flatten(0, 1) if of_weight else None,
+            torch.cat(grad_gates).unflatten(2, (gate.shape[2], -1)).sum(3) if of_gate else None,
+        )
 
-
-def gated_product(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
-    """Compute `gated_linear` in the way that keeps the fewest numbers a row in between."""
-    seq, d_in, d_out, (d_r, d_c) = x.shape[1], x.shape[2], weight.shape[0], gate.shape[1:]
-    matrix, columns, rows = d_out * d_in, seq * d_c * d_out, seq * d_r * d_in
-    if d_c == 1 or (columns <= matrix and columns < rows):
-        return by_columns(x, weight, gate)
-    return by_rows(x, weight, gate) if rows <= matrix else by_matrix(x, weight, gate)
-
-
-def by_matrix(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
-    """Gate the matrix for every row, (batch, d_out, d_in), and multiply."""
-    d_r, d_c = gate.shape[1:]
-    blocks = weight.reshape(d_r, weight.shape[0] // d_r, d_c, -1)
-    matrices = (blocks * gate[:, :, None, :, None]).flatten(3).flatten(1, 2)
-    return torch.bmm(x, matrices.transpose(1, 2))
-
-
-def by_columns(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
-    """Multiply by each block of columns, (d_c, batch, seq, d_out), and add the gated products up."""
-    return torch.einsum("cbsro,brc->bsro", column_products(x, weight, gate), gate).flatten(2)
-
-
-def column_parts(x: Tensor, d_c: int) -> Tensor:
-    """Cut what each block of columns reads, (batch, seq, d_in) -> (d_c, batch * seq, d_in / d_c)."""
-    return x.reshape(-1, d_c, x.shape[2] // d_c).transpose(0, 1)
-
-
-def column_products(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
-    """Multiply by each block of columns, (d_c, batch, seq, d_r, d_out / d_r)."""
-    (batch, seq, _), (d_r, d_c) = x.shape, gate.shape[1:]
-    blocks = weight.reshape(weight.shape[0], d_c, -1).permute(1, 2, 0)
-    return torch.bmm(column_parts(x, d_c), blocks).view(d_c, batch, seq, d_r, -1)
-
-
-def by_rows(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
-    """Gate the input for each block of rows, (d_r, batch, seq, d_in), and multiply."""
-    (batch, seq, d_in), (d_r, d_c) = x.shape, gate.shape[1:]
-    gated = x.reshape(1, batch, seq, d_c, -1) * gate.transpose(0, 1)[:, :, None, :, None]
-    products = torch.bmm(gated.reshape(d_r, batch * seq, d_in), weight.reshape(d_r, -1, d_in).transpose(1, 2))
-    return products.view(d_r, batch, seq, -1).permute(1, 2, 0, 3).flatten(2)
-
-
-def matrix_gradients(
-    x: Tensor, grad: Tensor, weight: Tensor, gate: Tensor, of_weight: bool, of_gate: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """Compute the gradients of the matrix, (d_out, d_in), and of the gates, (batch, d_r, d_c).
-
-    Both come from the rows' outer products, the sum over the tokens of grad x^T, (batch, d_out, d_in), or, where these
-    are fewer numbers, from the products with each block of columns, (d_c, batch, seq, d_out).
-    """
-    d_out, d_in = weight.shape
-    d_r, d_c = gate.shape[1:]
-    grad_weight = grad_gate = None
-    if d_c == 1 or x.shape[1] * d_c <= d_in:
-        blocks = grad.unflatten(2, (d_r, -1))
-        if of_weight:
-            gated = torch.einsum("bsro,brc->cbsro", blocks, gate).reshape(d_c, -1, d_out)
-            products = torch.bmm(gated.transpose(1, 2), column_parts(x, d_c))
-            grad_weight = products.transpose(0, 1).reshape(d_out, d_in)
-        if of_gate:
-            grad_gate = torch.einsum("cbsro,bsro->brc", column_products(x, weight, gate), blocks)
-        return grad_weight, grad_gate
-    outer = torch.bmm(grad.transpose(1, 2), x).view(len(x), d_r, d_out // d_r, d_c, d_in // d_c)
-    if of_weight:
-        grad_weight = torch.einsum("bropq,brp->ropq", outer, gate).reshape(d_out, d_in)
-    if of_gate:
-        grad_gate = torch.einsum("bropq,ropq->brp", outer, weight.reshape(outer.shape[1:]))
-    return grad_weight, grad_gate
+    @staticmethod
+    def at_once(weight: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Cut the matrix into blocks of rows, (d_r, d_out / d_r, d_in), its gates alike, and count the rows at once."""
+        rows = AT_ONCE.get(weight.device.type, AT_ONCE_ON_ACCELERATORS) // weight.numel()
+        blocks, gates = (
+            weight.unflatten(0, (gate.shape[1], -1)),
+            over_input(gate, weight.shape[1]).unsqueeze(2),
+        )
+        return blocks, gates, max(1, rows)
