@@ -143,3 +143,9 @@ class Adaptation(nn.Module):
                 module.add_task(name, init_from, features)
             elif isinstance(module, TaskTable | SkillTable):
                 module.add_task(init_from)
+
+    def keep_tasks(self, ids: tuple[int, ...]) -> None:
+        """Keep these tasks alone, in the conditioning and in every table."""
+        for module in list(self.modules()):
+            if isinstance(module, TaskLookup | TaskTable | SkillTable):
+                module.keep_tasks(ids)

@@ -23,6 +23,7 @@ from hyperadapt.tiny_t5 import place_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from hyperadapt.methods import Method
     from hyperadapt.model import AdaptedModel
 
 WEIGHTS_FILE = "model.safetensors"
@@ -74,12 +75,13 @@ def save(model: AdaptedModel, directory: str | Path, state_dict: dict[str, Tenso
     write_atomically(directory / CONFIG_FILE, json.dumps(config, indent=2).encode())
 
 
-def load(path: str | Path, base_model: PreTrainedModel | None = None) -> Any:
+def load(path: str | Path, base_model: PreTrainedModel | None = None, method: Method | None = None) -> Any:
     """Load a model saved with `save_pretrained`, onto its base model.
 
     Args:
         path: the directory.
         base_model: the base model; by default it is loaded by the name it was loaded from when it was adapted.
+        method: to train other parts of it than before; by default the method it was saved with.
 
     Returns:
         The adapted model, in evaluation mode.
@@ -102,7 +104,7 @@ def load(path: str | Path, base_model: PreTrainedModel | None = None) -> Any:
                 else ""
             )
         )
-    method = method_from(config["method"])
+    method = method_from(config["method"]) if method is None else method
     # Given z come from the checkpoint; the file that they were read from may be gone.
     given = getattr(method, "task_features", None)
     features = tensors["hyperadapt.conditioning.z"] if given else None

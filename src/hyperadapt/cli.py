@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 from hyperadapt.errors import UserError
 
 if TYPE_CHECKING:
+    from hyperadapt.config import RunConfig
     from hyperadapt.evaluation import Results
     from hyperadapt.methods import Method
     from hyperadapt.runs import Run
@@ -43,18 +44,7 @@ def train(
     """Train a method on a mixture of tasks, and evaluate it."""
     from hyperadapt.config import RunConfig
 
-    run_config = RunConfig.load(config, overrides or [])
-    from hyperadapt.runs import TrainingInterrupted, train
-
-    try:
-        results = train(run_config, resume)
-    except TrainingInterrupted as stopped:
-        print(stopped)
-        return
-    if int(os.environ.get("RANK", "0")) == 0:
-        for split, result in results.items():
-            show(result, f"{split} rows")
-        print(f"The run is in {run_config.output_dir}")
+    run_and_show(RunConfig.load(config, overrides or []), resume)
 
 
 @app.command()
@@ -112,6 +102,36 @@ def compare(
     names = columns_of(rows)
     table("mean ± deviation", [{name: readable(name, row.get(name)) for name in names} for row in rows])
     print(f"The table is in {compare_config.output_dir}: table.md, table.csv, table.svg")
+
+
+@app.command()
+def fewshot(
+    run: RunDirectory,
+    task: Annotated[str, typer.Option(help="The new task: a name, or the path of a task file.")],
+    samples: Annotated[int, typer.Option(min=1, help="Training rows, drawn by the seed.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As training.max_steps=100.")
+    ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            help="The run's task whose parameters the new one starts from; else they are drawn anew."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    balanced: Annotated[bool, typer.Option("--balanced", help="Draw as many rows of each class.")] = False,
+    task_embedding_only: Annotated[
+        bool, typer.Option("--task-embedding-only", help="Train the new task's embedding alone.")
+    ] = False,
+    output_dir: Annotated[str | None, typer.Option(help="By default a folder of the run.")] = None,
+) -> None:
+    """Transfer a trained run to a new task, from few rows."""
+    from hyperadapt.fewshot import fewshot_config
+
+    config = fewshot_config(
+        run, task, samples, init_from, seed, balanced, task_embedding_only, output_dir, overrides or []
+    )
+    run_and_show(config, resume=False)
 
 
 @app.command()
@@ -304,6 +324,21 @@ def documented(method: type[Method]) -> dict[str, str]:
         for names, meaning in entry.findall(doc)
         for name in names.split(", ")
     }
+
+
+def run_and_show(config: RunConfig, resume: bool) -> None:
+    """Train a run, and print its scores."""
+    from hyperadapt.runs import TrainingInterrupted, train
+
+    try:
+        results = train(config, resume)
+    except TrainingInterrupted as stopped:
+        print(stopped)
+        return
+    if int(os.environ.get("RANK", "0")) == 0:
+        for split, result in results.items():
+            show(result, f"{split} rows")
+        print(f"The run is in {config.output_dir}")
 
 
 def load(run: Path, base_model: str | None) -> Run:

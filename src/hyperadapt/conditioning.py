@@ -100,6 +100,10 @@ class TaskLookup(nn.Module):
         """Append a task."""
         self.tasks = (*self.tasks, name)
 
+    def keep_tasks(self, ids: tuple[int, ...]) -> None:
+        """Keep these tasks alone, in this order."""
+        self.tasks = tuple(self.tasks[number] for number in ids)
+
 
 class TaskEmbedding(TaskLookup):
     """Condition on an embedding of the task: z_tau (learnt or given), and optionally I_tau = W_2 ReLU(W_1 z_tau).
@@ -148,6 +152,11 @@ class TaskEmbedding(TaskLookup):
         super().add_task(name, init_from, features)
         new = torch.randn_like(self.z[0]) if features is None else features
         self.z = append_row(self.z, new, () if features is not None else init_from)
+
+    def keep_tasks(self, ids: tuple[int, ...]) -> None:
+        """Keep these tasks alone, in this order."""
+        super().keep_tasks(ids)
+        self.z = keep_rows(self.z, ids)
 
 
 class EncodedInput(nn.Module):
@@ -210,6 +219,11 @@ def task_projector(d_in: int, d_hidden: int, d_out: int) -> nn.Sequential:
         nn.init.normal_(layer.weight, std=0.01)
         nn.init.zeros_(layer.bias)
     return nn.Sequential(first, nn.ReLU(), second)
+
+
+def keep_rows(table: nn.Parameter, ids: tuple[int, ...]) -> nn.Parameter:
+    """Return the table with these rows alone, trained as it was before."""
+    return nn.Parameter(table.detach()[list(ids)].clone(), requires_grad=table.requires_grad)
 
 
 def append_row(table: nn.Parameter, new: Tensor, init_from: tuple[int, ...] = ()) -> nn.Parameter:

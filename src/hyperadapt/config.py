@@ -90,7 +90,9 @@ class DataConfig(Section):
         max_source_length: tokens; longer inputs are cut, contexts of questions into chunks.
         chunk_overlap: tokens that two chunks share; a quarter of max_source_length by default.
         max_train_rows, max_eval_rows, max_test_rows: per task, of training, validation and test rows, drawn by
-            `subsample_seed`; None keeps all.
+            `subsample_seed`; None keeps all. The rows for fewer are among the rows for more.
+        subsample_seed: None is the run's seed, for training rows; for the others 42.
+        balanced: draw training rows so that each class has as many as the others, while it lasts.
         temperature: tasks are sampled in proportion to size^(1/temperature).
         size_limit: rows that a task counts as at most in that proportion.
         mixed_batches: rows of several tasks in one batch, or one task a batch, as the papers have it.
@@ -105,7 +107,8 @@ class DataConfig(Section):
     max_train_rows: int | None = Field(None, ge=1)
     max_eval_rows: int | None = Field(None, ge=1)
     max_test_rows: int | None = Field(None, ge=1)
-    subsample_seed: int = 42
+    subsample_seed: int | None = 42
+    balanced: bool = False
     temperature: float = Field(10.0, gt=0)
     size_limit: int | None = Field(None, ge=1)
     mixed_batches: bool = True
@@ -167,6 +170,18 @@ class TrainingConfig(Section):
         return self
 
 
+class StartConfig(Section):
+    """A trained run from which another goes on, with tasks that it need not have.
+
+    Attributes:
+        run: its directory; base model and method are to be the same, but for what of the method is trained.
+        init_from: the task of it whose parameters a new task starts from; None draws them anew.
+    """
+
+    run: Annotated[str, AfterValidator(absolute)]
+    init_from: str | None = None
+
+
 class EvaluationConfig(Section):
     """How predictions are generated.
 
@@ -198,17 +213,26 @@ class WrittenConfig(Section):
         changes: dict[str, Any] = {}
         for override in overrides:
             changes = merged(changes, parse_override(override))
-        values = merged(read_yaml(Path(path)), changes)
+        return cls.of(merged(read_yaml(Path(path)), changes), str(path))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], where: str) -> Self:
+        """Make a configuration of its fields.
+
+        Args:
+            values: section by section.
+            where: what errors call it.
+
+        Raises:
+            UserError: if a field is unknown, missing or of the wrong type.
+        """
         try:
             config = cls(**values)
-        except ValidationError as error:
-            raise UserError(f"{path}: {validation_message(error, cls)}") from None
-        except TypeError as error:
-            raise UserError(f"{path}: {error}") from None
-        try:
             config.resolved()
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+        except ValidationError as error:
+            raise UserError(f"{where}: {validation_message(error, cls)}") from None
+        except (TypeError, UserError) as error:
+            raise UserError(f"{where}: {error}") from None
         return config
 
     @classmethod
@@ -252,10 +276,12 @@ class RunConfig(WrittenConfig):
         seed: of the adaptation's initial weights, the mixture and dropout.
         method: name and options of the method, or its name alone.
         model, data, training, evaluation: the sections above.
+        start: a trained run from which this one goes on.
     """
 
     seed: Seed = 42
     model: ModelConfig
+    start: StartConfig | None = None
     method: Annotated[dict[str, Any], BeforeValidator(named)]
     data: DataConfig
     training: TrainingConfig = TrainingConfig()
@@ -455,13 +481,8 @@ class CompareConfig(WrittenConfig):
                 for section, values in (("base", self.base), (f"variants.{variant}", changes)):
                     if given := own.keys() & values.keys():
                         raise UserError(f"{section}: {min(given)} is decided by the comparison")
-                try:
-                    runs[variant, seed] = RunConfig(**{**merged(self.base, changes), **own})
-                    runs[variant, seed].resolved()
-                except ValidationError as error:
-                    raise UserError(f"variants.{variant}: {validation_message(error, RunConfig)}") from None
-                except UserError as error:
-                    raise UserError(f"variants.{variant}: {error}") from None
+                values = {**merged(self.base, changes), **own}
+                runs[variant, seed] = RunConfig.of(values, f"variants.{variant}")
         return runs
 
     def resolved(self) -> dict[str, Any]:

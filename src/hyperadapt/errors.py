@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -55,7 +55,9 @@ def siblings(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """List the fields that are valid beside the one at `loc`."""
     for part in loc[:-1]:
         field = model.model_fields.get(str(part))
-        if field is None or not hasattr(field.annotation, "model_fields"):
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))  # a section, or none
+        sections = [kind for kind in kinds if hasattr(kind, "model_fields")]
+        if not sections:
             return []
-        model = field.annotation  # type: ignore[assignment]
+        model = sections[0]
     return list(model.model_fields)

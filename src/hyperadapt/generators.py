@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperadapt.conditioning import Condition, append_row, task_projector
+from hyperadapt.conditioning import Condition, append_row, keep_rows, task_projector
 from hyperadapt.sites import Weights, numel
 
 
@@ -50,6 +50,10 @@ class TaskTable(nn.Module):
     def add_task(self, init_from: tuple[int, ...]) -> None:
         """Append a row: the mean of other tasks', or a new one."""
         self.table = append_row(self.table, self.new_row(self.table.shape[1]), init_from)
+
+    def keep_tasks(self, ids: tuple[int, ...]) -> None:
+        """Keep these tasks' rows alone."""
+        self.table = keep_rows(self.table, ids)
 
 
 class SharedTable(nn.Module):
@@ -114,6 +118,10 @@ class SkillTable(nn.Module):
         """Append a row to the matrix: the mean of other tasks', or a new one."""
         new = torch.empty_like(self.logits[0]).uniform_(-1e-3, 1e-3)
         self.logits = append_row(self.logits, new, init_from)
+
+    def keep_tasks(self, ids: tuple[int, ...]) -> None:
+        """Keep these tasks' rows of the matrix alone."""
+        self.logits = keep_rows(self.logits, ids)
 
 
 class SharedHypernet(nn.Module):

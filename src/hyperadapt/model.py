@@ -97,6 +97,18 @@ class AdaptedModel(PreTrainedModel):
         self.hyperadapt.add_task(name, tuple(self.task_id(other) for other in others), given)
         self.tasks = (*self.tasks, name)
 
+    def keep_tasks(self, names: Sequence[str]) -> None:
+        """Drop all tasks but these, whose ids are their places here; make the optimizer after this.
+
+        Raises:
+            UserError: if the model has no such task, one comes twice, or none is named.
+        """
+        ids = tuple(self.task_id(name) for name in names)
+        if isinstance(names, str) or not ids or len(set(ids)) < len(ids):
+            raise UserError(f"the tasks to keep must be at least one, each named once, not {names!r}")
+        self.hyperadapt.keep_tasks(ids)
+        self.tasks = tuple(names)
+
     def save_pretrained(  # type: ignore[override]
         self,
         save_directory: str,

@@ -21,7 +21,7 @@ import yaml
 from pydantic import ValidationError
 
 from hyperadapt import checkpoint
-from hyperadapt.config import ModelConfig, RunConfig, WrittenConfig
+from hyperadapt.config import ModelConfig, RunConfig, StartConfig, WrittenConfig
 from hyperadapt.errors import CheckpointError, UserError, nearest, validation_message
 from hyperadapt.evaluation import (
     EvaluationSet,
@@ -32,6 +32,7 @@ from hyperadapt.evaluation import (
     predicted_texts,
     tokenize_inputs,
 )
+from hyperadapt.methods import Method, method_from
 from hyperadapt.metrics import Target
 from hyperadapt.tasks import SPLITS, Task, load_split, resolve_tasks, rows_from_lines
 from hyperadapt.tiny_t5 import NAME as TINY_T5
@@ -81,16 +82,27 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
     check_trackers(args.report_to)
     method, data = config.build_method(), config.data
     tasks = resolve_tasks(data.tasks)
+    if config.start is not None:
+        check_start(config.start, method)
     tokenizer = load_tokenizer(config.model)
     base = build_base(config.model, config.seed, saved=directory / "base" if resume else None)
     check_vocabulary(base, tokenizer)
     set_seed(config.seed)
     # Before the rows are read, which takes longer: a method that does not fit the model is found at once.
-    model = adapt(base, method, [task.name for task in tasks])
+    names = [task.name for task in tasks]
+    model = (
+        adapt(base, method, names) if config.start is None else start_from(config.start, base, method, names)
+    )
     train_rows, most_frequent = [], {}
     for index, task in enumerate(tasks):
         texts = load_split(
-            task, "train", data.data_dir, data.max_train_rows, data.subsample_seed, config.prefix
+            task,
+            "train",
+            data.data_dir,
+            data.max_train_rows,
+            config.seed if data.subsample_seed is None else data.subsample_seed,
+            config.prefix,
+            data.balanced,
         )
         most_frequent[task.name] = Counter(texts["target"]).most_common(1)[0][0]
         train_rows.append(
@@ -364,6 +376,23 @@ class Run:
         return predicted_texts(of, answers, owners, len(rows))
 
 
+def load_run_config(path: str | Path) -> RunConfig:
+    """Read the configuration of a trained run.
+
+    Raises:
+        CheckpointError: if it is no run, or is not finished.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        runs = sorted(file.parent.name for file in directory.parent.glob("*/config.yaml"))
+        raise CheckpointError(f"there is no run {directory}; {nearest(directory.name, runs)}")
+    if not (directory / "config.yaml").is_file():
+        raise CheckpointError(f"{directory} is not a run: there is no config.yaml")
+    if not (directory / "model").is_dir():
+        raise CheckpointError(f"the run {directory} is not finished; go on with: hyperadapt train … --resume")
+    return RunConfig.load_saved(directory / "config.yaml")
+
+
 def load_run(path: str | Path, base_model: str | PreTrainedModel | None = None) -> Run:
     """Load a trained run.
 
@@ -377,15 +406,7 @@ def load_run(path: str | Path, base_model: str | PreTrainedModel | None = None) 
     import torch
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-    directory = Path(path)
-    if not directory.is_dir():
-        runs = sorted(file.parent.name for file in directory.parent.glob("*/config.yaml"))
-        raise CheckpointError(f"there is no run {directory}; {nearest(directory.name, runs)}")
-    if not (directory / "config.yaml").is_file():
-        raise CheckpointError(f"{directory} is not a run: there is no config.yaml")
-    if not (directory / "model").is_dir():
-        raise CheckpointError(f"the run {directory} is not finished; go on with: hyperadapt train … --resume")
-    config = RunConfig.load_saved(directory / "config.yaml")
+    directory, config = Path(path), load_run_config(path)
     tasks = load_tasks(directory / "tasks.yaml")
     base = base_model
     if isinstance(base, str):
@@ -428,9 +449,8 @@ def load_evaluation_set(
             "test": data.max_test_rows,
         }
         max_rows = of_split[split]
-    rows = [
-        load_split(task, split, data.data_dir, max_rows, data.subsample_seed, config.prefix) for task in tasks
-    ]
+    seed = 42 if data.subsample_seed is None else data.subsample_seed
+    rows = [load_split(task, split, data.data_dir, max_rows, seed, config.prefix) for task in tasks]
     tokenized = [
         tokenize_inputs(
             {name: of[name] for name in of.column_names}, tokenizer, data.max_source_length, data.overlap
@@ -444,6 +464,39 @@ def load_evaluation_set(
         for of in rows
     ]
     return EvaluationSet(tuple(tasks), [ids for ids, _ in tokenized], targets, [of for _, of in tokenized])
+
+
+def check_start(start: StartConfig, method: Method) -> None:
+    """Check that a run can go on from another.
+
+    Raises:
+        UserError: if that is no finished run, `init_from` is none of its tasks, or its method is another.
+    """
+    load_run_config(start.run)
+    saved, _ = checkpoint.read(Path(start.run) / "model")
+    before, now = (
+        {"name": of.name, **of.model_dump(exclude=set(of.says_what_is_trained))}
+        for of in (method_from(saved["method"]), method)
+    )
+    if other := [name for name in before if before[name] != now.get(name)]:
+        raise UserError(
+            f"start.run: {start.run} has method.{other[0]} {before[other[0]]!r}, not {now.get(other[0])!r}"
+        )
+    if start.init_from is not None and start.init_from not in saved["tasks"]:
+        raise UserError(
+            f"start.init_from: the run {start.run} has no task '{start.init_from}'; "
+            f"{nearest(start.init_from, saved['tasks'])}"
+        )
+
+
+def start_from(start: StartConfig, base: PreTrainedModel, method: Method, tasks: Sequence[str]) -> Any:
+    """Take up a trained run's model with these tasks alone; those that it has not start from `init_from`."""
+    model = checkpoint.load(Path(start.run) / "model", base, method)
+    for task in tasks:
+        if task not in model.tasks:
+            model.add_task(task, init_from=start.init_from)
+    model.keep_tasks(tasks)
+    return model
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:

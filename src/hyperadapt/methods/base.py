@@ -38,11 +38,13 @@ class Method(BaseModel):
     Attributes:
         name: in configurations and saved models.
         task_in_input: whether the task's name is put before the input's text, unless the configuration decides.
+        says_what_is_trained: options that change nothing else, so that a run may go on from one where they differ.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: ClassVar[str]
     task_in_input: ClassVar[bool] = False
+    says_what_is_trained: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, **options: Any) -> None:
         try:

@@ -126,6 +126,7 @@ class HyperFormer(BottleneckMethod):
     """
 
     name = "hyperformer"
+    says_what_is_trained = ("train_task_embeddings_only",)
 
     task_feature_dim: int = Field(512, ge=1)
     projector_hidden_dim: int = Field(128, ge=1)

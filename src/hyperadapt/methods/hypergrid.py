@@ -37,6 +37,7 @@ class GatedFeedForward(Method):
     """
 
     task_in_input = True
+    says_what_is_trained = ("frozen",)
 
     pool: Literal["first", "mean"] = "first"
     pretrained_start: bool = False

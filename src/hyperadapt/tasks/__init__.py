@@ -10,7 +10,8 @@ from hyperadapt.tasks.builtin import BUILTIN
 from hyperadapt.tasks.glue import GLUE
 from hyperadapt.tasks.hyperdecoders import HYPERDECODERS, MRQA_IN_DOMAIN, MRQA_OUT_OF_DOMAIN
 from hyperadapt.tasks.superglue import SUPER_GLUE
-from hyperadapt.tasks.task import SPLITS, Task, load_split, load_task_file, rows_from_lines
+from hyperadapt.tasks.task import SPLITS, Task, load_split, load_task_file, read_split, rows_from_lines
+from hyperadapt.tasks.transfer import TRANSFER
 
 __all__ = [
     "SPLITS",
@@ -20,16 +21,18 @@ __all__ = [
     "get_task",
     "load_split",
     "load_task_file",
+    "read_split",
     "resolve_tasks",
     "rows_from_lines",
 ]
 
-TASKS: dict[str, Task] = {**GLUE, **SUPER_GLUE, **HYPERDECODERS, **BUILTIN}
+TASKS: dict[str, Task] = {**GLUE, **SUPER_GLUE, **TRANSFER, **HYPERDECODERS, **BUILTIN}
 SUITES: dict[str, tuple[str, ...]] = {
     "glue": tuple(GLUE),
     "super_glue": tuple(SUPER_GLUE),
     # RTE once: its rows are the same in both.
     "en_mix": (*GLUE, *(name for name in SUPER_GLUE if name != "super-glue-rte")),
+    "transfer": ("scitail", "transfer-cb", "transfer-boolq", "imdb", "yelp_polarity", "paws", "trec"),
     "mrqa": tuple(MRQA_IN_DOMAIN),
     "mrqa_out_of_domain": tuple(MRQA_OUT_OF_DOMAIN),
     "builtin": tuple(BUILTIN),

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -439,7 +440,12 @@ def load_task_file(path: str | Path) -> Task:
 
 
 def read_split(
-    task: Task, split: str, data_dir: str | Path | None = None, max_rows: int | None = None, seed: int = 42
+    task: Task,
+    split: str,
+    data_dir: str | Path | None = None,
+    max_rows: int | None = None,
+    seed: int = 42,
+    balanced: bool = False,
 ) -> list[PlacedRow]:
     """The rows of one split of a task, as they are, each with the place that errors name; all else as `load_split`."""
     if split not in task.splits:
@@ -453,7 +459,10 @@ def read_split(
     rows = _slice(rows, part["start"], part["stop"], task.group_of if task.group else None)
     if not rows:
         raise UserError(f"task '{task.name}': split '{split}' ({task.splits[split]}) is empty")
-    return rows if max_rows is None else _shuffled(rows, seed)[:max_rows]
+    if max_rows is None:
+        return rows
+    drawn = _shuffled(rows, seed)
+    return (_class_by_class(task, drawn) if balanced else drawn)[:max_rows]
 
 
 def load_split(
@@ -463,6 +472,7 @@ def load_split(
     max_rows: int | None = None,
     seed: int = 42,
     prefix: bool = False,
+    balanced: bool = False,
 ) -> Dataset:
     """The texts of one split of a task: columns `source` and `target`, one row each.
 
@@ -476,6 +486,7 @@ def load_split(
         max_rows: take at most this many rows, drawn by `seed`; the rows for fewer are among the rows for more.
         seed: of the draw of max_rows. The split itself never depends on it.
         prefix: put the task's name in front of the input.
+        balanced: of those max_rows, take as many of each class, while it lasts; of kind "class" alone.
 
     Raises:
         UserError: the task has no such split, a file is missing or unreadable, a row is wrong, or no row is left.
@@ -483,7 +494,7 @@ def load_split(
     from datasets import Dataset
     from tqdm.auto import tqdm
 
-    rows = read_split(task, split, data_dir, max_rows, seed)
+    rows = read_split(task, split, data_dir, max_rows, seed, balanced)
     texts: list[dict[str, Any]] = []
     for place, row in tqdm(rows, desc=f"{task.name} {split}", unit=" rows", delay=2, leave=False):
         with _naming(place):
@@ -582,6 +593,20 @@ def _shuffled(rows: list[PlacedRow], seed: int) -> list[PlacedRow]:
 
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
     return [rows[index] for index in order.tolist()]
+
+
+def _class_by_class(task: Task, rows: list[PlacedRow]) -> list[PlacedRow]:
+    """Order rows so that the first n hold as many of each class, for any n, while a class lasts."""
+    if task.kind != "class":
+        return rows
+    seen: Counter[str] = Counter()
+    rank = []
+    for place, row in rows:
+        with _naming(place):
+            number = task.label_number(row)
+        seen[number] += 1
+        rank.append(seen[number])
+    return [rows[index] for index in sorted(range(len(rows)), key=rank.__getitem__)]
 
 
 def _read(task: Task, sources: str, data_dir: str | Path | None) -> list[PlacedRow]:

@@ -1,0 +1,74 @@
+"""Few-shot transfer: a trained run goes on with a new task of which there are few rows (HyperFormer, section 4.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hyperadapt.config import RunConfig, merged, parse_override
+from hyperadapt.errors import UserError
+from hyperadapt.runs import load_run_config
+from hyperadapt.tasks import read_split, resolve_tasks
+
+
+def fewshot_config(
+    run: str | Path,
+    task: str,
+    samples: int,
+    init_from: str | None = None,
+    seed: int = 1,
+    balanced: bool = False,
+    task_embedding_only: bool = False,
+    output_dir: str | None = None,
+    overrides: Sequence[str] = (),
+) -> RunConfig:
+    """Make the configuration of a run that transfers a trained one to a new task.
+
+    Everything is as the trained run has it, but for what is given here.
+
+    Args:
+        run: directory of the trained run.
+        task: name, or path of a task file.
+        samples: training rows, drawn by the seed; those for fewer are among those for more.
+        init_from: the trained task whose parameters the new one starts from; None draws them anew.
+        seed: of the rows, and of the run.
+        balanced: draw as many rows of each class.
+        task_embedding_only: train the task's embedding alone, so that the other tasks keep what they have.
+        output_dir: by default a folder of the trained run.
+        overrides: as "training.max_steps=100".
+
+    Raises:
+        UserError: if the run, the task or its data cannot be had, there are fewer rows, or a field is wrong.
+    """
+    source, trained = Path(run), load_run_config(run)
+    [new] = resolve_tasks([task])
+    name = f"{new.name}-{samples}{f'-from-{init_from}' if init_from else ''}-seed-{seed}"
+    values = merged(
+        trained.resolved(),
+        {
+            "output_dir": output_dir or str(source / "fewshot" / name),
+            "seed": seed,
+            "start": {"run": str(source), "init_from": init_from},
+            "data": {
+                "tasks": [task],
+                "max_train_rows": samples,
+                "subsample_seed": None,
+                "balanced": balanced,
+            },
+        },
+    )
+    if task_embedding_only:
+        values["method"] = {**values["method"], "train_task_embeddings_only": True}
+    if trained.model.config is not None:
+        values["model"] |= {
+            "config": None,
+            "name": str(source / "base"),
+            "tokenizer": str(source / "tokenizer"),
+        }
+    for override in overrides:
+        values = merged(values, parse_override(override))
+    config = RunConfig.of(values, f"fewshot {run}")
+    there = len(read_split(new, "train", config.data.data_dir))
+    if samples > there:
+        raise UserError(f"--samples {samples}: task '{new.name}' has {there} training rows")
+    return config
