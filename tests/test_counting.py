@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -11,7 +12,6 @@ from transformers import T5Config
 
 import hyperadapt as ha
 from hyperadapt.counting import (
-    HYPERFORMER,
     ParameterCount,
     count_without_weights,
     hyperdecoders_table,
@@ -21,6 +21,7 @@ from hyperadapt.counting import (
 )
 from hyperadapt.errors import UserError
 from hyperadapt.methods import Method
+from hyperadapt.published import PublishedRow, published_rows
 from tiny import METHODS, SMALL, TASKS, TINY, every_method, tiny_adapted, tiny_t5
 
 SIZES = {"t5-small": (60_506_624, 512, 6), "t5-base": (222_903_552, 768, 12)}
@@ -150,7 +151,7 @@ TOTALS = {
 
 def test_the_papers_table_sets_our_counts_beside_its_own() -> None:
     rows = hyperformer_table()
-    assert len(rows) == len(HYPERFORMER) == 14
+    assert len(rows) == 14
     for row in rows:
         assert row["#trained per task, ours"] == row["#trained per task, paper"], row
         printed = TOTALS.get((row["method"], row["model"]))
@@ -276,3 +277,9 @@ def test_an_unknown_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ) as error:
         model_config("no-such-folder/t6")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("row", published_rows(1), ids=lambda row: f"{row.model}-{row.method}")
+def test_a_printed_average_is_that_of_the_rows_eleven_numbers(row: PublishedRow) -> None:
+    assert len(row.scores) == 11
+    assert round(fmean(row.scores.values()), 2) == row.average

@@ -104,46 +104,16 @@ def model_config(name: str) -> PretrainedConfig:
         ) from None
 
 
-@dataclass(frozen=True)
-class PaperRow:
-    """A row of the paper's Table 1 or 3: method, printed "#Total params" and "#Trained params / per task"."""
-
-    table: str
-    model: str
-    method: str
-    options: dict[str, Any]
-    total: str
-    trained_percent: float
-    tasks_in_one_model: int = 8
-
-
-HYPERFORMER = [
-    PaperRow("1", "t5-small", "full_fine_tuning", {}, "8.0x", 100.0, 1),
-    PaperRow("1", "t5-small", "adapters", {}, "1+8x0.01", 0.74, 1),
-    PaperRow("1", "t5-base", "full_fine_tuning", {}, "8.0x", 100.0, 1),
-    PaperRow("1", "t5-base", "adapters", {}, "1+8x0.01", 0.87, 1),
-    PaperRow("1", "t5-small", "full_fine_tuning", {}, "1.0x", 12.5),
-    PaperRow("1", "t5-small", "adapters_dagger", {}, "1.05x", 0.68),
-    PaperRow("1", "t5-small", "hyperformer", {}, "1.45x", 5.80),
-    PaperRow("1", "t5-small", "hyperformer++", {}, "1.04x", 0.50),
-    PaperRow("1", "t5-base", "full_fine_tuning", {}, "1.0x", 12.5),
-    PaperRow("1", "t5-base", "adapters_dagger", {}, "1.07x", 0.82),
-    PaperRow("1", "t5-base", "hyperformer", {}, "1.54x", 6.86),
-    PaperRow("1", "t5-base", "hyperformer++", {}, "1.02x", 0.29),
-    PaperRow("3", "t5-small", "adapters_dagger", {"reduction_factor": 2}, "1.83x", 10.44),
-    PaperRow("3", "t5-base", "adapters_dagger", {"reduction_factor": 2}, "2.02x", 12.73),
-]
-
-
 def hyperformer_table() -> list[dict[str, Any]]:
     """Set our counts beside those that the paper's Tables 1 and 3 print, for 8 tasks and reduction factor 32.
 
     A single-task row is one model for each task: what is trained for one task stands eight times, the frozen base once.
     """
     from hyperadapt.methods import METHODS
+    from hyperadapt.published import published_rows
 
     rows = []
-    for row in HYPERFORMER:
+    for table, row in ((number, row) for number in (1, 3) for row in published_rows(number)):
         counted = count_without_weights(
             model_config(row.model), METHODS[row.method](**row.options), row.tasks_in_one_model
         )
@@ -156,7 +126,7 @@ def hyperformer_table() -> list[dict[str, Any]]:
         total = (frozen + models * (counted.total - frozen)) / counted.base
         rows.append(
             {
-                "table": row.table,
+                "table": str(table),
                 "model": row.model,
                 "method": row.method + "".join(f" {name}={value}" for name, value in row.options.items()),
                 "tasks a model": row.tasks_in_one_model,
