@@ -105,6 +105,42 @@ def compare(
 
 
 @app.command()
+def reproduce(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="An experiment; see --list.")] = None,
+    scale: Annotated[str, typer.Option(help="paper, small or smoke.")] = "small",
+    base: Annotated[str | None, typer.Option(help="Another base model, a hub name or a directory.")] = None,
+    data_dir: Annotated[str | None, typer.Option(help="A local copy of the data.")] = None,
+    output_dir: Annotated[str, typer.Option()] = "runs/reproduce",
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Spread over this Ray cluster; 'local' starts one here."),
+    ] = None,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="What there is, its cost, and what is done.")
+    ] = False,
+) -> None:
+    """Run a table or figure of the HyperFormer paper, and set our numbers beside the printed ones."""
+    from hyperadapt.errors import nearest
+    from hyperadapt.reproduce import EXPERIMENTS, SCALES, overview, plan, reproduce
+
+    if show_list:
+        if scale not in SCALES:
+            raise UserError(f"--scale '{scale}' is unknown; {nearest(scale, SCALES)}")
+        table(f"experiments at scale {scale}", overview(scale, output_dir))
+        return
+    if name is None:
+        raise UserError(f"name an experiment; {nearest('', EXPERIMENTS)}")
+    planned = plan(name, scale, output_dir, base, data_dir)
+    try:
+        page = reproduce(planned, jobs, ray)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on")
+        return
+    print(f"The page is {page}")
+
+
+@app.command()
 def fewshot(
     run: RunDirectory,
     task: Annotated[str, typer.Option(help="The new task: a name, or the path of a task file.")],

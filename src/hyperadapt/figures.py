@@ -98,6 +98,39 @@ def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], y_label
     return svg.getvalue()
 
 
+def scores_by_size(
+    lines: Mapping[str, Sequence[tuple[int, float, float | None]]], x_label: str, y_label: str
+) -> str:
+    """Draw lines over sizes, on a logarithmic axis, with deviations.
+
+    Args:
+        lines: name -> (size, mean, deviation or None), by size.
+        x_label, y_label: what they are.
+    """
+    with drawing(5.4, 3.2) as (figure, svg):
+        axes = figure.add_subplot()
+        for number, (name, points) in enumerate(lines.items()):
+            sizes, means, deviations = zip(*points, strict=True)
+            axes.errorbar(
+                sizes,
+                means,
+                [deviation or 0.0 for deviation in deviations],
+                marker=MARKERS[number % len(MARKERS)],
+                markersize=4,
+                capsize=2,
+                color=COLOURS[number % len(COLOURS)],
+                label=name,
+            )
+        axes.set_xscale("log")
+        ticks = sorted({size for points in lines.values() for size, _, _ in points})
+        axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        figure.legend(loc="outside upper center", ncols=2)
+    return svg.getvalue()
+
+
 def embedding_map(names: Sequence[str], points: Sequence[Sequence[float]], explained: Sequence[float]) -> str:
     """Draw points with their names on two principal components.
 
