@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from torch import Tensor, nn
+from transformers import EncoderDecoderCache, StaticCache
 from transformers.modeling_outputs import BaseModelOutput
 
 import hyperadapt as ha
 from hyperadapt.errors import UserError
+from hyperadapt.forms import grid
 from hyperadapt.forms.grid import by_columns, by_matrix, by_rows, gated_linear
 from hyperadapt.sites import split
 from tiny import TINY, redraw, tiny_adapted, tiny_batch, tiny_t5
@@ -302,13 +305,82 @@ def test_each_way_to_multiply_is_the_dense_product(seq: int, d_r: int, d_c: int)
         assert (one - other).abs().max() < 1e-11
 
 
-def test_no_matrix_of_a_row_is_kept_for_the_backward() -> None:
-    model, batch, kept = tiny_adapted(METHODS["L2"]), tiny_batch(rows=12), []
+@pytest.mark.parametrize("rows_at_once", [1, 2, 3])
+def test_so_many_rows_at_once_as_are_allowed_give_the_same(
+    rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid, "AT_ONCE", {"cpu": rows_at_once * 16 * 48})
+    torch.manual_seed(0)
+    x, weight, gate = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((5, 7, 48), (16, 48), (5, 4, 8))
+    )
+    matrices = weight * gate.repeat_interleave(4, 1).repeat_interleave(6, 2)
+    expected, found = torch.einsum("bsi,boi->bso", x, matrices), by_matrix(x, weight, gate)
+    assert (found - expected).abs().max() < 1e-12
+    direction = torch.randn_like(expected)
+    for one, other in zip(
+        torch.autograd.grad((found * direction).sum(), (x, weight, gate)),
+        torch.autograd.grad((expected * direction).sum(), (x, weight, gate)),
+        strict=True,
+    ):
+        assert (one - other).abs().max() < 1e-11
+
+
+@pytest.mark.parametrize(("d_r", "d_c"), [(4, 8), (8, 2), (2, 12), (16, 1)])
+@pytest.mark.parametrize("seq", [1, 2, 64])
+def test_nothing_larger_than_the_rows_is_kept_for_the_backward(seq: int, d_r: int, d_c: int) -> None:
+    x, weight, gate = torch.randn(6, seq, 48), torch.randn(16, 48), torch.rand(6, d_r, d_c)
+    kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda saved: kept.append(saved.numel()) or saved, lambda saved: saved
     ):
-        model(**inputs(batch))
-    assert max(kept) < 12 * TINY["d_model"] * TINY["d_ff"]
+        gated_linear(x, weight.requires_grad_(), gate.requires_grad_())
+    assert max(kept) <= max(x.numel(), weight.numel())
+
+
+@pytest.mark.parametrize(
+    ("seq", "d_r", "d_c", "way"),
+    [(64, 4, 8, "matrix"), (1, 2, 12, "rows"), (1, 16, 2, "columns"), (64, 4, 1, "columns")],
+)
+def test_the_way_with_the_fewest_numbers_in_between_is_taken(
+    seq: int, d_r: int, d_c: int, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+    for name in ("by_matrix", "by_rows", "by_columns"):
+        compute = getattr(grid, name)
+        monkeypatch.setattr(
+            grid, name, lambda *args, name=name, compute=compute: taken.append(name) or compute(*args)
+        )
+    gated_linear(torch.randn(6, seq, 48), torch.randn(16, 48), torch.rand(6, d_r, d_c))
+    assert taken == [f"by_{way}"]
+
+
+@every_gate
+def test_a_cache_that_is_reset_forgets_the_gates(kind: str) -> None:
+    model, batch = tiny_adapted(METHODS[kind]), inputs(tiny_batch())
+    caches = [StaticCache(model.decoder.config, max_cache_len=size) for size in (8, 9)]
+    cache, other = EncoderDecoderCache(*caches), {**batch, "input_ids": batch["input_ids"].flip(0, 1)}
+    with torch.no_grad():
+        model(**batch, past_key_values=cache, use_cache=True)
+        cache.reset()
+        again = model(**other, past_key_values=cache, use_cache=True).logits
+        assert (again - model(**other).logits).abs().max() < 1e-5
+        assert (again - model(**batch).logits).abs().max() > 1e-2
+
+
+def test_a_matrix_that_layers_share_is_refused() -> None:
+    base = tiny_t5()
+    base.decoder.block[1].layer[2].DenseReluDense.wo = base.decoder.block[0].layer[2].DenseReluDense.wo
+    with pytest.raises(UserError, match="layers of the decoder share one"):
+        ha.adapt(base, METHODS["L2"], ["alpha"])
+
+
+def test_a_model_that_is_dispatched_already_is_refused() -> None:
+    base = tiny_t5()
+    dispatch_model(base, {"": "cpu"}, force_hooks=True)
+    with pytest.raises(UserError, match="adapt the model first, and dispatch it after"):
+        ha.adapt(base, METHODS["L2"], ["alpha"])
 
 
 def test_under_autocast_the_product_is_of_the_lower_precision() -> None:

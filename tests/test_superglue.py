@@ -16,6 +16,7 @@ from hyperadapt.metrics import METRICS, score_task
 from hyperadapt.runs import load_run
 from hyperadapt.tasks import SUITES, TASKS, Task, load_split, resolve_tasks
 from hyperadapt.tasks.superglue import SUPER_GLUE
+from hyperadapt.training import MixtureTrainer
 from tiny_run import hyperadapt, write_config
 
 # Rows as the hub has them, and T5's text of them: input, target.
@@ -49,7 +50,7 @@ ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
             "idx": {"paragraph": 0, "question": 0, "answer": 0},
             "label": 0,
         },
-        "multirc question: Who ate? answer: Bob paragraph: Ann ate. Bob slept.",
+        "multirc question: Who ate? answer: Bob paragraph: Sent 1: Ann ate. Sent 2: Bob slept.",
         "False",
     ),
     "record": (
@@ -230,16 +231,26 @@ def answers(count: int) -> list[dict[str, Any]]:
     return [{"question": f"q{row // 3}", "answer": str(row), "label": row % 2} for row in range(count)]
 
 
-def test_such_tasks_train_and_are_scored(tmp_path: Path) -> None:
+def test_such_tasks_train_and_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samplers, load = [], MixtureTrainer.get_train_dataloader
+
+    def watched(trainer: MixtureTrainer) -> Any:
+        loader = load(trainer)
+        samplers.append(loader.batch_sampler)
+        return loader
+
+    monkeypatch.setattr(MixtureTrainer, "get_train_dataloader", watched)
     folder = tmp_path / "tasks"
     tasks = [
         write_task(folder, PRONOUN, {"train": pronouns(12), "validation": pronouns(4), "test": pronouns(6)}),
         write_task(folder, GROUPED, {"train": answers(12), "validation": answers(6), "test": answers(9)}),
     ]
     method = {"name": "hypergrid", "fan_in": 4, "fan_out": 8}
-    steps = ["training.max_steps=2", "training.eval_steps=2", "data.size_limit=5", "data.temperature=1"]
+    steps = ["training.max_steps=2", "training.eval_steps=2", "data.size_limit=9", "data.temperature=1"]
     outcome = hyperadapt("train", write_config(tmp_path, list(map(str, tasks)), method=method), *steps)
     assert outcome.code == 0, outcome.err
+    assert samplers[0].sizes == [6, 12]  # of the pronouns half have a right candidate
+    assert list(samplers[0].rates) == [6 / 15, 9 / 15]
     results = json.loads((tmp_path / "run/results.json").read_text())["test"]["tasks"]
     assert results["pronoun"]["rows"] == 6
     assert set(results["grouped"]["metrics"]) == {"f1", "group_exact_match"}

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -275,4 +276,6 @@ def test_t5s_adafactor_takes_steps_relative_to_the_size_of_each_tensor(
         for name, tensor in before.items()
         if tensor.dim() > 1
     }
-    assert max(ratios.values()) <= 0.01 * (1 + 1e-3)  # the learning rate: no tensor moves by more of its size
+    # The learning rate: no tensor moves by more of its size, and most by as much, those of few rows by less.
+    assert max(ratios.values()) == pytest.approx(0.01, rel=1e-3)
+    assert median(ratios.values()) > 0.005

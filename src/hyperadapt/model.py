@@ -289,6 +289,12 @@ def adapt_with_features(
     for name, stack in backbone.stacks(base).items():
         if not len(backbone.blocks(stack)):
             raise UserError(f"the model's {name} has no blocks to adapt")
+    for name, module in base.named_modules():
+        if "forward" in vars(module):  # it would hide that of the class, which is what is adapted
+            raise UserError(
+                f"{name or 'the model'} has a forward of its own, as a device map gives it: adapt the model first, and "
+                f"dispatch it after"
+            )
     adaptation = method.build(Host(backbone, base, tuple(tasks), features))
 
     fingerprint = checkpoint.fingerprint(base)

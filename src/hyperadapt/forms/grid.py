@@ -15,6 +15,8 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from hyperadapt.conditioning import mean_state
 from hyperadapt.errors import UserError
@@ -116,10 +118,16 @@ def gated_linear(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
         x, weight, gate = x.to(dtype), weight.to(dtype), gate.to(dtype)
     seq, (d_out, d_in), (d_r, d_c) = x.shape[1], weight.shape, gate.shape[1:]
     rows, columns, matrix = seq * d_r * d_in, seq * d_c * d_out, d_out * d_in
-    # What the parts come to is kept for the backward; a gated matrix is made anew there, which takes longer.
-    if d_c == 1 or (columns < rows and 2 * columns <= matrix):
+    if d_c == 1:
         return by_columns(x, weight, gate)
-    return by_rows(x, weight, gate) if 2 * rows <= matrix else by_matrix(x, weight, gate)
+    # Half: the parts take a pass more than a matrix does.
+    if 2 * min(rows, columns) > matrix:
+        return by_matrix(x, weight, gate)
+    by_parts = by_columns if columns < rows else by_rows
+    if not torch.is_grad_enabled():
+        return by_parts(x, weight, gate)
+    # Nothing of the parts is kept for the backward: they are many times what the rows themselves are.
+    return checkpoint(by_parts, x, weight, gate, use_reentrant=False, preserve_rng_state=False)
 
 
 def by_rows(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
@@ -160,8 +168,7 @@ class GatedMatrix(torch.autograd.Function):
     """`by_matrix`, which keeps for its backward only what it was given: no matrix a row."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight, gate)
+    def forward(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
         blocks, gates, rows = GatedMatrix.at_once(weight, gate)
         return torch.cat(
             [
@@ -171,24 +178,31 @@ class GatedMatrix(torch.autograd.Function):
         )
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, weight, gate = ctx.saved_tensors
         of_x, of_weight, of_gate = ctx.needs_input_grad
         blocks, gates, rows = GatedMatrix.at_once(weight, gate)
         grad_x, grad_gates = [], []
-        grad_blocks = torch.zeros_like(blocks)
+        # In float32, as a sum over many rows in bfloat16 would lose the small ones.
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        grad_blocks = torch.zeros_like(blocks, dtype=exact)
         for x_of, gates_of, grad_of in zip(x.split(rows), gates.split(rows), grad.split(rows), strict=True):
             if of_x:
                 grad_x.append(torch.bmm(grad_of, (blocks * gates_of).flatten(1, 2)))
             if of_weight or of_gate:
                 outer = torch.bmm(grad_of.transpose(1, 2), x_of).unflatten(1, blocks.shape[:2])
                 if of_weight:
-                    grad_blocks += (outer * gates_of).sum(0)
+                    grad_blocks += (outer * gates_of).sum(0, dtype=exact)
                 if of_gate:
                     grad_gates.append(outer.mul_(blocks).sum(2))
         return (
             torch.cat(grad_x) if of_x else None,
-            grad_blocks.flatten(0, 1) if of_weight else None,
+            grad_blocks.flatten(0, 1).to(weight.dtype) if of_weight else None,
             torch.cat(grad_gates).unflatten(2, (gate.shape[2], -1)).sum(3) if of_gate else None,
         )
 

@@ -63,6 +63,10 @@ class GatedFeedForward(Method):
         groups: dict[str, list[SiteGroup]] = {}
         for stack in backbone.stacks(model):
             sites = backbone.feed_forward_outputs(model, stack)
+            if len({id(model.get_submodule(site.path)) for site in sites}) < len(sites):
+                raise UserError(
+                    f"method {self.name} gates each layer's own matrix, but layers of the {stack} share one"
+                )
             for site in sites:
                 kind = type(model.get_submodule(site.path))
                 if kind is not nn.Linear:

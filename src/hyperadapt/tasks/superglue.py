@@ -2,9 +2,10 @@
 
 Inputs name their columns in T5's order and targets are words, as "entailment" or "True". WSC's target is what the
 pronoun stands for: only rows whose candidate is right are trained on, and predictions are counted as T5 counts them.
-Of ReCoRD every answer is a training row. WiC begins "wic pos:", as in the paper's example. Columns are those of the
-hub's super_glue, for RTE of its glue, whose rows are the same; the test labels are not public, so that the validation
-rows are halved, MultiRC's by whole questions.
+Of ReCoRD every answer is a training row, and a passage that is too long is cut into chunks, where T5 cuts it off. WiC
+begins "wic pos:", as in the paper's example. Columns are those of the hub's super_glue, for RTE of its glue, whose rows
+are the same; the test labels are not public, so that the validation rows are halved, MultiRC's by whole questions. The
+pronouns that T5 adds to WSC's, of another data set, are not here.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from typing import Any
 from hyperadapt.errors import UserError
 from hyperadapt.tasks.task import HALVE_VALIDATION, Row, Task, preprocessor, text_of
 
+MULTIRC = ("question", "answer", "paragraph")
 
-@preprocessor("multirc", ("paragraph", "question", "answer"))
+
+@preprocessor("multirc", MULTIRC)
 def multirc(row: Row) -> dict[str, str]:
-    """Take the numbers of its sentences, which are markup, out of a paragraph."""
-    paragraph = re.sub(r"<br>|<b>.*?</b>", " ", text_of(row, "paragraph"))
-    return {"paragraph": " ".join(paragraph.split())}
+    """Take the markup out of the texts."""
+    plain = {name: re.sub("</?b>", "", text_of(row, name).replace("<br>", " ")) for name in MULTIRC}
+    return {name: " ".join(text.split()) for name, text in plain.items()}
 
 
 @preprocessor("record", ("passage", "query", "entities", "answers"))
@@ -91,7 +94,7 @@ _TASKS = (
     _classes("copa", ("choice1", "choice2", "premise", "question"), ("choice1", "choice2")),
     _classes(
         "multirc",
-        ("question", "answer", "paragraph"),
+        MULTIRC,
         ("False", "True"),
         metrics=("f1", "group_exact_match"),
         group=("paragraph", "question"),
