@@ -66,7 +66,7 @@ def test_a_new_task_starts_as_the_named_one_is(trained: Path, start: str) -> Non
     run = load_run(trained / "run")
     config = RunConfig.load_saved(trained / "run/config.yaml")
     base = build_base(config.model, 0, saved=trained / "run/base")
-    given = StartConfig(run=str(trained / "run"), init_from=start)
+    given = StartConfig(run=str(trained / "run"), init_from=(start,))
     model = start_from(given, base, config.build_method(), ["shade"]).eval()
     assert model.tasks == ("shade",)
     batch = run.tokenizer(["red rose", "blue"], return_tensors="pt", padding=True)

@@ -149,9 +149,10 @@ def fewshot(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As training.max_steps=100.")
     ] = None,
     init_from: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="The run's task whose parameters the new one starts from; else they are drawn anew."
+            help="The run's task whose parameters the new one starts from; repeated, the mean of theirs. Else they are "
+            "drawn anew."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 1,
@@ -165,7 +166,7 @@ def fewshot(
     from hyperadapt.fewshot import fewshot_config
 
     config = fewshot_config(
-        run, task, samples, init_from, seed, balanced, task_embedding_only, output_dir, overrides or []
+        run, task, samples, init_from or [], seed, balanced, task_embedding_only, output_dir, overrides or []
     )
     run_and_show(config, resume=False)
 
@@ -230,6 +231,32 @@ def embed(
     typer.echo(f"The embeddings are in {folder}")
     for task, accuracy in accuracies.items():
         typer.echo(f"{task}: linear probe, accuracy {accuracy:.1f}")
+
+
+@app.command()
+def features(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A YAML file; its model, tasks and data count.")
+    ],
+    output: Annotated[Path, typer.Option(help="A JSON file, to be given as method.task_features.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As data.data_dir=data.")
+    ] = None,
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="text: the mean state of the encoder; fisher: the Fisher information of its norms."
+        ),
+    ] = "text",
+    max_rows: Annotated[int, typer.Option(min=1, help="Training rows of each task.")] = 500,
+) -> None:
+    """Make task features z from data, to be used in place of learnt ones."""
+    from hyperadapt.config import RunConfig
+    from hyperadapt.features import write_features
+
+    counts = write_features(RunConfig.load(config, overrides or []), kind, output, max_rows)
+    table("task features", [{"task": task, "rows": rows} for task, rows in counts.items()])
+    print(f"The features are in {output}")
 
 
 @app.command()

@@ -175,11 +175,12 @@ class StartConfig(Section):
 
     Attributes:
         run: its directory; base model and method are to be the same, but for what of the method is trained.
-        init_from: the task of it whose parameters a new task starts from; None draws them anew.
+        init_from: the task of it whose parameters a new task starts from, or several, from whose mean; none draws them
+            anew.
     """
 
     run: Annotated[str, AfterValidator(absolute)]
-    init_from: str | None = None
+    init_from: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = ()
 
 
 class EvaluationConfig(Section):

@@ -15,7 +15,7 @@ def fewshot_config(
     run: str | Path,
     task: str,
     samples: int,
-    init_from: str | None = None,
+    init_from: Sequence[str] = (),
     seed: int = 1,
     balanced: bool = False,
     task_embedding_only: bool = False,
@@ -30,7 +30,8 @@ def fewshot_config(
         run: directory of the trained run.
         task: name, or path of a task file.
         samples: training rows, drawn by the seed; those for fewer are among those for more.
-        init_from: the trained task whose parameters the new one starts from; None draws them anew.
+        init_from: the trained task whose parameters the new one starts from, or several, from whose mean; none draws
+            them anew.
         seed: of the rows, and of the run.
         balanced: draw as many rows of each class.
         task_embedding_only: train the task's embedding alone, so that the other tasks keep what they have.
@@ -42,13 +43,13 @@ def fewshot_config(
     """
     source, trained = Path(run), load_run_config(run)
     [new] = resolve_tasks([task])
-    name = f"{new.name}-{samples}{f'-from-{init_from}' if init_from else ''}-seed-{seed}"
+    name = "-".join([new.name, str(samples), *(["from", *init_from] if init_from else []), "seed", str(seed)])
     values = merged(
         trained.resolved(),
         {
             "output_dir": output_dir or str(source / "fewshot" / name),
             "seed": seed,
-            "start": {"run": str(source), "init_from": init_from},
+            "start": {"run": str(source), "init_from": list(init_from)},
             "data": {
                 "tasks": [task],
                 "max_train_rows": samples,

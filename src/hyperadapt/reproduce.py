@@ -17,8 +17,9 @@ from hyperadapt.checkpoint import write_atomically
 from hyperadapt.comparison import Cell, compare, markdown, scores_of, spread_of, table_rows
 from hyperadapt.config import CompareConfig, merged
 from hyperadapt.errors import UserError, nearest
-from hyperadapt.figures import scores_by_size
+from hyperadapt.figures import embedding_map, scores_by_size
 from hyperadapt.published import published_rows
+from hyperadapt.runs import load_run
 from hyperadapt.tasks import resolve_tasks
 
 if TYPE_CHECKING:
@@ -449,11 +450,12 @@ def low_resource_page(planned: Plan) -> str:
 
 # Table 2: transfer of a GLUE model to new tasks.
 
+TASK_EMBEDDING = f"{HYPER_PP},task_embedding"
 FEWSHOT: dict[str, tuple[str, Fields]] = {
     FULL: (FULL, {}),
     DAGGER: (DAGGER, {}),
     HYPER_PP: (HYPER_PP, {}),
-    f"{HYPER_PP},task_embedding": (HYPER_PP, {"train_task_embeddings_only": True}),
+    TASK_EMBEDDING: (HYPER_PP, {"train_task_embeddings_only": True}),
 }
 
 
@@ -472,40 +474,121 @@ def transfer_stages(planned: Plan) -> list[CompareConfig]:
                 run = planned.folder / "glue" / method / f"seed-{scale.seeds[0]}"
                 start = {"start": {"run": str(run), "init_from": init_from}}
                 variants[name] = {**merged(sources[method], {"method": {"name": method, **options}}), **start}
-            stages.append(
-                planned.stage(
-                    f"{target}-{samples}",
-                    variants,
-                    scale.few_seeds,
-                    data={"tasks": [target], "max_train_rows": samples, "subsample_seed": None},
-                    training={
-                        "max_steps": scale.fewshot_steps,
-                        "eval_steps": scale.fewshot_steps,
-                        "warmup_steps": 0,
-                    },
-                )
-            )
+            stages.append(few_rows_stage(planned, target, samples, variants))
     return stages
 
 
+def few_rows_stage(planned: Plan, task: str, samples: int, variants: Mapping[str, Fields]) -> CompareConfig:
+    """Make a comparison on few rows of one task."""
+    steps = planned.scale.fewshot_steps
+    return planned.stage(
+        f"{task}-{samples}",
+        variants,
+        planned.scale.few_seeds,
+        data={"tasks": [task], "max_train_rows": samples, "subsample_seed": None},
+        training={"max_steps": steps, "eval_steps": steps, "warmup_steps": 0},
+    )
+
+
 def transfer_page(planned: Plan) -> str:
-    table, lines = [], dict[str, list[tuple[int, float, float | None]]]()
-    _, *stages = planned.stages()
+    return transfer_text(planned, planned.stages()[1:])
+
+
+def transfer_text(planned: Plan, stages: Sequence[CompareConfig]) -> str:
+    """Lay comparisons on few rows out, a row a task and number of rows, and draw their mean over the tasks."""
+    table: list[dict[str, Any]] = []
     by_size: dict[tuple[str, int], list[tuple[float, float | None]]] = {}
     for stage in stages:
         target, samples = Path(stage.output_dir).name.rsplit("-", 1)
-        row: dict[str, Any] = {"task": target, "samples": samples}
+        row: dict[str, Any] = {"task": target, "rows": samples}
         for of in table_rows(cells_of(stage)):
             row[of["variant"]] = of["average"]
             by_size.setdefault((of["variant"], int(samples)), []).append(of["average"])
         table.append(row)
+    lines: dict[str, list[tuple[int, float, float | None]]] = {}
     for (variant, size), scores in by_size.items():
         lines.setdefault(variant, []).append((size, fmean(mean for mean, _ in scores), None))
     write_atomically(
         planned.folder / "figure.svg",
-        scores_by_size(lines, "training rows of the new task", "accuracy, mean of the new tasks").encode(),
+        scores_by_size(lines, "training rows of the new task", "score, mean of the tasks").encode(),
     )
-    return f"![accuracy by training rows](figure.svg)\n\n{markdown(table)}"
+    return f"![score by training rows](figure.svg)\n\n{markdown(table)}"
+
+
+# Figure 3: the task embeddings before and after transfer.
+
+
+def map_stages(planned: Plan) -> list[CompareConfig]:
+    stages = transfer_stages(planned)
+    chosen = [stages[0].model_copy(update={"variants": {HYPER_PP: stages[0].variants[HYPER_PP]}})]
+    for target in planned.scale.targets:
+        [stage] = [
+            of for of in stages if Path(of.output_dir).name == f"{target}-{max(planned.scale.samples)}"
+        ]
+        alone = {TASK_EMBEDDING: stage.variants[TASK_EMBEDDING]}
+        chosen.append(stage.model_copy(update={"variants": alone, "seeds": stage.seeds[:1]}))
+    return chosen
+
+
+def map_page(planned: Plan) -> str:
+    import torch
+    from sklearn.decomposition import PCA
+
+    names, vectors = [], []
+    for stage in planned.stages():
+        [cell] = cells_of(stage)
+        run = load_run(cell.directory)
+        names += [task.name for task in run.tasks]
+        vectors.append(run.model.hyperadapt.task_embeddings())
+    embeddings, old = torch.cat(vectors), len(vectors[0])
+    for file, count in (("before.svg", old), ("after.svg", len(names))):
+        components = PCA(2).fit(embeddings[:count].numpy())
+        picture = embedding_map(
+            names[:count],
+            components.transform(embeddings[:count].numpy()),
+            components.explained_variance_ratio_,
+        )
+        write_atomically(planned.folder / file, picture.encode())
+    unit = torch.nn.functional.normalize(embeddings, dim=1)
+    nearness = unit @ unit.T - 2 * torch.eye(len(names))
+    table = []
+    for number, name in enumerate(names):
+        best = int(nearness[number, :old].argmax())
+        table.append(
+            {"task": name, "nearest GLUE task": names[best], "cosine": f"{nearness[number, best]:.3f}"}
+        )
+    return (
+        f"Before:\n\n![before](before.svg)\n\nAfter transfer, the new tasks' embeddings trained alone:\n\n"
+        f"![after](after.svg)\n\n{markdown(table)}"
+    )
+
+
+# Beyond the paper: each task left out of the mixture, then transferred to.
+
+
+def left_out_stages(planned: Plan) -> list[CompareConfig]:
+    scale, first, then = planned.scale, [], []
+    method = planned.variant(HYPER_PP, reduction_factor=scale.one_factor)
+    tasks = [task.name for task in resolve_tasks(scale.run["data"]["tasks"])]
+    for left_out in tasks:
+        others = [task for task in tasks if task != left_out]
+        first.append(
+            planned.stage(f"without-{left_out}", {HYPER_PP: method}, scale.seeds[:1], data={"tasks": others})
+        )
+        run = planned.folder / f"without-{left_out}" / HYPER_PP / f"seed-{scale.seeds[0]}"
+        start = {"start": {"run": str(run), "init_from": others}}
+        alone = merged(method, {"method": {"name": HYPER_PP, "train_task_embeddings_only": True}})
+        variants = {
+            "from_nothing": method,
+            "from_the_others": {**method, **start},
+            TASK_EMBEDDING: {**alone, **start},
+        }
+        then += [few_rows_stage(planned, left_out, samples, variants) for samples in scale.samples]
+    return [*first, *then]
+
+
+def left_out_page(planned: Plan) -> str:
+    return transfer_text(planned, planned.stages()[len(resolve_tasks(planned.scale.run["data"]["tasks"])) :])
 
 
 # Tables 5 and 6: memory and time of a training step.
@@ -630,5 +713,12 @@ EXPERIMENTS: dict[str, Experiment] = {
         "Tables 5 and 6", "memory and time of training", efficiency_stages, efficiency_page
     ),
     "figure-2": Experiment("Figure 2", "GLUE with few rows a task", low_resource_stages, low_resource_page),
+    "figure-3": Experiment("Figure 3", "task embeddings before and after transfer", map_stages, map_page),
+    "leave-one-out": Experiment(
+        "Beyond the paper",
+        "each task left out of the mixture, then transferred to",
+        left_out_stages,
+        left_out_page,
+    ),
     "parameters": Experiment("Section 4.1", "parameters by tasks and layers", none, parameters_page),
 }

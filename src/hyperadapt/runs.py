@@ -482,10 +482,9 @@ def check_start(start: StartConfig, method: Method) -> None:
         raise UserError(
             f"start.run: {start.run} has method.{other[0]} {before[other[0]]!r}, not {now.get(other[0])!r}"
         )
-    if start.init_from is not None and start.init_from not in saved["tasks"]:
+    if unknown := [name for name in start.init_from if name not in saved["tasks"]]:
         raise UserError(
-            f"start.init_from: the run {start.run} has no task '{start.init_from}'; "
-            f"{nearest(start.init_from, saved['tasks'])}"
+            f"start.init_from: the run {start.run} has no task '{unknown[0]}'; {nearest(unknown[0], saved['tasks'])}"
         )
 
 

@@ -1,0 +1,111 @@
+"""Task features z made from data (Vu et al. 2020, arXiv 2005.00770), to be given to HyperFormer as `task_features`.
+
+text    TextEmb, the mean over the rows of the mean state of the encoder, (d_model,).
+fisher  TaskEmb, the diagonal of the empirical Fisher information, E[(d log p(target | input) / d theta)^2], of the
+        encoder's layer norms, (norms * d_model,).
+
+Both are of the base model as it is, and scaled to a mean square of 1, that of the z which are learnt.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hyperadapt import checkpoint
+from hyperadapt.config import RunConfig
+from hyperadapt.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+
+KINDS = ("text", "fisher")
+
+
+def write_features(config: RunConfig, kind: str, output: Path, max_rows: int) -> dict[str, int]:
+    """Write the features of a configuration's tasks, {task: [numbers]}, from their training rows.
+
+    Args:
+        config: says model, tasks and data.
+        kind: "text" or "fisher".
+        output: a JSON file.
+        max_rows: of each task.
+
+    Returns:
+        Each task's number of rows.
+
+    Raises:
+        UserError: if the kind is unknown, there is a file already, or the model or the data cannot be had.
+    """
+    import torch
+    from transformers import set_seed
+
+    from hyperadapt.runs import build_base, check_vocabulary, load_tokenizer
+    from hyperadapt.tasks import load_split, resolve_tasks
+    from hyperadapt.training import tokenize_rows
+
+    if kind not in KINDS:
+        raise UserError(f"--kind '{kind}' is unknown; {nearest(kind, KINDS)}")
+    if output.exists():
+        raise UserError(f"--output: there is a file {output} already")
+    data, tasks, tokenizer = config.data, resolve_tasks(config.data.tasks), load_tokenizer(config.model)
+    set_seed(config.seed)
+    model: Any = build_base(config.model, config.seed).eval()
+    check_vocabulary(model, tokenizer)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    model = model.to(device) if device else model
+    features, counts = {}, {}
+    for number, task in enumerate(tasks):
+        seed = config.seed if data.subsample_seed is None else data.subsample_seed
+        texts = load_split(task, "train", data.data_dir, max_rows, seed, config.prefix)
+        rows = tokenize_rows(
+            texts, number, tokenizer, data.max_source_length, task.max_target_length, data.overlap
+        )
+        vector = text_embedding(model, rows) if kind == "text" else fisher_embedding(model, rows)
+        features[task.name] = (vector / vector.square().mean().sqrt().clamp_min(1e-12)).tolist()
+        counts[task.name] = len(texts)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_atomically(output, json.dumps(features).encode())
+    return counts
+
+
+def text_embedding(model: Any, rows: Dataset, batch_size: int = 32) -> Tensor:
+    """Average the encoder's mean states over the rows, (d_model,)."""
+    import torch
+
+    from hyperadapt.conditioning import mean_state
+
+    total = torch.zeros(model.config.d_model)
+    ordered = sorted(rows["input_ids"], key=len)  # rows of like length together: little is padded
+    with torch.inference_mode():
+        for start in range(0, len(ordered), batch_size):
+            part = [torch.tensor(ids) for ids in ordered[start : start + batch_size]]
+            ids = torch.nn.utils.rnn.pad_sequence(
+                part, batch_first=True, padding_value=model.config.pad_token_id
+            )
+            mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(of) for of in part], batch_first=True)
+            ids, mask = ids.to(model.device), mask.to(model.device)
+            states = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+            total += mean_state(states, mask).sum(0).cpu()
+    return total / len(ordered)
+
+
+def fisher_embedding(model: Any, rows: Dataset) -> Tensor:
+    """Average the squared gradients of the rows' log-likelihoods by the encoder's norms, (norms * d_model,)."""
+    import torch
+
+    from hyperadapt.backbones import backbone_of
+
+    sites = backbone_of(model).norm_sites(model, "encoder")
+    model.requires_grad_(False)
+    norms = [model.get_parameter(f"{site.path}.weight").requires_grad_() for site in sites]
+    total = torch.zeros(sum(norm.numel() for norm in norms))
+    for row in rows:  # one by one, as the squares of a batch's sum would not do
+        ids, labels = (torch.tensor([row[name]], device=model.device) for name in ("input_ids", "labels"))
+        logits = model(input_ids=ids, labels=labels).logits
+        likelihood = logits.float().log_softmax(-1).gather(2, labels.unsqueeze(2)).sum()
+        gradients = torch.autograd.grad(likelihood, norms)
+        total += torch.cat([gradient.float().square().flatten() for gradient in gradients]).cpu()
+    return total / len(rows)
