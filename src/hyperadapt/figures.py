@@ -99,13 +99,17 @@ def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], y_label
 
 
 def scores_by_size(
-    lines: Mapping[str, Sequence[tuple[int, float, float | None]]], x_label: str, y_label: str
+    lines: Mapping[str, Sequence[tuple[int, float, float | None]]],
+    x_label: str,
+    y_label: str,
+    log_y: bool = False,
 ) -> str:
     """Draw lines over sizes, on a logarithmic axis, with deviations.
 
     Args:
         lines: name -> (size, mean, deviation or None), by size.
         x_label, y_label: what they are.
+        log_y: whether the other axis is logarithmic too.
     """
     with drawing(5.4, 3.2) as (figure, svg):
         axes = figure.add_subplot()
@@ -124,6 +128,9 @@ def scores_by_size(
         axes.set_xscale("log")
         ticks = sorted({size for points in lines.values() for size, _, _ in points})
         axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
+        if log_y:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)

@@ -689,7 +689,7 @@ def parameters_page(planned: Plan) -> str:
         ("tasks.svg", by_tasks, "tasks"),
         ("layers.svg", by_layers, "layers a stack, 8 tasks"),
     ):
-        picture = scores_by_size(lines, what, "million parameters added")
+        picture = scores_by_size(lines, what, "million parameters added", log_y=True)
         write_atomically(planned.folder / file, picture.encode())
     return (
         f"{model}: h = {h}, d = {d}, t = {t}, L = {layers} layers a stack; what the methods add, the base model's own "
