@@ -111,6 +111,8 @@ def scores_by_size(
         x_label, y_label: what they are.
         log_y: whether the other axis is logarithmic too.
     """
+    from matplotlib.ticker import LogLocator
+
     with drawing(5.4, 3.2) as (figure, svg):
         axes = figure.add_subplot()
         for number, (name, points) in enumerate(lines.items()):
@@ -130,6 +132,7 @@ def scores_by_size(
         axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
         if log_y:
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.set_xlabel(x_label)
