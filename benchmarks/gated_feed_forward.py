@@ -1,7 +1,7 @@
 """What HyperGrid's gates cost: ways to multiply by a gated matrix, and a training step beside full fine-tuning.
 
     python benchmarks/gated_feed_forward.py ways
-    python benchmarks/gated_feed_forward.py step [--model t5-base] [--rows 8] [--tokens 128] [--rounds 5]
+    python benchmarks/gated_feed_forward.py step [--model t5-base] [--rows 8] [--tokens 128] [--targets 4] [--rounds 5]
 
 Both print markdown. A variant's steps alternate with full fine-tuning's, and the ratio is the median over the rounds;
 memory is the highest of a process of its own. As HyperGrid trains no embeddings, plain training without them stands
@@ -71,7 +71,7 @@ def ways(rows: int) -> None:
         print(f"| {tokens} | {' | '.join(f'{1000 * time:.1f}' for time in times)} |", flush=True)
 
 
-def step_of(name: str, model: str, rows: int, tokens: int) -> Callable[[], None]:
+def step_of(name: str, model: str, rows: int, tokens: int, targets: int) -> Callable[[], None]:
     """Build a training step, forward, backward and AdamW, of a variant."""
     torch.manual_seed(0)
     base = T5ForConditionalGeneration(published_config(model))
@@ -81,7 +81,7 @@ def step_of(name: str, model: str, rows: int, tokens: int) -> Callable[[], None]
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-4)
     batch = {
         "input_ids": torch.randint(3, 1000, (rows, tokens)),
-        "labels": torch.randint(3, 1000, (rows, 4)),
+        "labels": torch.randint(3, 1000, (rows, targets)),
     }
 
     def step() -> None:
@@ -95,6 +95,7 @@ def step_of(name: str, model: str, rows: int, tokens: int) -> Callable[[], None]
 def peak_memory(name: str, options: argparse.Namespace) -> int:
     """Measure the memory of two steps in a process of their own, in MB."""
     sizes = ["--model", options.model, "--rows", str(options.rows), "--tokens", str(options.tokens)]
+    sizes += ["--targets", str(options.targets)]
     command = [sys.executable, __file__, "memory", "--variant", name, *sizes]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -108,14 +109,15 @@ def own_peak() -> int:
 def steps(options: argparse.Namespace) -> None:
     """Print each variant's step and memory as multiples of full fine-tuning's."""
     memory = {name: peak_memory(name, options) for name in VARIANTS}
-    plain = step_of(PLAIN, options.model, options.rows, options.tokens)
-    sizes = f"{options.rows} rows of {options.tokens} tokens, 4 targets"
+    shape = options.model, options.rows, options.tokens, options.targets
+    plain = step_of(PLAIN, *shape)
+    sizes = f"{options.rows} rows of {options.tokens} tokens, {options.targets} targets"
     print(f"{options.model}, {sizes}, {torch.get_num_threads()} threads")
     print()
     print("| variant | step (s) | of full fine-tuning | memory (MB) | of full fine-tuning |")
     print("| --- | --- | --- | --- | --- |")
     for name in VARIANTS:
-        step = plain if name == PLAIN else step_of(name, options.model, options.rows, options.tokens)
+        step = plain if name == PLAIN else step_of(name, *shape)
         times: list[tuple[float, float]] = []
         for _ in range(options.rounds + 1):
             begin = time.perf_counter()
@@ -137,6 +139,7 @@ def main() -> None:
     parser.add_argument("--model", default="t5-base")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--targets", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--variant", choices=list(VARIANTS), default="full_fine_tuning")
     options = parser.parse_args()
@@ -145,7 +148,7 @@ def main() -> None:
     elif options.what == "step":
         steps(options)
     else:
-        step = step_of(options.variant, options.model, options.rows, options.tokens)
+        step = step_of(options.variant, options.model, options.rows, options.tokens, options.targets)
         step()
         step()
         print(own_peak())

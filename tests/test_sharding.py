@@ -22,7 +22,9 @@ from tiny import METHODS, PLUS_PLUS, tiny_adapted, tiny_batch, tiny_t5
 PROCESSES = 2
 
 
-@pytest.mark.parametrize("method", [METHODS[1], PLUS_PLUS, ha.HyperGrid(fan_in=4, fan_out=8)], ids=lambda method: method.name)
+@pytest.mark.parametrize(
+    "method", [METHODS[1], PLUS_PLUS, ha.HyperGrid(fan_in=4, fan_out=8)], ids=lambda method: method.name
+)
 def test_a_model_in_shards_trains_generates_and_is_saved_as_the_whole_one(
     method: Method, tmp_path: Path
 ) -> None:
