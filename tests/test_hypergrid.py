@@ -282,6 +282,12 @@ def test_a_map_that_is_not_linear_is_refused() -> None:
         ha.adapt(base, METHODS["L2"], ["alpha"])
 
 
+def gradients_agree(found: Tensor, expected: Tensor, of: tuple[Tensor, ...]) -> bool:
+    direction = torch.randn_like(expected)
+    pairs = zip(*(torch.autograd.grad((y * direction).sum(), of) for y in (found, expected)), strict=True)
+    return all((one - other).abs().max() < 1e-11 for one, other in pairs)
+
+
 SHAPES = [(40, 4, 8), (1, 4, 8), (1, 8, 2), (3, 8, 2), (5, 2, 12), (7, 4, 1), (2, 1, 8), (64, 16, 48)]
 
 
@@ -296,13 +302,7 @@ def test_each_way_to_multiply_is_the_dense_product(seq: int, d_r: int, d_c: int)
     expected, found = torch.einsum("bsi,boi->bso", x, matrices), gated_linear(x, weight, gate)
     for way in (gated_linear, by_matrix, by_columns, by_rows):
         assert (way(x, weight, gate) - expected).abs().max() < 1e-12, way.__name__
-    direction = torch.randn_like(expected)
-    for one, other in zip(
-        torch.autograd.grad((found * direction).sum(), (x, weight, gate)),
-        torch.autograd.grad((expected * direction).sum(), (x, weight, gate)),
-        strict=True,
-    ):
-        assert (one - other).abs().max() < 1e-11
+    assert gradients_agree(found, expected, (x, weight, gate))
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 2, 3])
@@ -318,13 +318,7 @@ def test_so_many_rows_at_once_as_are_allowed_give_the_same(
     matrices = weight * gate.repeat_interleave(4, 1).repeat_interleave(6, 2)
     expected, found = torch.einsum("bsi,boi->bso", x, matrices), by_matrix(x, weight, gate)
     assert (found - expected).abs().max() < 1e-12
-    direction = torch.randn_like(expected)
-    for one, other in zip(
-        torch.autograd.grad((found * direction).sum(), (x, weight, gate)),
-        torch.autograd.grad((expected * direction).sum(), (x, weight, gate)),
-        strict=True,
-    ):
-        assert (one - other).abs().max() < 1e-11
+    assert gradients_agree(found, expected, (x, weight, gate))
 
 
 @pytest.mark.parametrize(("d_r", "d_c"), [(4, 8), (8, 2), (2, 12), (16, 1)])

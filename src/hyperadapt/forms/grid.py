@@ -142,9 +142,8 @@ def by_columns(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
     """Multiply by each block of columns, (d_c, batch, seq, d_out), and add the gated products up."""
     (batch, seq, _), (d_r, d_c) = x.shape, gate.shape[1:]
     parts = x.flatten(0, 1).unflatten(1, (d_c, -1)).transpose(0, 1)
-    products = torch.bmm(parts, weight.unflatten(1, (d_c, -1)).permute(1, 2, 0)).view(
-        d_c, batch, seq, d_r, -1
-    )
+    products = torch.bmm(parts, weight.unflatten(1, (d_c, -1)).permute(1, 2, 0))
+    products = products.view(d_c, batch, seq, d_r, -1)
     return (products * gate.permute(2, 0, 1)[:, :, None, :, None]).sum(0).flatten(2)
 
 
@@ -158,8 +157,8 @@ def over_input(gate: Tensor, d_in: int) -> Tensor:
     return gate.repeat_interleave(d_in // gate.shape[2], 2)
 
 
-# Numbers of gated matrices at once. On a CPU they stay in the cache, and are fewer than the 32 MB from which on malloc
-# returns memory at once, whose pages would have to be made anew for each product.
+# Numbers of gated matrices at once. On a CPU they stay in the cache, and are less than the 32 MB from which on malloc
+# gives memory back to the system at once, so that its pages would be made anew for each product.
 AT_ONCE = {"cpu": 5_000_000}
 AT_ONCE_ON_ACCELERATORS = 2**28
 
@@ -210,8 +209,5 @@ class GatedMatrix(torch.autograd.Function):
     def at_once(weight: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, int]:
         """Cut the matrix into blocks of rows, (d_r, d_out / d_r, d_in), its gates alike, and count the rows at once."""
         rows = AT_ONCE.get(weight.device.type, AT_ONCE_ON_ACCELERATORS) // weight.numel()
-        blocks, gates = (
-            weight.unflatten(0, (gate.shape[1], -1)),
-            over_input(gate, weight.shape[1]).unsqueeze(2),
-        )
-        return blocks, gates, max(1, rows)
+        blocks = weight.unflatten(0, (gate.shape[1], -1))
+        return blocks, over_input(gate, weight.shape[1]).unsqueeze(2), max(1, rows)
