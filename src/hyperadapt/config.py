@@ -303,6 +303,11 @@ class RunConfig(WrittenConfig):
         method = self.build_method()
         return super().resolved() | {"method": {"name": method.name, **method.model_dump(mode="json")}}
 
+    @property
+    def training_rows_seed(self) -> int:
+        """By what max_train_rows are drawn."""
+        return self.seed if self.data.subsample_seed is None else self.data.subsample_seed
+
     def build_method(self) -> Method:
         """Make the method from its options."""
         return method_from(self.method)

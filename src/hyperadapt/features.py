@@ -58,8 +58,7 @@ def write_features(config: RunConfig, kind: str, output: Path, max_rows: int) ->
     model = model.to(device) if device else model
     features, counts = {}, {}
     for number, task in enumerate(tasks):
-        seed = config.seed if data.subsample_seed is None else data.subsample_seed
-        texts = load_split(task, "train", data.data_dir, max_rows, seed, config.prefix)
+        texts = load_split(task, "train", data.data_dir, max_rows, config.training_rows_seed, config.prefix)
         rows = tokenize_rows(
             texts, number, tokenizer, data.max_source_length, task.max_target_length, data.overlap
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from hyperadapt.config import RunConfig, merged, parse_override
 from hyperadapt.errors import UserError
 from hyperadapt.runs import load_run_config
-from hyperadapt.tasks import read_split, resolve_tasks
+from hyperadapt.tasks import get_task, read_split
 
 
 def fewshot_config(
@@ -42,7 +42,7 @@ def fewshot_config(
         UserError: if the run, the task or its data cannot be had, there are fewer rows, or a field is wrong.
     """
     source, trained = Path(run), load_run_config(run)
-    [new] = resolve_tasks([task])
+    new = get_task(task)
     name = "-".join([new.name, str(samples), *(["from", *init_from] if init_from else []), "seed", str(seed)])
     values = merged(
         trained.resolved(),

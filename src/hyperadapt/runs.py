@@ -100,7 +100,7 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
             "train",
             data.data_dir,
             data.max_train_rows,
-            config.seed if data.subsample_seed is None else data.subsample_seed,
+            config.training_rows_seed,
             config.prefix,
             data.balanced,
         )
