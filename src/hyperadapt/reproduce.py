@@ -119,12 +119,10 @@ SCALES = {
         },
         learning_rates={FULL: 1e-3},
         seeds=(1, 2, 3),
-        few_seeds=(1, 2, 3, 4, 5),
         reduction_factors=(4, 8, 16),
         few_factors=(4, 8, 16),
         one_factor=4,
         samples=(4, 32, 100, 500, 2000),
-        low_resource=(100, 500, 1000, 2000, 4000),
         targets={
             f"{task}-halved" if task in ("scitail", "paws") else task: of for task, of in TARGETS.items()
         },
