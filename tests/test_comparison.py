@@ -17,6 +17,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 from sklearn.decomposition import PCA
@@ -218,6 +219,20 @@ def test_variants_of_different_tasks_have_no_common_average_and_each_task_its_ma
     picture = (tmp_path / "table/table.svg").read_text()
     assert all(f"<!-- {task} -->" in picture for task in ("colour", "warmth"))
     assert "<!-- average -->" not in picture
+
+
+def test_a_run_of_two_processes_is_the_run_of_one(compared: Path, tmp_path: Path) -> None:
+    only = {"variants": {"adapters": VARIANTS["adapters"]}, "seeds": [0]}
+    outcome = hyperadapt("compare", write_comparison(tmp_path, **only), "--processes", "2")
+    assert outcome.code == 0, outcome.err
+    one, two = (
+        load_file(of / "table/adapters/seed-0/model/model.safetensors") for of in (compared, tmp_path)
+    )
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-4)
+    # Sums in another order: were they equal bit for bit, one process would have done it all.
+    assert any(not torch.equal(one[name], two[name]) for name in one)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")

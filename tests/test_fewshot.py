@@ -127,7 +127,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--samples", 49], "--samples 49: task 'shade' has 48 training rows"),
+        (["--samples", 49], "task 'shade' has 48 training rows; 49 samples are asked for"),
         (["--samples", 8, "--task", "glue"], "task 'glue' is unknown and no .yaml file"),
         (["--samples", 8, "--init-from", "colours"], "has no task 'colours'; did you mean 'colour'?"),
         (["--samples", 8, "method.reduction_factor=4"], "has method.reduction_factor 2, not 4"),

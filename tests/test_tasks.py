@@ -523,7 +523,8 @@ def test_missing_rows_are_named_with_what_is_there_instead(tmp_path: Path, revie
         load_split(TASKS["cola"], "train", tmp_path)
     assert str(refusal.value) == (
         f"task 'cola', train rows: {tmp_path / 'glue' / 'cola' / 'train.parquet'} does not exist: "
-        f"{tmp_path / 'glue'} holds no 'cola'; did you mean 'colla'? (choices: colla)"
+        f"{tmp_path / 'glue'} holds no 'cola'; did you mean 'colla'? (choices: colla); the hub has "
+        "them as nyu-mll/glue cola"
     )
     with pytest.raises(UserError, match=r"holds no 'nowhere'; choices: .*train\.jsonl"):
         load_split(TASKS["cola"], "train", tmp_path / "nowhere")

@@ -28,6 +28,14 @@ app = typer.Typer(
 )
 
 RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a trained run.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Runs at once.")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="ADDRESS", help="Spread over this Ray cluster; 'local' starts one here."),
+]
+Processes = Annotated[
+    int, typer.Option(min=1, help="Processes of each run, as torchrun starts them, with a GPU each.")
+]
 BaseModel = Annotated[
     str | None, typer.Option(help="The base model, if it is not where it was in training.", metavar="MODEL")
 ]
@@ -82,11 +90,9 @@ def compare(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As base.training.max_steps=100.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
-    ray: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Spread over this Ray cluster; 'local' starts one here."),
-    ] = None,
+    jobs: Jobs = 1,
+    ray: RayAddress = None,
+    processes: Processes = 1,
 ) -> None:
     """Train several variants with several seeds, and set them side by side; what is finished is not run again."""
     from hyperadapt.config import CompareConfig
@@ -95,7 +101,7 @@ def compare(
     from hyperadapt.comparison import columns_of, compare, readable
 
     try:
-        rows = compare(compare_config, jobs, ray)
+        rows = compare(compare_config, jobs, ray, processes)
     except KeyboardInterrupt:
         print("stopped; compare again to go on")
         return
@@ -111,29 +117,25 @@ def reproduce(
     base: Annotated[str | None, typer.Option(help="Another base model, a hub name or a directory.")] = None,
     data_dir: Annotated[str | None, typer.Option(help="A local copy of the data.")] = None,
     output_dir: Annotated[str, typer.Option()] = "runs/reproduce",
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
-    ray: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Spread over this Ray cluster; 'local' starts one here."),
-    ] = None,
+    jobs: Jobs = 1,
+    ray: RayAddress = None,
+    processes: Processes = 1,
     show_list: Annotated[
         bool, typer.Option("--list", help="What there is, its cost, and what is done.")
     ] = False,
 ) -> None:
     """Run a table or figure of the HyperFormer paper, and set our numbers beside the printed ones."""
     from hyperadapt.errors import nearest
-    from hyperadapt.reproduce import EXPERIMENTS, SCALES, overview, plan, reproduce
+    from hyperadapt.experiments import EXPERIMENTS, overview, plan, reproduce
 
     if show_list:
-        if scale not in SCALES:
-            raise UserError(f"--scale '{scale}' is unknown; {nearest(scale, SCALES)}")
         table(f"experiments at scale {scale}", overview(scale, output_dir))
         return
     if name is None:
         raise UserError(f"name an experiment; {nearest('', EXPERIMENTS)}")
     planned = plan(name, scale, output_dir, base, data_dir)
     try:
-        page = reproduce(planned, jobs, ray)
+        page = reproduce(planned, jobs, ray, processes)
     except KeyboardInterrupt:
         print("stopped; the same command goes on")
         return

@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,21 +69,30 @@ class Cell:
             return None
         return results if "train_seconds" in results else None
 
-    def command(self, threads: int) -> list[str]:
+    def command(self, threads: int, processes: int) -> list[str]:
         """Make the command that trains the run, or goes on with it."""
         environment = [f"OMP_NUM_THREADS={threads}"] if "OMP_NUM_THREADS" not in os.environ else []
         resume = ["--resume"] if (self.directory / "config.yaml").exists() else []
-        train = [sys.executable, "-m", "hyperadapt.cli", "train", str(self.beside(".yaml")), *resume]
-        return ["env", *environment, *train]
+        train = ["-m", "hyperadapt.cli", "train", str(self.beside(".yaml")), *resume]
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        return ["env", *environment, sys.executable, *(torchrun if processes > 1 else []), *train]
 
 
-def compare(config: CompareConfig, jobs: int = 1, ray: str | None = None) -> list[dict[str, Any]]:
+def cells_of(config: CompareConfig) -> list[Cell]:
+    """List a comparison's runs."""
+    return [Cell(variant, seed, run) for (variant, seed), run in config.runs().items()]
+
+
+def compare(
+    config: CompareConfig, jobs: int = 1, ray: str | None = None, processes: int = 1
+) -> list[dict[str, Any]]:
     """Train what is not finished, and write the table; everything that was given is checked before.
 
     Args:
         config: what to run.
         jobs: runs at once; with Ray, on each of its machines.
         ray: address of a Ray cluster that shares this file system ("local" starts one here), instead of processes here.
+        processes: of each run, with a GPU each where there are any.
 
     Returns:
         The table's rows, as `table_rows` makes them.
@@ -91,22 +100,58 @@ def compare(config: CompareConfig, jobs: int = 1, ray: str | None = None) -> lis
     Raises:
         UserError: for anything wrong with what was given, or where runs failed; the others are finished by then.
     """
-    cells = [Cell(variant, seed, run) for (variant, seed), run in config.runs().items()]
+    cells = cells_of(config)
+    check_cells(cells, ray)
+    directory = Path(config.output_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    config.save(directory / "config.yaml")
+    train_cells(cells, jobs, ray, processes, finished=lambda: write_table(cells, directory))
+    return write_table(cells, directory)
+
+
+def check_cells(cells: Sequence[Cell], ray: str | None = None) -> None:
+    """Check all that runs would find out only once they have begun.
+
+    Raises:
+        UserError: if something of it is wrong.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "many runs are started by one process, which gives each its own: leave accelerate launch or torchrun out, "
+            f"and give --processes {os.environ['WORLD_SIZE']}"
+        )
     if ray is not None:
         check_ray()
     for cell in cells:
         check_unchanged(cell)
     check_given([cell.config for cell in cells])
-    directory = Path(config.output_dir)
-    directory.mkdir(parents=True, exist_ok=True)
-    config.save(directory / "config.yaml")
+
+
+def train_cells(
+    cells: Sequence[Cell],
+    jobs: int = 1,
+    ray: str | None = None,
+    processes: int = 1,
+    finished: Callable[[], object] = lambda: None,
+) -> None:
+    """Train the runs that are not finished.
+
+    Args:
+        cells: the runs.
+        jobs, ray, processes: as of `compare`.
+        finished: called whenever a run has ended.
+
+    Raises:
+        UserError: if runs failed; the others are finished by then.
+    """
     unfinished = [cell for cell in cells if not cell.finished]
     for cell in unfinished:
         prepare(cell)
-
     failed = {}
     spread = (
-        spread_over_processes(unfinished, jobs) if ray is None else spread_over_ray(unfinished, jobs, ray)
+        spread_over_processes(unfinished, jobs, processes)
+        if ray is None
+        else spread_over_ray(unfinished, jobs, ray, processes)
     )
     with tqdm(total=len(cells), initial=len(cells) - len(unfinished), unit=" runs", desc="comparing") as bar:
         for cell, code in spread:
@@ -117,27 +162,25 @@ def compare(config: CompareConfig, jobs: int = 1, ray: str | None = None) -> lis
             else:
                 bar.write(f"{cell.name}: average {scores_of(results)['average']:.2f}")
             bar.update()
-            write_table(cells, directory)
-    rows = write_table(cells, directory)
+            finished()
     if failed:
         cell, why = next(iter(failed.items()))
         raise UserError(
             f"{len(failed)} of {len(cells)} runs failed; {cell.name} ({cell.beside('.log')}): {why}"
         )
-    return rows
 
 
 def check_given(runs: Sequence[RunConfig]) -> None:
     """Check what runs would find out only once they have begun: tasks, data, tokenizers, Trainer's arguments."""
     from hyperadapt.runs import load_tokenizer
-    from hyperadapt.tasks import resolve_tasks
+    from hyperadapt.tasks import check_local_copy, resolve_tasks
     from hyperadapt.training import checked_arguments
 
-    for tasks in {run.data.tasks for run in runs}:
-        resolve_tasks(tasks)
-    for data_dir in {run.data.data_dir for run in runs} - {None}:
-        if not Path(str(data_dir)).is_dir():
+    for tasks, data_dir in dict.fromkeys((run.data.tasks, run.data.data_dir) for run in runs):
+        if data_dir is not None and not Path(data_dir).is_dir():
             raise UserError(f"data.data_dir: there is no folder {data_dir}")
+        for task in resolve_tasks(tasks):
+            check_local_copy(task, data_dir)
     for arguments in {repr(run.training.arguments): run.training.arguments for run in runs}.values():
         checked_arguments(arguments)
     for model in {run.model.tokenizer or run.model.name: run.model for run in runs}.values():
@@ -162,24 +205,25 @@ def prepare(cell: Cell) -> None:
     cell.config.save(cell.beside(".yaml"))
 
 
-def spread_over_processes(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, int]]:
-    """Train runs, so many at once, each with its share of the processor's cores and with one of the GPUs."""
+def spread_over_processes(cells: Sequence[Cell], jobs: int, processes: int) -> Iterator[tuple[Cell, int]]:
+    """Train runs, so many at once, each process with its share of the processor's cores and with one of the GPUs."""
     import torch
 
-    threads, gpus = max((os.cpu_count() or 1) // jobs, 1), torch.cuda.device_count()
+    threads, gpus = max((os.cpu_count() or 1) // (jobs * processes), 1), torch.cuda.device_count()
     free = list(range(jobs))
     live: set[subprocess.Popen[bytes]] = set()
 
     def train(cell: Cell) -> int:
         place = free.pop()
-        own_gpu = {"CUDA_VISIBLE_DEVICES": str(place % gpus)} if gpus > 1 else {}
+        own = ",".join(str((place * processes + number) % gpus) for number in range(processes) if gpus > 1)
+        own_gpus = {"CUDA_VISIBLE_DEVICES": own} if own else {}
         with cell.beside(".log").open("wb") as log:
             # In a session of its own, as an interrupt from the keyboard would end it without a checkpoint.
             process = subprocess.Popen(
-                cell.command(threads),
+                cell.command(threads, processes),
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **own_gpu},
+                env={**os.environ, **own_gpus},
                 start_new_session=True,
             )
             live.add(process)
@@ -222,8 +266,10 @@ def check_ray() -> None:
         raise UserError("--ray needs the package ray: pip install 'hyperadapt[ray]'")
 
 
-def spread_over_ray(cells: Sequence[Cell], jobs: int, address: str) -> Iterator[tuple[Cell, int]]:
-    """Train runs as Ray's tasks, each with its share of a machine's cores and, where there are any, with one GPU."""
+def spread_over_ray(
+    cells: Sequence[Cell], jobs: int, address: str, processes: int
+) -> Iterator[tuple[Cell, int]]:
+    """Train runs as Ray's tasks, each with its share of a machine's cores and, where there are any, with its GPUs."""
     import ray
 
     try:
@@ -234,7 +280,7 @@ def spread_over_ray(cells: Sequence[Cell], jobs: int, address: str) -> Iterator[
     threads = max(
         int(min(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])) // jobs, 1
     )
-    gpus = int(ray.cluster_resources().get("GPU", 0) > 0)
+    gpus = processes if ray.cluster_resources().get("GPU", 0) else 0
 
     @ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)
     def train(command: list[str], log: str, cwd: str) -> int:
@@ -243,7 +289,11 @@ def spread_over_ray(cells: Sequence[Cell], jobs: int, address: str) -> Iterator[
 
     try:
         pending = {
-            train.remote(cell.command(threads), str(cell.beside(".log").resolve()), os.getcwd()): cell
+            train.remote(
+                cell.command(max(threads // processes, 1), processes),
+                str(cell.beside(".log").resolve()),
+                os.getcwd(),
+            ): cell
             for cell in cells
         }
         while pending:

@@ -8,7 +8,7 @@ from pathlib import Path
 from hyperadapt.config import RunConfig, merged, parse_override
 from hyperadapt.errors import UserError
 from hyperadapt.runs import load_run_config
-from hyperadapt.tasks import get_task, read_split
+from hyperadapt.tasks import Task, get_task, read_split
 
 
 def fewshot_config(
@@ -69,7 +69,16 @@ def fewshot_config(
     for override in overrides:
         values = merged(values, parse_override(override))
     config = RunConfig.of(values, f"fewshot {run}")
-    there = len(read_split(new, "train", config.data.data_dir))
-    if samples > there:
-        raise UserError(f"--samples {samples}: task '{new.name}' has {there} training rows")
+    check_enough(new, samples, config.data.data_dir)
     return config
+
+
+def check_enough(task: Task, samples: int, data_dir: str | None) -> None:
+    """Check that a task has so many training rows.
+
+    Raises:
+        UserError: if it has fewer, or they cannot be had.
+    """
+    there = len(read_split(task, "train", data_dir))
+    if samples > there:
+        raise UserError(f"task '{task.name}' has {there} training rows; {samples} samples are asked for")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by people with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = "os^D"
+Line = list[tuple[int, float, float | None]]  # size, mean, deviation
 STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -99,7 +100,7 @@ def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], y_label
 
 
 def scores_by_size(
-    lines: Mapping[str, Sequence[tuple[int, float, float | None]]],
+    lines: Mapping[str, Line],
     x_label: str,
     y_label: str,
     log_y: bool = False,

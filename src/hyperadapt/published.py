@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+NOT_PRINTED = "The printed scores and measurements are not here: no text that holds them could be had."
+
 
 class PublishedRow(BaseModel):
     """A row of Table 1 or 3 of the HyperFormer paper, as printed.

@@ -10,7 +10,15 @@ from hyperadapt.tasks.builtin import BUILTIN
 from hyperadapt.tasks.glue import GLUE
 from hyperadapt.tasks.hyperdecoders import HYPERDECODERS, MRQA_IN_DOMAIN, MRQA_OUT_OF_DOMAIN
 from hyperadapt.tasks.superglue import SUPER_GLUE
-from hyperadapt.tasks.task import SPLITS, Task, load_split, load_task_file, read_split, rows_from_lines
+from hyperadapt.tasks.task import (
+    SPLITS,
+    Task,
+    check_local_copy,
+    load_split,
+    load_task_file,
+    read_split,
+    rows_from_lines,
+)
 from hyperadapt.tasks.transfer import TRANSFER
 
 __all__ = [
@@ -18,6 +26,7 @@ __all__ = [
     "SUITES",
     "TASKS",
     "Task",
+    "check_local_copy",
     "get_task",
     "load_split",
     "load_task_file",

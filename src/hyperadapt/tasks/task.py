@@ -619,17 +619,39 @@ def _read_source(task: Task, source: str, data_dir: str | Path | None) -> Iterab
         from hyperadapt.tasks.builtin import generate_rows
 
         return [(f"task '{task.name}'", row) for row in generate_rows(task.name, source)]
-    if task.files is not None:
-        path = _existing(task.files[source], f"task '{task.name}', {source} file")
+    if (path := _file(task, source, data_dir)) is not None:
         return _READERS[path.suffix](path, task)
+    assert task.hub is not None
+    return _read_hub(task.hub, source, task)
+
+
+def _file(task: Task, source: str, data_dir: str | Path | None) -> Path | None:
+    """The file of a source's rows, None where they come from elsewhere; an error if it is not there."""
+    if task.files is not None:
+        return _existing(task.files[source], f"task '{task.name}', {source} file")
     if task.local is not None and data_dir is not None:
         path = Path(data_dir) / task.local / f"{source}.parquet"
-        return _read_parquet(_existing(path, f"task '{task.name}', {source} rows"), task)
-    if task.hub is None:
+        try:
+            return _existing(path, f"task '{task.name}', {source} rows")
+        except UserError as error:
+            place = " ".join(filter(None, [task.hub, task.hub_config]))
+            raise UserError(f"{error}; the hub has them as {place}" if place else str(error)) from None
+    if task.hub is None and not task.generated:
         raise UserError(
             f"task '{task.name}' has its rows in the folder {task.local}: data_dir must say where"
         )
-    return _read_hub(task.hub, source, task)
+    return None
+
+
+def check_local_copy(task: Task, data_dir: str | Path | None) -> None:
+    """Check that the files of all splits of a task are there; what the hub has is not asked for.
+
+    Raises:
+        UserError: if one is missing: which, what is there instead, and where to get it.
+    """
+    for split in task.splits.values():
+        for source in split.partition("[")[0].split("+"):
+            _file(task, source, data_dir)
 
 
 def _existing(path: Path, what: str) -> Path:

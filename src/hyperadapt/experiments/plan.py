@@ -1,0 +1,187 @@
+"""An experiment at a scale, in a folder: its runs, and the page of their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hyperadapt.checkpoint import write_atomically
+from hyperadapt.comparison import Cell, cells_of, check_cells, train_cells
+from hyperadapt.config import CompareConfig, merged
+from hyperadapt.errors import UserError, nearest
+from hyperadapt.experiments.scales import SCALES, Fields, Scale
+from hyperadapt.fewshot import check_enough
+from hyperadapt.methods import METHODS
+from hyperadapt.tasks import get_task
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or figure of the paper.
+
+    Attributes:
+        name: on the command line, and of its page.
+        source: where it stands in the paper.
+        title: what it shows.
+        cells: makes its runs; those that start from another are trained after it.
+        page: writes its pictures, and returns its page's text below the title.
+        timed: whether its runs are timed, so that no two may run at once.
+    """
+
+    name: str
+    source: str
+    title: str
+    cells: Callable[[Plan], list[Cell]]
+    page: Callable[[Plan], str]
+    timed: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment at a scale, in a folder."""
+
+    experiment: Experiment
+    scale: Scale
+    folder: Path
+
+    def cells(self) -> list[Cell]:
+        """List all runs."""
+        return self.experiment.cells(self)
+
+    def methods(self, *names: str, factors: Sequence[int] | None = None) -> dict[str, Fields]:
+        """Make variants of methods, each at its learning rate, and with each reduction factor that it can have.
+
+        Args:
+            names: of the methods.
+            factors: the reduction factors, by default `scale.one_factor`.
+        """
+        variants = {}
+        for name in names:
+            rate = self.scale.learning_rates.get(name)
+            training = {} if rate is None else {"training": {"learning_rate": rate}}
+            if "reduction_factor" not in METHODS[name].model_fields:
+                variants[name] = {"method": {"name": name}, **training}
+                continue
+            for factor in factors or [self.scale.one_factor]:
+                method = {"name": name, "reduction_factor": factor}
+                variants[f"{name},r={factor}"] = {"method": method, **training}
+        return variants
+
+    def runs(
+        self, group: str, variants: Mapping[str, Fields], seeds: Sequence[int], *changes: Fields
+    ) -> list[Cell]:
+        """Make the runs of variants in a folder of their own.
+
+        Args:
+            group: the folder's name.
+            variants: fields by name.
+            seeds: of each.
+            changes: what differs from `scale.run`, the later ones counting.
+        """
+        base = self.scale.run
+        for fields in changes:
+            base = merged(base, fields)
+        return cells_of(
+            CompareConfig(
+                output_dir=str(self.folder / group), base=base, variants=dict(variants), seeds=tuple(seeds)
+            )
+        )
+
+    def picture(self, what: str, svg: str) -> str:
+        """Write one of the page's pictures, and return the name of its file."""
+        name = f"{self.experiment.name}-{what}.svg"
+        write_atomically(self.folder / name, svg.encode())
+        return name
+
+
+def plan(
+    name: str,
+    scale: str = "small",
+    output_dir: str | Path = "runs/reproduce",
+    base: str | None = None,
+    data_dir: str | None = None,
+) -> Plan:
+    """Plan an experiment.
+
+    Args:
+        name: of `EXPERIMENTS`.
+        scale: of `SCALES`.
+        output_dir: the scale's runs and pages get a folder there.
+        base: another base model, hub name or directory.
+        data_dir: another local copy of the data.
+
+    Raises:
+        UserError: if the name or the scale is unknown.
+    """
+    from hyperadapt.experiments import EXPERIMENTS
+
+    if name not in EXPERIMENTS:
+        raise UserError(f"experiment '{name}' is unknown; {nearest(name, EXPERIMENTS)}")
+    if scale not in SCALES:
+        raise UserError(f"--scale '{scale}' is unknown; {nearest(scale, SCALES)}")
+    chosen = SCALES[scale]
+    if base is not None:
+        chosen = replace(chosen, run={**chosen.run, "model": {"name": base}})
+    if data_dir is not None:
+        chosen = replace(chosen, run=merged(chosen.run, {"data": {"data_dir": data_dir}}))
+    return Plan(EXPERIMENTS[name], chosen, Path(output_dir) / scale)
+
+
+def reproduce(planned: Plan, jobs: int = 1, ray: str | None = None, processes: int = 1) -> Path:
+    """Train what is not finished of an experiment, and write its page.
+
+    Args:
+        planned: from `plan`.
+        jobs, ray, processes: as of `compare`.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: for anything wrong with what was given, before any run begins, or where runs failed.
+    """
+    experiment, cells = planned.experiment, planned.cells()
+    if experiment.timed and jobs > 1:
+        raise UserError(
+            f"--jobs {jobs}: the runs of {experiment.name} are timed, so they must run one by one"
+        )
+    check_cells(cells, ray)
+    first = [cell for cell in cells if cell.config.start is None]
+    then = [cell for cell in cells if cell.config.start is not None]
+    wanted = {(cell.config.data.tasks, cell.config.data.max_train_rows): cell.config.data for cell in then}
+    for data in wanted.values():
+        assert data.max_train_rows is not None
+        check_enough(get_task(data.tasks[0]), data.max_train_rows, data.data_dir)
+    for wave in filter(None, (first, then)):
+        train_cells(wave, jobs, ray, processes)
+    text = f"# {experiment.source}: {experiment.title}\n\n{experiment.page(planned)}"
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    page = planned.folder / f"{experiment.name}.md"
+    write_atomically(page, text.encode())
+    return page
+
+
+def overview(scale: str, output_dir: str | Path = "runs/reproduce") -> list[dict[str, Any]]:
+    """List the experiments: how many runs and steps they are at a scale, and how many runs are finished.
+
+    Raises:
+        UserError: if the scale is unknown.
+    """
+    from hyperadapt.experiments import EXPERIMENTS
+
+    rows = []
+    for name, experiment in EXPERIMENTS.items():
+        cells = plan(name, scale, output_dir).cells()
+        rows.append(
+            {
+                "name": name,
+                "paper": experiment.source,
+                "shows": experiment.title,
+                "runs": len(cells),
+                "steps": sum(cell.config.training.max_steps for cell in cells),
+                "finished": sum(cell.finished for cell in cells),
+            }
+        )
+    return rows
