@@ -14,7 +14,7 @@ import yaml
 import hyperadapt as ha
 from hyperadapt.config import RunConfig, StartConfig
 from hyperadapt.errors import UserError
-from hyperadapt.runs import build_base, load_run, start_from
+from hyperadapt.runs import build_base, load_evaluation_set, load_run, start_from
 from hyperadapt.tasks import TASKS, load_split, read_split, resolve_tasks
 from hyperadapt.tasks.transfer import TRANSFER
 from tiny import CONDITIONED, redraw, tiny_adapted, tiny_batch
@@ -92,7 +92,7 @@ def test_a_run_goes_on_with_a_new_task(trained: Path) -> None:
     assert run.config.data.max_train_rows == 8
     assert json.loads((folder / "results.json").read_text())["test"]["tasks"]["shade"]["rows"] == 14
     assert run.predict("shade", [{"text": "red"}])
-    # The run is whole without the one that it began from.
+    # The run is whole without the one that it began from, but for the base model that this one had built.
     before = run.evaluate("test").as_dict()
     shutil.move(trained / "run/fewshot", trained / "moved")
     assert load_run(trained / "moved" / folder.name).evaluate("test").as_dict() == before
@@ -133,6 +133,11 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(trained: Path) -> None:
         (["--samples", 8, "method.reduction_factor=4"], "has method.reduction_factor 2, not 4"),
         (["--samples", 8, "method={name: adapters}"], "has method.name 'hyperformer++', not 'adapters'"),
         (["--samples", 8, "start.run=nowhere"], "there is no run"),
+        (["--task", "similarity", "--balanced"], "--balanced: task 'similarity' is of kind \"score\""),
+        (
+            ["--task", "{tasks}/colour.yaml", "--init-from", "warmth"],
+            "has the task 'colour' itself, which goes on",
+        ),
         (
             ["--samples", 8, "start.from=nowhere"],
             "field 'start.from' is unknown; did you mean 'init_from'? (choices: run, init_from)",
@@ -143,11 +148,55 @@ def test_what_cannot_be_transferred_is_one_line_and_nothing_is_written(
     trained: Path, options: list[object], message: str
 ) -> None:
     before = sorted(trained.rglob("*"))
+    options = [str(option).replace("{tasks}", str(trained / "tasks")) for option in options]
     code, said = fewshot(trained, *options, "--output-dir", trained / "never")
     assert code == 2
     assert message in said
     assert said.count("\n") == 1
     assert sorted(trained.rglob("*")) == before
+
+
+def test_all_rows_are_taken_by_default_and_a_stopped_transfer_goes_on(trained: Path) -> None:
+    code, said = fewshot(trained, "--task-embedding-only", "training.eval_steps=1")
+    assert code == 0, said
+    folder = trained / "run/fewshot/shade-all-task-embedding-seed-1"
+    assert json.loads((folder / "results.json").read_text())["training_rows"] == {"shade": 48}
+    code, said = fewshot(trained, "--task-embedding-only", "training.eval_steps=1")
+    assert (code, "go on with --resume" in said) == (2, True)
+    code, said = fewshot(
+        trained, "--task-embedding-only", "training.max_steps=3", "--resume", "training.eval_steps=1"
+    )
+    assert code == 0, said
+    assert json.loads((folder / "results.json").read_text())["steps"] == 3
+
+
+def test_the_training_rows_that_are_scored_are_those_that_were_drawn(trained: Path) -> None:
+    output = trained / "drawn"
+    code, said = fewshot(trained, "--samples", 8, "--balanced", "--seed", 3, "--output-dir", output)
+    assert code == 0, said
+    run = load_run(output)
+    scored = load_evaluation_set(run.tasks, "train", run.config, run.tokenizer)
+    drawn = load_split(run.tasks[0], "train", None, 8, 3, run.config.prefix, balanced=True)
+    assert [run.tokenizer.decode(ids, skip_special_tokens=True) for ids in scored.sources[0]] == drawn[
+        "source"
+    ]
+
+
+def test_a_new_task_takes_its_given_features(trained: Path, tmp_path: Path) -> None:
+    vectors = {"colour": [1.0, 0.0, 2.0], "warmth": [0.0, 1.0, 0.5], "shade": [3.0, 1.0, 1.0]}
+    (tmp_path / "z.json").write_text(json.dumps(vectors))
+    path = write_config(
+        tmp_path,
+        [str(trained / "tasks/colour.yaml"), str(trained / "tasks/warmth.yaml")],
+        method={"name": "hyperformer++", **SMALL, "task_features": str(tmp_path / "z.json")},
+    )
+    outcome = hyperadapt("train", path, "training.max_steps=2", "training.eval_steps=2")
+    assert outcome.code == 0, outcome.err
+    options = ["--samples", 8, "training.max_steps=2", "training.eval_steps=2"]
+    outcome = hyperadapt("fewshot", tmp_path / "run", "--task", trained / "tasks/shade.yaml", *options)
+    assert outcome.code == 0, outcome.err
+    z = load_run(tmp_path / "run/fewshot/shade-8-seed-1").model.hyperadapt.conditioning.z
+    assert torch.equal(z, torch.tensor([vectors["shade"]]))
 
 
 def test_rows_for_fewer_are_among_the_rows_for_more_and_follow_the_seed() -> None:

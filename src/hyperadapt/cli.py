@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 
 RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a trained run.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Runs at once.")]
 RayAddress = Annotated[
     str | None,
@@ -47,7 +48,7 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As training.max_steps=100.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    resume: Resume = False,
 ) -> None:
     """Train a method on a mixture of tasks, and evaluate it."""
     from hyperadapt.config import RunConfig
@@ -63,7 +64,7 @@ def pretrain(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As training.max_steps=100.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    resume: Resume = False,
 ) -> None:
     """Pretrain a T5 on plain text, from random weights or further."""
     from hyperadapt.config import PretrainConfig
@@ -129,7 +130,7 @@ def reproduce(
     from hyperadapt.experiments import EXPERIMENTS, overview, plan, reproduce
 
     if show_list:
-        table(f"experiments at scale {scale}", overview(scale, output_dir))
+        table(f"experiments at scale {scale}", overview(scale, output_dir, base))
         return
     if name is None:
         raise UserError(f"name an experiment; {nearest('', EXPERIMENTS)}")
@@ -146,7 +147,9 @@ def reproduce(
 def fewshot(
     run: RunDirectory,
     task: Annotated[str, typer.Option(help="The new task: a name, or the path of a task file.")],
-    samples: Annotated[int, typer.Option(min=1, help="Training rows, drawn by the seed.")],
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Training rows, drawn by the seed; all by default.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As training.max_steps=100.")
     ] = None,
@@ -163,6 +166,7 @@ def fewshot(
         bool, typer.Option("--task-embedding-only", help="Train the new task's embedding alone.")
     ] = False,
     output_dir: Annotated[str | None, typer.Option(help="By default a folder of the run.")] = None,
+    resume: Resume = False,
 ) -> None:
     """Transfer a trained run to a new task, from few rows."""
     from hyperadapt.fewshot import fewshot_config
@@ -170,7 +174,7 @@ def fewshot(
     config = fewshot_config(
         run, task, samples, init_from or [], seed, balanced, task_embedding_only, output_dir, overrides or []
     )
-    run_and_show(config, resume=False)
+    run_and_show(config, resume)
 
 
 @app.command()

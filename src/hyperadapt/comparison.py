@@ -101,7 +101,7 @@ def compare(
         UserError: for anything wrong with what was given, or where runs failed; the others are finished by then.
     """
     cells = cells_of(config)
-    check_cells(cells, ray)
+    check_cells(cells, ray, processes)
     directory = Path(config.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
     config.save(directory / "config.yaml")
@@ -109,7 +109,7 @@ def compare(
     return write_table(cells, directory)
 
 
-def check_cells(cells: Sequence[Cell], ray: str | None = None) -> None:
+def check_cells(cells: Sequence[Cell], ray: str | None = None, processes: int = 1) -> None:
     """Check all that runs would find out only once they have begun.
 
     Raises:
@@ -124,6 +124,12 @@ def check_cells(cells: Sequence[Cell], ray: str | None = None) -> None:
         check_ray()
     for cell in cells:
         check_unchanged(cell)
+        training = cell.config.training
+        if training.batch_size % (processes * training.gradient_accumulation_steps):
+            raise UserError(
+                f"--processes {processes}: batches of {training.batch_size} rows do not divide by it and "
+                f"{training.gradient_accumulation_steps} accumulated batches ({cell.name})"
+            )
     check_given([cell.config for cell in cells])
 
 

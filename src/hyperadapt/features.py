@@ -2,9 +2,10 @@
 
 text    TextEmb, the mean over the rows of the mean state of the encoder, (d_model,).
 fisher  TaskEmb, the diagonal of the empirical Fisher information, E[(d log p(target | input) / d theta)^2], of the
-        encoder's layer norms, (norms * d_model,).
+        encoder's layer norms, (norms * d_model,), each norm's scaled by itself, as there components are compared.
 
-Both are of the base model as it is, and scaled to a mean square of 1, that of the z which are learnt.
+Both are of the base model as it is, where Vu et al. fine-tune it on each task for TaskEmb, and are scaled to a mean square
+of 1, that of the z which are learnt.
 """
 
 from __future__ import annotations
@@ -107,4 +108,5 @@ def fisher_embedding(model: Any, rows: Dataset) -> Tensor:
         likelihood = logits.float().log_softmax(-1).gather(2, labels.unsqueeze(2)).sum()
         gradients = torch.autograd.grad(likelihood, norms)
         total += torch.cat([gradient.float().square().flatten() for gradient in gradients]).cpu()
-    return total / len(rows)
+    by_norm = (total / len(rows)).view(len(norms), -1)
+    return (by_norm / by_norm.square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)).flatten()

@@ -14,7 +14,7 @@ from hyperadapt.tasks import Task, get_task, read_split
 def fewshot_config(
     run: str | Path,
     task: str,
-    samples: int,
+    samples: int | None = None,
     init_from: Sequence[str] = (),
     seed: int = 1,
     balanced: bool = False,
@@ -29,7 +29,7 @@ def fewshot_config(
     Args:
         run: directory of the trained run.
         task: name, or path of a task file.
-        samples: training rows, drawn by the seed; those for fewer are among those for more.
+        samples: training rows, drawn by the seed; those for fewer are among those for more. None is all.
         init_from: the trained task whose parameters the new one starts from, or several, from whose mean; none draws
             them anew.
         seed: of the rows, and of the run.
@@ -43,11 +43,13 @@ def fewshot_config(
     """
     source, trained = Path(run), load_run_config(run)
     new = get_task(task)
-    name = "-".join([new.name, str(samples), *(["from", *init_from] if init_from else []), "seed", str(seed)])
+    parts = [new.name, "all" if samples is None else str(samples)]
+    parts += ["balanced"] * balanced + (["from", *init_from] if init_from else [])
+    parts += ["task-embedding"] * task_embedding_only + ["seed", str(seed)]
     values = merged(
         trained.resolved(),
         {
-            "output_dir": output_dir or str(source / "fewshot" / name),
+            "output_dir": output_dir or str(source / "fewshot" / "-".join(parts)),
             "seed": seed,
             "start": {"run": str(source), "init_from": list(init_from)},
             "data": {
@@ -69,7 +71,10 @@ def fewshot_config(
     for override in overrides:
         values = merged(values, parse_override(override))
     config = RunConfig.of(values, f"fewshot {run}")
-    check_enough(new, samples, config.data.data_dir)
+    if balanced and new.kind != "class":
+        raise UserError(f"--balanced: task '{new.name}' is of kind \"{new.kind}\", which has no classes")
+    if samples is not None:
+        check_enough(new, samples, config.data.data_dir)
     return config
 
 

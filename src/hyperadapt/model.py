@@ -64,6 +64,12 @@ class AdaptedModel(PreTrainedModel):
             kwargs["task_ids"] = task_ids
         return super().forward(*args, **kwargs)
 
+    @property
+    def _keys_to_ignore_on_save(self) -> list[str]:  # type: ignore[override]
+        """What save_pretrained leaves out: with it Trainer resumes without a warning about missing keys."""
+        saved = checkpoint.saved_names(self)
+        return [name for name in self.state_dict() if name not in saved]
+
     def task_id(self, name: str) -> int:
         """Return the id of a task.
 
@@ -306,9 +312,6 @@ def adapt_with_features(
     base.hyperadapt = adaptation.to(base.device).train(base.training)
     if adaptation.groups:
         insert(base, backbone, adaptation)
-    # What save_pretrained leaves out: with it Trainer resumes without a warning about missing keys.
-    saved = checkpoint.saved_names(base)
-    base._keys_to_ignore_on_save = [name for name in base.state_dict() if name not in saved]
     return base
 
 

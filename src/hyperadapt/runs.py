@@ -33,6 +33,7 @@ from hyperadapt.evaluation import (
     tokenize_inputs,
 )
 from hyperadapt.methods import Method, method_from
+from hyperadapt.methods.hyperformer import read_task_features
 from hyperadapt.metrics import Target
 from hyperadapt.tasks import SPLITS, Task, load_split, resolve_tasks, rows_from_lines
 from hyperadapt.tiny_t5 import NAME as TINY_T5
@@ -83,7 +84,7 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
     method, data = config.build_method(), config.data
     tasks = resolve_tasks(data.tasks)
     if config.start is not None:
-        check_start(config.start, method)
+        check_start(config.start, method, [task.name for task in tasks])
     tokenizer = load_tokenizer(config.model)
     base = build_base(config.model, config.seed, saved=directory / "base" if resume else None)
     check_vocabulary(base, tokenizer)
@@ -93,7 +94,7 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
     model = (
         adapt(base, method, names) if config.start is None else start_from(config.start, base, method, names)
     )
-    train_rows, most_frequent = [], {}
+    train_rows, n_rows, most_frequent = [], {}, {}
     for index, task in enumerate(tasks):
         texts = load_split(
             task,
@@ -104,6 +105,7 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
             config.prefix,
             data.balanced,
         )
+        n_rows[task.name] = len(texts)
         most_frequent[task.name] = Counter(texts["target"]).most_common(1)[0][0]
         train_rows.append(
             training.tokenize_rows(
@@ -123,6 +125,7 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
     trainer = training.MixtureTrainer(
         model, config, args, train_rows, evaluation_sets["validation"], tokenizer
     )
+    loaded_memory = training.peak_memory()
     outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
     if trainer.state.global_step < config.training.max_steps:
         raise TrainingInterrupted(
@@ -139,7 +142,9 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
             "steps": trainer.state.global_step,
             "train_seconds": round(outcome.metrics["train_runtime"], 1),
             "step_seconds": trainer.clock.seconds_per_step(),
+            "loaded_memory_mb": round(loaded_memory / 1e6),
             "peak_memory_mb": round(training.peak_memory() / 1e6),
+            "training_rows": n_rows,
             "parameters": count_parameters(model).as_dict(),
         }
         scores = {split: result.as_dict() for split, result in results.items()}
@@ -449,8 +454,11 @@ def load_evaluation_set(
             "test": data.max_test_rows,
         }
         max_rows = of_split[split]
-    seed = 42 if data.subsample_seed is None else data.subsample_seed
-    rows = [load_split(task, split, data.data_dir, max_rows, seed, config.prefix) for task in tasks]
+    if split == "train":
+        seed, balanced = config.training_rows_seed, data.balanced
+    else:
+        seed, balanced = (42 if data.subsample_seed is None else data.subsample_seed), False
+    rows = [load_split(task, split, data.data_dir, max_rows, seed, config.prefix, balanced) for task in tasks]
     tokenized = [
         tokenize_inputs(
             {name: of[name] for name in of.column_names}, tokenizer, data.max_source_length, data.overlap
@@ -466,11 +474,12 @@ def load_evaluation_set(
     return EvaluationSet(tuple(tasks), [ids for ids, _ in tokenized], targets, [of for _, of in tokenized])
 
 
-def check_start(start: StartConfig, method: Method) -> None:
+def check_start(start: StartConfig, method: Method, tasks: Sequence[str]) -> None:
     """Check that a run can go on from another.
 
     Raises:
-        UserError: if that is no finished run, `init_from` is none of its tasks, or its method is another.
+        UserError: if that is no finished run, `init_from` is none of its tasks or has no new task to start, or its
+            method is another.
     """
     load_run_config(start.run)
     saved, _ = checkpoint.read(Path(start.run) / "model")
@@ -482,6 +491,11 @@ def check_start(start: StartConfig, method: Method) -> None:
         raise UserError(
             f"start.run: {start.run} has method.{other[0]} {before[other[0]]!r}, not {now.get(other[0])!r}"
         )
+    if start.init_from and set(tasks) <= set(saved["tasks"]):
+        raise UserError(
+            f"start.init_from: the run {start.run} has the task '{tasks[0]}' itself, which goes on with what it has; "
+            "leave init_from out, or give the task another name"
+        )
     if unknown := [name for name in start.init_from if name not in saved["tasks"]]:
         raise UserError(
             f"start.init_from: the run {start.run} has no task '{unknown[0]}'; {nearest(unknown[0], saved['tasks'])}"
@@ -491,9 +505,11 @@ def check_start(start: StartConfig, method: Method) -> None:
 def start_from(start: StartConfig, base: PreTrainedModel, method: Method, tasks: Sequence[str]) -> Any:
     """Take up a trained run's model with these tasks alone; those that it has not start from `init_from`."""
     model = checkpoint.load(Path(start.run) / "model", base, method)
-    for task in tasks:
-        if task not in model.tasks:
-            model.add_task(task, init_from=start.init_from)
+    new = tuple(task for task in tasks if task not in model.tasks)
+    file = getattr(method, "task_features", None)
+    given = read_task_features(Path(file), new).tolist() if file and new else [None] * len(new)
+    for task, features in zip(new, given, strict=True):
+        model.add_task(task, start.init_from, features)
     model.keep_tasks(tasks)
     return model
 

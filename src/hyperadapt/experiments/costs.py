@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from hyperadapt.comparison import Cell, markdown, spread_of
+from hyperadapt.counting import count_without_weights, model_config
 from hyperadapt.experiments.plan import Experiment, Plan
 from hyperadapt.experiments.scales import DAGGER, FULL, HYPER, HYPER_PP, Fields
 from hyperadapt.figures import Line, scores_by_size
@@ -16,9 +18,10 @@ if TYPE_CHECKING:
 
 # Tables 5 and 6.
 
-# All have the same inputs, without the task's name before them; few rows are scored, so that the peak is training's.
+# The paper's batches, of one task each; the same inputs for all, without the task's name before them; and few rows to
+# score, so that the peak is training's.
 TIMED: Fields = {
-    "data": {"prefix": False, "max_eval_rows": 8, "max_test_rows": 8},
+    "data": {"mixed_batches": False, "prefix": False, "max_eval_rows": 8, "max_test_rows": 8},
     "evaluation": {"batch_size": 8},
 }
 
@@ -33,29 +36,33 @@ def timed(planned: Plan) -> list[Cell]:
 
 def timed_page(planned: Plan) -> str:
     """Write time and memory of training, with their ratios to full fine-tuning's of the same round."""
-    rounds: dict[int, dict[str, dict[str, Any]]] = {}
-    for cell in timed(planned):
-        results = cell.results()
-        assert results is not None
-        rounds.setdefault(cell.seed, {})[cell.variant] = {
-            "1,000 steps (s)": 1000 * results["step_seconds"],
-            "memory (MB)": results["peak_memory_mb"],
-        }
+    cells = timed(planned)
+    rounds: dict[int, dict[str, dict[str, float]]] = {}
+    for cell in cells:
+        if (results := cell.results()) is not None:
+            loaded, peak = results["loaded_memory_mb"], results["peak_memory_mb"]
+            rounds.setdefault(cell.seed, {})[cell.variant] = {
+                "1,000 steps (s)": 1000 * results["step_seconds"],
+                "memory (MB)": peak,
+                "added by training (MB)": peak - loaded,
+            }
+    variants = dict.fromkeys(cell.variant for cell in cells)
+    whole = [of for of in rounds.values() if len(of) == len(variants)]
     rows: list[dict[str, Any]] = []
-    for variant in next(iter(rounds.values())):
+    for variant in variants if whole else ():
         row: dict[str, Any] = {"variant": variant}
-        for measure in ("1,000 steps (s)", "memory (MB)"):
-            row[measure] = spread_of([of[variant][measure] for of in rounds.values()])
-            ratio, deviation = spread_of([of[variant][measure] / of[FULL][measure] for of in rounds.values()])
-            row[f"of T5's {measure}"] = f"{ratio:.2f}" + (
+        for measure in whole[0][variant]:
+            row[measure] = spread_of([of[variant][measure] for of in whole])
+            ratio, deviation = spread_of([of[variant][measure] / of[FULL][measure] for of in whole])
+            row[f"of T5's {measure.partition(' (')[0]}"] = f"{ratio:.2f}" + (
                 f" ± {deviation:.2f}" if deviation is not None else ""
             )
         rows.append(row)
-    steps = timed(planned)[0].config.training.max_steps
+    steps = cells[0].config.training.max_steps
     return (
-        f"{markdown(rows)}\n{len(rounds)} rounds of {steps} steps, a process each, one after another: mean and "
+        f"{markdown(rows)}\n{len(whole)} rounds of {steps} steps, a process each, one after another: mean and "
         "deviation of each run's own median step, and of its peak of memory (the device's allocator; on the CPU the "
-        f"process, with its libraries). {NOT_PRINTED}\n"
+        f"process, which holds its libraries before training begins). {NOT_PRINTED}\n"
     )
 
 
@@ -82,53 +89,55 @@ def hyperformer_pp_count(layers: int, h: int, d: int, t: int, tasks: int, z: int
 
 def real_count(method: str, config: PreTrainedConfig, tasks: int, **options: Any) -> int:
     """Count what a method adds to a model, by building it without memory for weights."""
-    from hyperadapt.counting import count_without_weights
-
     counted = count_without_weights(config, METHODS[method](**options), tasks)
     return counted.total - counted.base
 
 
 def parameters_page(planned: Plan) -> str:
-    """Set both formulas beside real counts, and draw them by tasks and by layers."""
-    from hyperadapt.backbones import published_config
+    """Set both formulas beside real counts, by tasks and by layers, draw them, and say where they cross."""
+    from transformers import T5Config
 
-    model = "t5-base" if planned.scale.run["model"].get("name", "").endswith("t5-base") else "t5-small"
-    config, r = published_config(model), planned.scale.one_factor
-    assert config is not None
-    h, layers, t = config.d_model, config.num_layers, 64
+    model = planned.scale.run["model"]
+    config = T5Config(**model["config"]) if "config" in model else model_config(model["name"])
+    r, h, t, depth = planned.scale.one_factor, config.d_model, 64, config.num_layers
     d = h // r
 
-    def formulas(layers: int, tasks: int) -> dict[str, int]:
+    def formulas(tasks: int, layers: int) -> dict[str, int]:
         return {
             DAGGER: adapters_count(layers, h, d, tasks),
             HYPER_PP: hyperformer_pp_count(layers, h, d, t, tasks),
         }
 
-    by_tasks: dict[str, Line] = {DAGGER: [], HYPER_PP: []}
-    by_layers: dict[str, Line] = {DAGGER: [], HYPER_PP: []}
-    rows = []
-    for tasks in (1, 2, 4, 8, 16, 64, 256):
-        row: dict[str, Any] = {"tasks": str(tasks), "layers": str(layers)}
-        for method, count in formulas(layers, tasks).items():
-            row[f"{method}, formula"] = f"{count:,}"
-            row[f"{method}, real"] = f"{real_count(method, config, tasks, reduction_factor=r):,}"
-            by_tasks[method].append((tasks, count / 1e6, None))
-        rows.append(row)
-    for depth in (2, 4, 6, 12, 24, 48):
-        for method, count in formulas(depth, tasks=8).items():
-            by_layers[method].append((depth, count / 1e6, None))
-    pictures = [
-        planned.picture(what, scores_by_size(lines, label, "million parameters added", log_y=True))
-        for what, lines, label in (
-            ("tasks", by_tasks, "tasks"),
-            ("layers", by_layers, "layers a stack, 8 tasks"),
+    grids = {
+        "tasks": [(tasks, depth) for tasks in (1, 2, 4, 8, 16, 64, 256)],
+        "layers": [(8, layers) for layers in (1, 2, 4, 6, 12, 24)],
+    }
+    rows, pictures, crossings = [], [], []
+    for number, (what, grid) in enumerate(grids.items()):
+        lines: dict[str, Line] = {DAGGER: [], HYPER_PP: []}
+        for tasks, layers in grid:
+            deep = copy.deepcopy(config)
+            deep.num_layers = deep.num_decoder_layers = layers
+            row: dict[str, Any] = {"tasks": str(tasks), "layers": str(layers)}
+            for method, count in formulas(tasks, layers).items():
+                row[f"{method}, formula"] = f"{count:,}"
+                row[f"{method}, real"] = f"{real_count(method, deep, tasks, reduction_factor=r):,}"
+                lines[method].append(((tasks, layers)[number], count / 1e6, None))
+            rows.append(row)
+        fixed = f"{depth} layers a stack" if what == "tasks" else "8 tasks"
+        label = f"{what}, {fixed}"
+        pictures.append(
+            planned.picture(what, scores_by_size(lines, label, "million parameters added", log_y=True))
         )
-    ]
+        counts = (formulas(n, depth) if what == "tasks" else formulas(8, n) for n in range(1, 10_000))
+        smaller = next(n for n, of in enumerate(counts, start=1) if of[HYPER_PP] < of[DAGGER])
+        crossings.append(f"from {smaller} {what} on ({fixed})")
     return (
-        f"{model}: h = {h}, d = {d}, t = {t}, L = {layers} layers a stack; what the methods add, the base model's own "
-        f"trained layer norms left out.\n\n{markdown(rows)}\n"
+        f"{model.get('name') or 'A tiny T5'}: h = {h}, d = {d}, t = {t}; what the methods add, the base model's own "
+        f"trained layer norms left out. HyperFormer++ adds less {' and '.join(crossings)}.\n\n{markdown(rows)}\n"
         "Adapters-dagger: 4 L (T (2 h d + h + d) + 2 h). HyperFormer++: T z + 2 (L z + 2 z + (3 z e + e + e t + t) + "
-        "2 t + (t + 1) (2 h d + 3 h + d)), z = 64, e = 128.\n\n"
+        "2 t + (t + 1) (2 h d + 3 h + d)), for L layers a stack, T tasks, z = 64, e = 128: `adapters_count` and "
+        "`hyperformer_pp_count` of `hyperadapt.experiments.costs`, for any numbers.\n\n"
         f"![by tasks]({pictures[0]})\n\n![by layers]({pictures[1]})\n"
     )
 

@@ -50,17 +50,20 @@ class Plan:
         """List all runs."""
         return self.experiment.cells(self)
 
-    def methods(self, *names: str, factors: Sequence[int] | None = None) -> dict[str, Fields]:
+    def methods(
+        self, *names: str, factors: Sequence[int] | None = None, rates: Mapping[str, float] | None = None
+    ) -> dict[str, Fields]:
         """Make variants of methods, each at its learning rate, and with each reduction factor that it can have.
 
         Args:
             names: of the methods.
             factors: the reduction factors, by default `scale.one_factor`.
+            rates: learning rates by method, by default `scale.learning_rates`; of others the run's.
         """
+        rates = self.scale.learning_rates if rates is None else rates
         variants = {}
         for name in names:
-            rate = self.scale.learning_rates.get(name)
-            training = {} if rate is None else {"training": {"learning_rate": rate}}
+            training = {"training": {"learning_rate": rates[name]}} if name in rates else {}
             if "reduction_factor" not in METHODS[name].model_fields:
                 variants[name] = {"method": {"name": name}, **training}
                 continue
@@ -109,7 +112,7 @@ def plan(
         name: of `EXPERIMENTS`.
         scale: of `SCALES`.
         output_dir: the scale's runs and pages get a folder there.
-        base: another base model, hub name or directory.
+        base: another base model, hub name or directory, whose runs and pages get a folder of their own.
         data_dir: another local copy of the data.
 
     Raises:
@@ -121,16 +124,17 @@ def plan(
         raise UserError(f"experiment '{name}' is unknown; {nearest(name, EXPERIMENTS)}")
     if scale not in SCALES:
         raise UserError(f"--scale '{scale}' is unknown; {nearest(scale, SCALES)}")
-    chosen = SCALES[scale]
+    chosen, folder = SCALES[scale], scale
     if base is not None:
         chosen = replace(chosen, run={**chosen.run, "model": {"name": base}})
+        folder = f"{scale}-{Path(base).name}"
     if data_dir is not None:
         chosen = replace(chosen, run=merged(chosen.run, {"data": {"data_dir": data_dir}}))
-    return Plan(EXPERIMENTS[name], chosen, Path(output_dir) / scale)
+    return Plan(EXPERIMENTS[name], chosen, Path(output_dir) / folder)
 
 
 def reproduce(planned: Plan, jobs: int = 1, ray: str | None = None, processes: int = 1) -> Path:
-    """Train what is not finished of an experiment, and write its page.
+    """Train what is not finished of an experiment, and write its page of what is.
 
     Args:
         planned: from `plan`.
@@ -140,31 +144,47 @@ def reproduce(planned: Plan, jobs: int = 1, ray: str | None = None, processes: i
         The page.
 
     Raises:
-        UserError: for anything wrong with what was given, before any run begins, or where runs failed.
+        UserError: for anything wrong with what was given, before any run begins; or where runs failed, once the others
+            are finished and in the page.
     """
     experiment, cells = planned.experiment, planned.cells()
-    if experiment.timed and jobs > 1:
+    if experiment.timed and (jobs > 1 or ray is not None):
         raise UserError(
-            f"--jobs {jobs}: the runs of {experiment.name} are timed, so they must run one by one"
+            f"the runs of {experiment.name} are timed, one by one on this machine: leave --jobs and --ray out"
         )
-    check_cells(cells, ray)
+    check_cells(cells, ray, processes)
     first = [cell for cell in cells if cell.config.start is None]
     then = [cell for cell in cells if cell.config.start is not None]
     wanted = {(cell.config.data.tasks, cell.config.data.max_train_rows): cell.config.data for cell in then}
     for data in wanted.values():
         assert data.max_train_rows is not None
         check_enough(get_task(data.tasks[0]), data.max_train_rows, data.data_dir)
+    failed = None
     for wave in filter(None, (first, then)):
-        train_cells(wave, jobs, ray, processes)
-    text = f"# {experiment.source}: {experiment.title}\n\n{experiment.page(planned)}"
-    planned.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            train_cells(wave, jobs, ray, processes)
+        except UserError as error:
+            failed = failed or error
     page = planned.folder / f"{experiment.name}.md"
-    write_atomically(page, text.encode())
+    if failed is None or any(cell.finished for cell in cells):
+        planned.folder.mkdir(parents=True, exist_ok=True)
+        missing = [cell for cell in cells if not cell.finished]
+        gaps = (
+            f"{len(missing)} of {len(cells)} runs are not finished, and not in here.\n\n" if missing else ""
+        )
+        text = f"# {experiment.source}: {experiment.title}\n\n{gaps}{experiment.page(planned)}"
+        write_atomically(page, text.encode())
+    if failed is not None:
+        raise failed
     return page
 
 
-def overview(scale: str, output_dir: str | Path = "runs/reproduce") -> list[dict[str, Any]]:
-    """List the experiments: how many runs and steps they are at a scale, and how many runs are finished.
+def overview(
+    scale: str, output_dir: str | Path = "runs/reproduce", base: str | None = None
+) -> list[dict[str, Any]]:
+    """List the experiments: how many runs and steps they are at a scale, how many runs are finished, and their hours.
+
+    Runs that another experiment has too are counted in both.
 
     Raises:
         UserError: if the scale is unknown.
@@ -173,7 +193,8 @@ def overview(scale: str, output_dir: str | Path = "runs/reproduce") -> list[dict
 
     rows = []
     for name, experiment in EXPERIMENTS.items():
-        cells = plan(name, scale, output_dir).cells()
+        cells = plan(name, scale, output_dir, base).cells()
+        results = [of for cell in cells if (of := cell.results()) is not None]
         rows.append(
             {
                 "name": name,
@@ -181,7 +202,8 @@ def overview(scale: str, output_dir: str | Path = "runs/reproduce") -> list[dict
                 "shows": experiment.title,
                 "runs": len(cells),
                 "steps": sum(cell.config.training.max_steps for cell in cells),
-                "finished": sum(cell.finished for cell in cells),
+                "finished": len(results),
+                "hours of training": f"{sum(of['train_seconds'] for of in results) / 3600:.1f}",
             }
         )
     return rows

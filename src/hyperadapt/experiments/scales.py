@@ -14,7 +14,6 @@ FULL, ADAPTERS, DAGGER, HYPER, HYPER_PP = (
     "hyperformer",
     "hyperformer++",
 )
-TASK_EMBEDDING = f"{HYPER_PP},task_embedding"
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,13 @@ class Scale:
 
     Attributes:
         run: fields that all runs share; its tasks are those of GLUE, or what stands for them.
-        alone, low_resource, transfer, timed: fields in which the runs on one task of GLUE, on few rows of all of them
-            (Figure 2), on a new task (Table 2) and those that are timed (Tables 5 and 6) differ.
+        single_task, low_resource, transfer, timed: fields in which the runs on one task of GLUE, on few rows of all of
+            them (Figure 2), on a new task (Table 2) and those that are timed (Tables 5 and 6) differ.
         seeds: of runs on all rows of GLUE.
         few_seeds: of runs on few rows, and the rounds of timed runs.
-        learning_rates: by method, where the run's is not the best; `transfer_rates` of runs on a new task.
+        learning_rates: by method, where the run's is not the best; `single_task_rates`, `low_resource_rates` and
+            `transfer_rates` of those runs, `task_embedding_rate` of a task embedding that is trained alone. Those of a
+            single task are of any run on one that starts from the base model.
         reduction_factors: of Tables 1 and 7.
         wide_factors: of Table 3.
         low_resource_factors: of Figure 2.
@@ -56,7 +57,7 @@ class Scale:
     """
 
     run: Fields
-    alone: Fields
+    single_task: Fields
     low_resource: Fields
     transfer: Fields
     timed: Fields
@@ -72,7 +73,10 @@ class Scale:
     left_out: tuple[str, ...]
     left_out_samples: tuple[int, ...]
     learning_rates: Mapping[str, float] = field(default_factory=dict)
+    single_task_rates: Mapping[str, float] = field(default_factory=dict)
+    low_resource_rates: Mapping[str, float] = field(default_factory=dict)
     transfer_rates: Mapping[str, float] = field(default_factory=dict)
+    task_embedding_rate: float | None = None
 
 
 GLUE = ("cola", "sst2", "stsb", "mrpc", "qqp", "mnli", "qnli", "rte")
@@ -82,7 +86,7 @@ PAPER = Scale(
         "data": {"tasks": ["glue"], "mixed_batches": False, "max_source_length": 128},
         "training": {"max_steps": 262_144, "batch_size": 32, "learning_rate": 3e-4, "eval_steps": 1000},
     },
-    alone={},
+    single_task={},
     low_resource={},
     transfer={"training": {"max_steps": 5000}},
     timed={"training": {"max_steps": 1000}},
@@ -114,7 +118,6 @@ SCALES = {
             "model": {"name": "tiny-t5", "attn_implementation": "eager"},
             "data": {
                 "tasks": ["glue"],
-                "data_dir": "../shared/data",
                 "max_source_length": 128,
                 "max_eval_rows": 250,
                 "max_test_rows": 1000,
@@ -131,7 +134,7 @@ SCALES = {
             "evaluation": {"batch_size": 128},
         },
         # As many rows of each task as where all are trained together.
-        alone={"training": {"max_steps": 150, "batch_size": 16, "eval_steps": 75, "warmup_steps": 25}},
+        single_task={"training": {"max_steps": 150, "batch_size": 16, "eval_steps": 75, "warmup_steps": 25}},
         low_resource={"training": {"max_steps": 300, "eval_steps": 150}},
         transfer={
             "data": {"max_test_rows": 500},
@@ -155,6 +158,7 @@ SCALES = {
             "paws-halved": Target("qqp"),
             "trec": Target("mnli"),
         },
+        left_out=("stsb", "qqp", "mnli", "qnli"),
         left_out_samples=(100,),
     ),
     "smoke": replace(

@@ -8,129 +8,143 @@ from typing import Any
 
 from hyperadapt.comparison import Cell, markdown, table_rows
 from hyperadapt.config import merged
+from hyperadapt.errors import UserError
 from hyperadapt.experiments.glue import on_glue
 from hyperadapt.experiments.plan import Experiment, Plan
-from hyperadapt.experiments.scales import DAGGER, FULL, HYPER_PP, TASK_EMBEDDING, Fields
+from hyperadapt.experiments.scales import DAGGER, FULL, HYPER_PP, Fields
 from hyperadapt.figures import Line, embedding_map, scores_by_size
 from hyperadapt.published import NOT_PRINTED
 from hyperadapt.runs import load_run
 from hyperadapt.tasks import resolve_tasks
 
+METHODS = (FULL, DAGGER, HYPER_PP)
+
 
 def few_rows(
     planned: Plan, group: str, task: str, samples: int, variants: Mapping[str, Fields]
 ) -> list[Cell]:
-    """Make runs on few rows of one task, drawn by each run's seed, at the rates of a transfer."""
+    """Make runs on few rows of one task, drawn by each run's seed."""
     scale = planned.scale
     drawn = {"data": {"tasks": [task], "max_train_rows": samples, "subsample_seed": None}}
-    rated = {}
-    for name, fields in variants.items():
-        rate = scale.transfer_rates.get(kind(name))
-        rated[name] = fields if rate is None else merged(fields, {"training": {"learning_rate": rate}})
-    return planned.runs(group, rated, scale.few_seeds, scale.transfer, drawn)
+    return planned.runs(group, variants, scale.few_seeds, scale.transfer, drawn)
 
 
-def kind(variant: str) -> str:
-    """Return a variant's name without its reduction factor."""
-    return ",".join(part for part in variant.split(",") if not part.startswith("r="))
+def continued(planned: Plan, sources: Mapping[str, Cell], init_from: Sequence[str]) -> dict[str, Fields]:
+    """Make variants that go on from trained runs, of HyperFormer++ one more that trains its task embedding alone.
+
+    Args:
+        planned: says the learning rates.
+        sources: the runs, by method.
+        init_from: the task whose parameters the new one starts from, or several, from whose mean.
+    """
+    variants = {}
+    for method, source in sources.items():
+        start = {"start": {"run": str(source.directory), "init_from": list(init_from)}}
+        [(name, fields)] = planned.methods(method, rates=planned.scale.transfer_rates).items()
+        variants[name] = {**fields, **start}
+        if method == HYPER_PP:
+            rate = planned.scale.task_embedding_rate
+            alone: Fields = {"method": {"train_task_embeddings_only": True}}
+            alone |= {"training": {"learning_rate": rate}} if rate is not None else {}
+            variants[f"{name},task_embedding"] = merged(variants[name], alone)
+    return variants
 
 
-def going_on(source: Cell, fields: Fields, init_from: Sequence[str]) -> Fields:
-    """Return fields with which a run goes on from another."""
-    return {**fields, "start": {"run": str(source.directory), "init_from": list(init_from)}}
+def by_rows(planned: Plan, runs: Mapping[tuple[str, int], Sequence[Cell]]) -> str:
+    """Lay runs on few rows out, a row a task and number of rows, and draw the mean of the tasks that have all numbers.
 
-
-def embedding_alone(variants: Mapping[str, Fields]) -> dict[str, Fields]:
-    """Make variants that train the new task's embedding and nothing else."""
-    return {
-        f"{name},task_embedding": merged(fields, {"method": {"train_task_embeddings_only": True}})
-        for name, fields in variants.items()
+    Args:
+        planned: gets the picture.
+        runs: by task and number of rows.
+    """
+    table: list[dict[str, Any]] = []
+    by_task: dict[str, dict[int, dict[str, float]]] = {}
+    for (task, samples), cells in runs.items():
+        scores = {row["variant"]: row["average"] for row in table_rows(cells)}
+        table.append({"task": task, "rows": str(samples), **scores})
+        by_task.setdefault(task, {})[samples] = {name: mean for name, (mean, _) in scores.items()}
+    sizes = max((list(of) for of in by_task.values()), key=len)
+    whole = {task: of for task, of in by_task.items() if list(of) == sizes}
+    lines: dict[str, Line] = {
+        variant: [(size, fmean(of[size][variant] for of in whole.values()), None) for size in sizes]
+        for variant in table[0]
+        if all(variant in of[size] for of in whole.values() for size in sizes)
     }
+    if not lines:
+        return markdown(table)
+    label = "score, mean of the tasks"
+    picture = planned.picture("scores", scores_by_size(lines, "training rows of the new task", label))
+    of_these = f"The picture's mean is that of {', '.join(whole)}."
+    return f"![score by training rows]({picture})\n\n{of_these}\n\n{markdown(table)}"
 
 
 # Table 2.
 
 
-def sources(planned: Plan) -> dict[str, Cell]:
-    """Return the runs on GLUE from which the transfers start, by method: Table 1's."""
-    cells = on_glue(planned, planned.methods(FULL, DAGGER, HYPER_PP))
-    return {kind(cell.variant): cell for cell in cells if cell.seed == planned.scale.seeds[0]}
-
-
-def transfer(planned: Plan, target: str, samples: int) -> list[Cell]:
-    """Make the runs on so many rows of a new task."""
-    starts = sources(planned)
-    variants = planned.methods(FULL, DAGGER, HYPER_PP)
-    variants |= embedding_alone(planned.methods(HYPER_PP))
-    init_from = [planned.scale.targets[target].init_from]
-    starting = {
-        name: going_on(starts[name.split(",")[0]], fields, init_from) for name, fields in variants.items()
-    }
-    return few_rows(planned, f"{target}-{samples}-rows", target, samples, starting)
+def glue_sources(planned: Plan) -> dict[str, Cell]:
+    """Return the runs on GLUE from which the transfers start, by method: Table 1's, with the first seed."""
+    cells = on_glue(planned, planned.methods(*METHODS))
+    return {cell.config.method["name"]: cell for cell in cells if cell.seed == planned.scale.seeds[0]}
 
 
 def transfers(planned: Plan) -> dict[tuple[str, int], list[Cell]]:
     """Make the runs of every new task and number of rows."""
-    return {
-        (target, samples): transfer(planned, target, samples)
-        for target, of in planned.scale.targets.items()
-        for samples in of.sizes(planned.scale.samples)
-    }
+    sources, runs = glue_sources(planned), {}
+    for target, of in planned.scale.targets.items():
+        variants = continued(planned, sources, [of.init_from])
+        for samples in of.sizes(planned.scale.samples):
+            runs[target, samples] = few_rows(planned, f"{target}-{samples}-rows", target, samples, variants)
+    return runs
 
 
 def table_2_cells(planned: Plan) -> list[Cell]:
     """Make the runs on GLUE, and all that start from them."""
-    return [*sources(planned).values(), *(cell for of in transfers(planned).values() for cell in of)]
+    return [*glue_sources(planned).values(), *(cell for of in transfers(planned).values() for cell in of)]
 
 
 def table_2_page(planned: Plan) -> str:
     """Write a row for each new task and number of rows, and draw their means."""
-    return f"{by_rows(planned, transfers(planned))}\n{NOT_PRINTED}\n"
-
-
-def by_rows(planned: Plan, runs: Mapping[tuple[str, int], Sequence[Cell]]) -> str:
-    """Lay runs on few rows out, a row a task and number of rows, and draw their mean over the tasks."""
-    table: list[dict[str, Any]] = []
-    smallest_first: dict[str, list[dict[str, Any]]] = {}
-    for (task, samples), cells in runs.items():
-        scores = {row["variant"]: row["average"] for row in table_rows(cells)}
-        table.append({"task": task, "rows": str(samples), **scores})
-        smallest_first.setdefault(task, []).append({"rows": samples, **scores})
-    lines: dict[str, Line] = {}
-    # A task of few rows has its last number of them where the others have more; the k-th numbers belong together.
-    for rows in zip(*smallest_first.values(), strict=False):
-        size = max(row["rows"] for row in rows)
-        for variant in rows[0].keys() - {"rows"}:
-            lines.setdefault(variant, []).append((size, fmean(row[variant][0] for row in rows), None))
-    ordered = {name: lines[name] for name in table[0] if name in lines}
-    picture = planned.picture(
-        "scores", scores_by_size(ordered, "training rows of the new task", "score, mean of the tasks")
+    starts = ", ".join(f"{target} from {of.init_from}" for target, of in planned.scale.targets.items())
+    return (
+        f"{by_rows(planned, transfers(planned))}\n"
+        f"A new task starts from the parameters of the one most like it ({starts}) in one model trained on GLUE, with "
+        f"a reduction factor of {planned.scale.one_factor}. Full fine-tuning trains everything, Adapters-dagger the "
+        "task's adapters and all layer norms, HyperFormer++ hypernetworks, task embedding and T5's layer norms, or, "
+        f"as `task_embedding`, that vector alone.\n\n{NOT_PRINTED}\n"
     )
-    return f"![score by training rows]({picture})\n\n{markdown(table)}"
 
 
 # Figure 3.
 
 
+def embeddings_alone(planned: Plan) -> list[Cell]:
+    """Make transfers of the task embedding alone, from the mean of GLUE's, so that none is the nearest at first."""
+    scale, runs = planned.scale, []
+    source = {HYPER_PP: glue_sources(planned)[HYPER_PP]}
+    others = [task.name for task in resolve_tasks(scale.run["data"]["tasks"])]
+    for target, of in scale.targets.items():
+        samples = of.sizes(scale.samples)[-1]
+        _, (name, alone) = continued(planned, source, others).items()
+        cells = few_rows(planned, f"{target}-{samples}-rows-from-the-mean", target, samples, {name: alone})
+        runs += [cell for cell in cells if cell.seed == scale.few_seeds[0]]
+    return runs
+
+
 def figure_3_cells(planned: Plan) -> list[Cell]:
-    """Take of Table 2's runs HyperFormer++'s on GLUE, and a transfer of the task embedding alone to each new task."""
-    source, scale = sources(planned)[HYPER_PP], planned.scale
-    moved = [
-        cell
-        for target, of in scale.targets.items()
-        for cell in transfer(planned, target, of.sizes(scale.samples)[-1])
-        if kind(cell.variant) == TASK_EMBEDDING and cell.seed == scale.few_seeds[0]
-    ]
-    return [source, *moved]
+    """Make HyperFormer++'s run on GLUE, and the transfers of its task embedding."""
+    return [glue_sources(planned)[HYPER_PP], *embeddings_alone(planned)]
 
 
 def figure_3_page(planned: Plan) -> str:
-    """Draw the task embeddings by their first two principal components, and name the nearest task of each."""
+    """Draw the task embeddings by their first two principal components, and name the nearest tasks of each."""
     import torch
     from sklearn.decomposition import PCA
 
+    source, *moved = planned.cells()
+    if not source.finished:
+        raise UserError(f"{source.directory} is not finished: there are no task embeddings to draw")
     names, vectors = [], []
-    for cell in planned.cells():
+    for cell in (source, *(cell for cell in moved if cell.finished)):
         run = load_run(cell.directory)
         names += [task.name for task in run.tasks]
         vectors.append(run.model.hyperadapt.task_embeddings())
@@ -145,33 +159,39 @@ def figure_3_page(planned: Plan) -> str:
         )
         pictures.append(planned.picture(when, picture))
     unit = torch.nn.functional.normalize(embeddings, dim=1)
-    nearness = unit @ unit.T - 2 * torch.eye(len(names))
+    nearness = (unit @ unit[:old].T).fill_diagonal_(-1)
     table = []
     for number, name in enumerate(names):
-        best = int(nearness[number, :old].argmax())
-        cosine = f"{nearness[number, best]:.3f}"
-        table.append({"task": name, "nearest trained task": names[best], "cosine": cosine})
+        nearest = nearness[number].topk(min(3, old - 1))
+        near = ", ".join(
+            f"{names[at]} {cosine:.2f}" for cosine, at in zip(*(of.tolist() for of in nearest), strict=True)
+        )
+        distance = (embeddings[number] - embeddings[:old].mean(0)).norm().item()
+        table.append(
+            {"task": name, "nearest trained tasks, cosine": near, "from their mean": f"{distance:.2f}"}
+        )
     before, after = pictures
     return (
-        f"Before:\n\n![before]({before})\n\nAfter transfer, the new tasks' embeddings trained alone:\n\n"
-        f"![after]({after})\n\n{markdown(table)}"
+        f"Before:\n\n![before]({before})\n\nAfter transfer, the new tasks' embeddings trained alone, from the mean of "
+        f"the trained tasks':\n\n![after]({after})\n\n{markdown(table)}"
     )
 
 
 # Beyond the paper.
 
 
-def left_out(planned: Plan, task: str) -> tuple[Cell, dict[tuple[str, int], list[Cell]]]:
-    """Make the run without a task, and those on few rows of it."""
-    scale, method = planned.scale, planned.methods(HYPER_PP)
+def left_out(planned: Plan, task: str) -> tuple[list[Cell], dict[tuple[str, int], list[Cell]]]:
+    """Make the runs on all tasks but one, and those on few rows of it, from them and from the base model."""
+    scale = planned.scale
     others = [of.name for of in resolve_tasks(scale.run["data"]["tasks"]) if of.name != task]
-    [source] = planned.runs(f"glue-without-{task}", method, scale.seeds[:1], {"data": {"tasks": others}})
-    variants = {f"{name},from_nothing": fields for name, fields in method.items()}
-    variants |= {
-        f"{name},from_the_others": going_on(source, fields, others)
-        for name, fields in (method | embedding_alone(method)).items()
-    }
-    return source, {
+    without = {"data": {"tasks": others}}
+    sources = planned.runs(f"glue-without-{task}", planned.methods(*METHODS), scale.seeds[:1], without)
+    by_method = {cell.config.method["name"]: cell for cell in sources}
+    variants = {
+        f"{name},from_the_base": fields
+        for name, fields in planned.methods(*METHODS, rates=scale.single_task_rates).items()
+    } | continued(planned, by_method, others)
+    return sources, {
         (task, samples): few_rows(planned, f"{task}-{samples}-rows-left-out", task, samples, variants)
         for samples in scale.left_out_samples
     }
@@ -181,8 +201,8 @@ def left_out_cells(planned: Plan) -> list[Cell]:
     """Make the runs without each task in turn, and all that start from them."""
     cells = []
     for task in planned.scale.left_out:
-        source, then = left_out(planned, task)
-        cells += [source, *(cell for of in then.values() for cell in of)]
+        sources, then = left_out(planned, task)
+        cells += [*sources, *(cell for of in then.values() for cell in of)]
     return cells
 
 
@@ -191,7 +211,10 @@ def left_out_page(planned: Plan) -> str:
     runs: dict[tuple[str, int], list[Cell]] = {}
     for task in planned.scale.left_out:
         runs |= left_out(planned, task)[1]
-    return by_rows(planned, runs)
+    return (
+        f"{by_rows(planned, runs)}\nA task's parameters start from the mean of the other tasks' in a model trained on "
+        "those; `from_the_base`, as any new task's do, on the base model.\n"
+    )
 
 
 TABLE_2 = Experiment(
