@@ -4,8 +4,8 @@ text    TextEmb, the mean over the rows of the mean state of the encoder, (d_mod
 fisher  TaskEmb, the diagonal of the empirical Fisher information, E[(d log p(target | input) / d theta)^2], of the
         encoder's layer norms, (norms * d_model,), each norm's scaled by itself, as there components are compared.
 
-Both are of the base model as it is, where Vu et al. fine-tune it on each task for TaskEmb, and are scaled to a mean square
-of 1, that of the z which are learnt.
+Both are of the base model as it is, where Vu et al. fine-tune it on each task for TaskEmb, and are scaled to a mean
+square of 1, that of the z which are learnt.
 """
 
 from __future__ import annotations
