@@ -92,7 +92,7 @@ def without_factor(variant: str) -> str:
 def single_task(planned: Plan) -> list[Cell]:
     """Make runs on each task alone."""
     scale = planned.scale
-    variants = planned.methods(FULL, ADAPTERS, factors=scale.reduction_factors, rates=scale.single_task_rates)
+    variants = planned.methods(FULL, ADAPTERS, factors=scale.reduction_factors)
     return [
         cell
         for task in resolve_tasks(scale.run["data"]["tasks"])

@@ -43,9 +43,8 @@ class Scale:
             them (Figure 2), on a new task (Table 2) and those that are timed (Tables 5 and 6) differ.
         seeds: of runs on all rows of GLUE.
         few_seeds: of runs on few rows, and the rounds of timed runs.
-        learning_rates: by method, where the run's is not the best; `single_task_rates`, `low_resource_rates` and
-            `transfer_rates` of those runs, `task_embedding_rate` of a task embedding that is trained alone. Those of a
-            single task are of any run on one that starts from the base model.
+        learning_rates: by method, where the run's is not the best; `low_resource_rates` and `transfer_rates` of those
+            runs, `task_embedding_rate` of a task embedding that is trained alone.
         reduction_factors: of Tables 1 and 7.
         wide_factors: of Table 3.
         low_resource_factors: of Figure 2.
@@ -73,7 +72,6 @@ class Scale:
     left_out: tuple[str, ...]
     left_out_samples: tuple[int, ...]
     learning_rates: Mapping[str, float] = field(default_factory=dict)
-    single_task_rates: Mapping[str, float] = field(default_factory=dict)
     low_resource_rates: Mapping[str, float] = field(default_factory=dict)
     transfer_rates: Mapping[str, float] = field(default_factory=dict)
     task_embedding_rate: float | None = None
@@ -158,7 +156,7 @@ SCALES = {
             "paws-halved": Target("qqp"),
             "trec": Target("mnli"),
         },
-        left_out=("stsb", "qqp", "mnli", "qnli"),
+        left_out=("stsb", "mnli"),
         left_out_samples=(100,),
     ),
     "smoke": replace(

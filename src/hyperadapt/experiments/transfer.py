@@ -187,10 +187,8 @@ def left_out(planned: Plan, task: str) -> tuple[list[Cell], dict[tuple[str, int]
     without = {"data": {"tasks": others}}
     sources = planned.runs(f"glue-without-{task}", planned.methods(*METHODS), scale.seeds[:1], without)
     by_method = {cell.config.method["name"]: cell for cell in sources}
-    variants = {
-        f"{name},from_the_base": fields
-        for name, fields in planned.methods(*METHODS, rates=scale.single_task_rates).items()
-    } | continued(planned, by_method, others)
+    anew = {f"{name},from_the_base": fields for name, fields in planned.methods(*METHODS).items()}
+    variants = anew | continued(planned, by_method, others)
     return sources, {
         (task, samples): few_rows(planned, f"{task}-{samples}-rows-left-out", task, samples, variants)
         for samples in scale.left_out_samples
