@@ -141,7 +141,10 @@ SCALES = {
         timed={"training": {"max_steps": 100, "eval_steps": 100}},
         seeds=(1, 2, 3),
         few_seeds=(1, 2, 3),
+        # The best of configs/compare/{glue,one-task,low-resource,transfer}-search.yaml.
         learning_rates={FULL: 1e-3},
+        transfer_rates={FULL: 3e-4},
+        task_embedding_rate=0.03,
         reduction_factors=(4, 16),
         low_resource_factors=(4,),
         one_factor=4,
