@@ -104,6 +104,12 @@ def test_experiments_with_runs_in_common_ask_for_the_same_ones() -> None:
     assert shared > 0
 
 
+def test_an_override_is_of_all_runs() -> None:
+    for cell in plan("table-2", "small", data_dir="copy", overrides=["data.balanced=true"]).cells():
+        assert cell.config.data.balanced
+        assert cell.config.data.data_dir == str(Path("copy").resolve())
+
+
 def test_a_task_of_few_rows_is_asked_for_no_more() -> None:
     assert Target("mnli", rows=250).sizes((4, 100, 500, 2000)) == (4, 100, 250)
     assert Target("mnli").sizes((4, 500)) == (4, 500)
@@ -160,6 +166,7 @@ def test_the_reduction_factor_is_chosen_by_the_validation_rows() -> None:
         ([], "name an experiment; choices: table-1"),
         (["table-2", "--data-dir", "nowhere"], "there is no folder"),
         (["table-2", "--data-dir", "."], "holds no 'glue'"),
+        (["table-3", "data.balancd=true"], "field 'data.balancd' is unknown; did you mean 'balanced'?"),
         (["tables-5-6", "--jobs", "2"], "the runs of tables-5-6 are timed"),
         (
             ["table-3", "--scale", "smoke", "--processes", "3"],

@@ -114,6 +114,9 @@ def compare(
 @app.command()
 def reproduce(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="An experiment; see --list.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Of all runs, as data.balanced=true.")
+    ] = None,
     scale: Annotated[str, typer.Option(help="paper, small or smoke.")] = "small",
     base: Annotated[str | None, typer.Option(help="Another base model, a hub name or a directory.")] = None,
     data_dir: Annotated[str | None, typer.Option(help="A local copy of the data.")] = None,
@@ -134,7 +137,7 @@ def reproduce(
         return
     if name is None:
         raise UserError(f"name an experiment; {nearest('', EXPERIMENTS)}")
-    planned = plan(name, scale, output_dir, base, data_dir)
+    planned = plan(name, scale, output_dir, base, data_dir, overrides or [])
     try:
         page = reproduce(planned, jobs, ray, processes)
     except KeyboardInterrupt:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hyperadapt.checkpoint import write_atomically
 from hyperadapt.comparison import Cell, cells_of, check_cells, train_cells
-from hyperadapt.config import CompareConfig, merged
+from hyperadapt.config import CompareConfig, merged, parse_override
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.experiments.scales import SCALES, Fields, Scale
 from hyperadapt.fewshot import check_enough
@@ -40,11 +40,17 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Plan:
-    """An experiment at a scale, in a folder."""
+    """An experiment at a scale, in a folder.
+
+    Attributes:
+        experiment, scale, folder: these.
+        overrides: fields of all runs, whatever the scale says; what tells variants apart stays.
+    """
 
     experiment: Experiment
     scale: Scale
     folder: Path
+    overrides: Fields = field(default_factory=dict)
 
     def cells(self) -> list[Cell]:
         """List all runs."""
@@ -84,7 +90,7 @@ class Plan:
             changes: what differs from `scale.run`, the later ones counting.
         """
         base = self.scale.run
-        for fields in changes:
+        for fields in (*changes, self.overrides):
             base = merged(base, fields)
         return cells_of(
             CompareConfig(
@@ -105,6 +111,7 @@ def plan(
     output_dir: str | Path = "runs/reproduce",
     base: str | None = None,
     data_dir: str | None = None,
+    overrides: Sequence[str] = (),
 ) -> Plan:
     """Plan an experiment.
 
@@ -113,10 +120,11 @@ def plan(
         scale: of `SCALES`.
         output_dir: the scale's runs and pages get a folder there.
         base: another base model, hub name or directory, whose runs and pages get a folder of their own.
-        data_dir: another local copy of the data.
+        data_dir: a local copy of the data; by default they come from the hub.
+        overrides: as "data.balanced=true".
 
     Raises:
-        UserError: if the name or the scale is unknown.
+        UserError: if the name or the scale is unknown, or an override is not of that form.
     """
     from hyperadapt.experiments import EXPERIMENTS
 
@@ -128,9 +136,10 @@ def plan(
     if base is not None:
         chosen = replace(chosen, run={**chosen.run, "model": {"name": base}})
         folder = f"{scale}-{Path(base).name}"
-    if data_dir is not None:
-        chosen = replace(chosen, run=merged(chosen.run, {"data": {"data_dir": data_dir}}))
-    return Plan(EXPERIMENTS[name], chosen, Path(output_dir) / folder)
+    fields: Fields = {} if data_dir is None else {"data": {"data_dir": data_dir}}
+    for override in overrides:
+        fields = merged(fields, parse_override(override))
+    return Plan(EXPERIMENTS[name], chosen, Path(output_dir) / folder, fields)
 
 
 def reproduce(planned: Plan, jobs: int = 1, ray: str | None = None, processes: int = 1) -> Path:
