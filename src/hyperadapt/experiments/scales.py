@@ -143,6 +143,7 @@ SCALES = {
         few_seeds=(1, 2, 3),
         # The best of configs/compare/{glue,one-task,low-resource,transfer}-search.yaml.
         learning_rates={FULL: 1e-3},
+        low_resource_rates={FULL: 1e-3, DAGGER: 1e-3},
         transfer_rates={FULL: 3e-4},
         task_embedding_rate=0.03,
         reduction_factors=(4, 16),
