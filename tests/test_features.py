@@ -26,7 +26,9 @@ def test_features_are_the_mean_over_rows_that_are_taken_one_by_one(
     tmp_path: Path, config: Path, kind: str
 ) -> None:
     output = tmp_path / "z.json"
-    outcome = hyperadapt("features", config, "--output", output, "--kind", kind, "--max-rows", 7)
+    outcome = hyperadapt(
+        "features", config, "--output", output, "--kind", kind, "--max-rows", 7, "--steps", 0
+    )
     assert outcome.code == 0, outcome.err
     found, settings = json.loads(output.read_text()), RunConfig.load(config)
     model, tokenizer = build_base(settings.model, settings.seed).eval(), load_tokenizer(settings.model)
@@ -49,6 +51,20 @@ def test_features_are_the_mean_over_rows_that_are_taken_one_by_one(
         parts = torch.stack(vectors).mean(0).view(len(norms) if kind == "fisher" else 1, -1)
         expected = (parts / parts.square().mean(1, keepdim=True).sqrt()).flatten()
         assert torch.allclose(torch.tensor(found[task.name]), expected, atol=1e-4)
+
+
+def test_the_fisher_information_is_of_a_model_fine_tuned_on_the_task_alone(
+    tmp_path: Path, config: Path
+) -> None:
+    tasks = RunConfig.load(config).data.tasks
+    found = {}
+    for name, steps, given in (("plain", 0, tasks), ("tuned", 3, tasks), ("alone", 3, tasks[1:])):
+        options = ["--kind", "fisher", "--max-rows", 7, "--steps", steps, f"data.tasks=[{','.join(given)}]"]
+        outcome = hyperadapt("features", config, "--output", tmp_path / f"{name}.json", *options)
+        assert outcome.code == 0, outcome.err
+        found[name] = json.loads((tmp_path / f"{name}.json").read_text())
+    assert found["tuned"]["warmth"] == found["alone"]["warmth"]
+    assert found["tuned"]["warmth"] != found["plain"]["warmth"]
 
 
 def test_a_run_takes_the_features_and_does_not_train_them(tmp_path: Path, config: Path) -> None:

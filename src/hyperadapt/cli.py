@@ -258,13 +258,16 @@ def features(
         ),
     ] = "text",
     max_rows: Annotated[int, typer.Option(min=1, help="Training rows of each task.")] = 500,
+    steps: Annotated[
+        int, typer.Option(min=0, help="fisher: of fine-tuning the model on each task before; the paper's do.")
+    ] = 100,
 ) -> None:
     """Make task features z from data, to be used in place of learnt ones."""
     from hyperadapt.config import RunConfig
     from hyperadapt.features import write_features
 
-    counts = write_features(RunConfig.load(config, overrides or []), kind, output, max_rows)
-    table("task features", [{"task": task, "rows": rows} for task, rows in counts.items()])
+    summary = write_features(RunConfig.load(config, overrides or []), kind, output, max_rows, steps)
+    table("task features", [{"task": task, **of} for task, of in summary.items()])
     print(f"The features are in {output}")
 
 

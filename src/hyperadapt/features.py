@@ -1,11 +1,11 @@
 """Task features z made from data (Vu et al. 2020, arXiv 2005.00770), to be given to HyperFormer as `task_features`.
 
-text    TextEmb, the mean over the rows of the mean state of the encoder, (d_model,).
+text    TextEmb, the mean over the rows of the mean state of the base model's encoder, (d_model,).
 fisher  TaskEmb, the diagonal of the empirical Fisher information, E[(d log p(target | input) / d theta)^2], of the
-        encoder's layer norms, (norms * d_model,), each norm's scaled by itself, as there components are compared.
+        base model fine-tuned on the task; theta are the encoder's layer norms, (norms * d_model,), each norm's part
+        scaled by itself, as there components are compared.
 
-Both are of the base model as it is, where Vu et al. fine-tune it on each task for TaskEmb, and are scaled to a mean
-square of 1, that of the z which are learnt.
+They are scaled to a mean square of 1, that of the z which are learnt.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from hyperadapt.errors import UserError, nearest
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 KINDS = ("text", "fisher")
 
 
-def write_features(config: RunConfig, kind: str, output: Path, max_rows: int) -> dict[str, int]:
+def write_features(
+    config: RunConfig, kind: str, output: Path, max_rows: int, steps: int = 0
+) -> dict[str, dict[str, Any]]:
     """Write the features of a configuration's tasks, {task: [numbers]}, from their training rows.
 
     Args:
@@ -33,9 +36,10 @@ def write_features(config: RunConfig, kind: str, output: Path, max_rows: int) ->
         kind: "text" or "fisher".
         output: a JSON file.
         max_rows: of each task.
+        steps: of fine-tuning on each task before, with the configuration's batch size and learning rate; for "fisher".
 
     Returns:
-        Each task's number of rows.
+        Each task's "rows", and its "nearest" other one by the cosine of their features less the mean of all.
 
     Raises:
         UserError: if the kind is unknown, there is a file already, or the model or the data cannot be had.
@@ -57,18 +61,56 @@ def write_features(config: RunConfig, kind: str, output: Path, max_rows: int) ->
     check_vocabulary(model, tokenizer)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     model = model.to(device) if device else model
-    features, counts = {}, {}
+    features: dict[str, list[float]] = {}
+    summary: dict[str, dict[str, Any]] = {}
     for number, task in enumerate(tasks):
         texts = load_split(task, "train", data.data_dir, max_rows, config.training_rows_seed, config.prefix)
         rows = tokenize_rows(
             texts, number, tokenizer, data.max_source_length, task.max_target_length, data.overlap
         )
-        vector = text_embedding(model, rows) if kind == "text" else fisher_embedding(model, rows)
+        if kind == "text":
+            vector = text_embedding(model, rows)
+        else:
+            of_task = fine_tuned(model, rows, tokenizer, config, steps) if steps else model
+            vector = fisher_embedding(of_task, rows)
         features[task.name] = (vector / vector.square().mean().sqrt().clamp_min(1e-12)).tolist()
-        counts[task.name] = len(texts)
+        summary[task.name] = {"rows": len(texts)}
+    if len(features) > 2:  # of two, each is the other's opposite
+        vectors = torch.tensor(list(features.values()))
+        unit = torch.nn.functional.normalize(vectors - vectors.mean(0), dim=1)
+        for name, cosines in zip(features, (unit @ unit.T).fill_diagonal_(-1), strict=True):
+            best = int(cosines.argmax())
+            summary[name]["nearest"] = f"{tasks[best].name} ({cosines[best]:.2f})"
     output.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_atomically(output, json.dumps(features).encode())
-    return counts
+    return summary
+
+
+def fine_tuned(
+    model: Any, rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunConfig, steps: int
+) -> Any:
+    """Fine-tune a copy of the model on rows."""
+    import copy
+    from tempfile import TemporaryDirectory
+
+    from transformers import DataCollatorForSeq2Seq, PrinterCallback, Seq2SeqTrainer
+
+    from hyperadapt.training import training_arguments
+
+    model, training = copy.deepcopy(model), config.training.model_copy(update={"max_steps": steps})
+    with TemporaryDirectory() as folder:
+        args = training_arguments(training, config.seed, Path(folder), best="loss")
+        args.eval_strategy = args.save_strategy = "no"
+        args.load_best_model_at_end, args.disable_tqdm = False, True
+        trainer = Seq2SeqTrainer(
+            model,
+            args,
+            data_collator=DataCollatorForSeq2Seq(tokenizer, model),
+            train_dataset=rows.remove_columns("task_ids"),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return model.eval()
 
 
 def text_embedding(model: Any, rows: Dataset, batch_size: int = 32) -> Tensor:
