@@ -400,7 +400,7 @@ def write_table(cells: Sequence[Cell], directory: Path) -> list[dict[str, Any]]:
 def columns_of(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return the columns of a table, whose rows may be of different tasks."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    last = ["average", "validation", "% trained", "step (s)", "memory (MB)"]
+    last = ["average", "average by metric", "validation", "total", "% trained", "step (s)", "memory (MB)"]
     return [name for name in names if name not in last] + [name for name in last if name in names]
 
 

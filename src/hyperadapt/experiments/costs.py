@@ -53,16 +53,17 @@ def timed_page(planned: Plan) -> str:
         row: dict[str, Any] = {"variant": variant}
         for measure in whole[0][variant]:
             row[measure] = spread_of([of[variant][measure] for of in whole])
-            ratio, deviation = spread_of([of[variant][measure] / of[FULL][measure] for of in whole])
-            row[f"of T5's {measure.partition(' (')[0]}"] = f"{ratio:.2f}" + (
-                f" ± {deviation:.2f}" if deviation is not None else ""
+            ratios = [of[variant][measure] / of[FULL][measure] for of in whole if of[FULL][measure]]
+            ratio, deviation = spread_of(ratios) if ratios else (None, None)
+            row[f"of T5's {measure.partition(' (')[0]}"] = " ± ".join(
+                f"{number:.2f}" for number in (ratio, deviation) if number is not None
             )
         rows.append(row)
     steps = cells[0].config.training.max_steps
     return (
         f"{markdown(rows)}\n{len(whole)} rounds of {steps} steps, a process each, one after another: mean and "
         "deviation of each run's own median step, and of its peak of memory (the device's allocator; on the CPU the "
-        f"process, which holds its libraries before training begins). {NOT_PRINTED}\n"
+        f"process, whose peak before training, of libraries and data, is left out of what is added). {NOT_PRINTED}\n"
     )
 
 

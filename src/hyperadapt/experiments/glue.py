@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from hyperadapt.comparison import Cell, markdown, scores_of, spread_of
+from hyperadapt.comparison import MAJORITY, Cell, markdown, scores_of, spread_of
 from hyperadapt.experiments.plan import Experiment, Plan
 from hyperadapt.experiments.scales import ADAPTERS, DAGGER, FULL, HYPER, HYPER_PP, Fields
 from hyperadapt.figures import Line, scores_by_size
@@ -61,6 +61,20 @@ def rows_of(cells: Iterable[Cell], prefix: str = "") -> list[Row]:
     return rows
 
 
+def scored(planned: Plan) -> str:
+    """Write the table of all runs, below what the most frequent training targets score."""
+    cells = planned.cells()
+    return markdown([*majority_row(cells), *rows_of(cells)])
+
+
+def majority_row(cells: Iterable[Cell]) -> list[Row]:
+    """Make the row of what the most frequent training targets score, once a run is finished."""
+    for results in filter(None, (cell.results() for cell in cells)):
+        scores = {name: (score, None) for name, score in joined([results["majority"]]).items()}
+        return [{"variant": MAJORITY, "seeds": None, **scores}]
+    return []
+
+
 def joined(models: Sequence[Row]) -> dict[str, float]:
     """Return the scores of all tasks, of one model or of one for each, with their averages."""
     tasks = {task: of for results in models for task, of in scores_of(results)["tasks"].items()}
@@ -110,9 +124,13 @@ def multi_task(planned: Plan) -> list[Cell]:
 
 def table_1_page(planned: Plan) -> str:
     """Set each method's best reduction factor beside the printed rows, and all of them below."""
-    rows = [*rows_of(single_task(planned), "single-task "), *rows_of(multi_task(planned))]
+    together = multi_task(planned)
+    rows, majority = (
+        [*rows_of(single_task(planned), "single-task "), *rows_of(together)],
+        majority_row(together),
+    )
     return (
-        f"{markdown(best_by_validation(rows))}\n"
+        f"{markdown([*majority, *best_by_validation(rows)])}\n"
         "Scores on the test rows, by the checkpoint with the best average on the validation rows; of each method the "
         f"reduction factor with the best of those. Rows named single-task are a model for each task, the others one "
         f"for all. `average` is that of the tasks; `{BY_METRIC}` counts each metric of a task by itself, as the paper "
@@ -165,7 +183,7 @@ def table_3_page(planned: Plan) -> str:
         }
         for row in published_rows(3)
     ]
-    return f"{markdown(rows_of(planned.cells()))}\n## As printed\n\n{markdown(printed)}\n{NOT_PRINTED}\n"
+    return f"{scored(planned)}\n## As printed\n\n{markdown(printed)}\n{NOT_PRINTED}\n"
 
 
 # Table 4.
@@ -192,7 +210,7 @@ def ablations(planned: Plan) -> list[Cell]:
 
 def table_4_page(planned: Plan) -> str:
     """Write the table."""
-    return f"{markdown(rows_of(planned.cells()))}\n{NOT_PRINTED}\n"
+    return f"{scored(planned)}\n{NOT_PRINTED}\n"
 
 
 # Figure 2.
