@@ -83,14 +83,14 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
     check_trackers(args.report_to)
     method, data = config.build_method(), config.data
     tasks = resolve_tasks(data.tasks)
+    names = [task.name for task in tasks]
     if config.start is not None:
-        check_start(config.start, method, [task.name for task in tasks])
+        check_start(config.start, method, names)
     tokenizer = load_tokenizer(config.model)
     base = build_base(config.model, config.seed, saved=directory / "base" if resume else None)
     check_vocabulary(base, tokenizer)
     set_seed(config.seed)
     # Before the rows are read, which takes longer: a method that does not fit the model is found at once.
-    names = [task.name for task in tasks]
     model = (
         adapt(base, method, names) if config.start is None else start_from(config.start, base, method, names)
     )

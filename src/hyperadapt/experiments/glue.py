@@ -125,10 +125,8 @@ def multi_task(planned: Plan) -> list[Cell]:
 def table_1_page(planned: Plan) -> str:
     """Set each method's best reduction factor beside the printed rows, and all of them below."""
     together = multi_task(planned)
-    rows, majority = (
-        [*rows_of(single_task(planned), "single-task "), *rows_of(together)],
-        majority_row(together),
-    )
+    rows = [*rows_of(single_task(planned), "single-task "), *rows_of(together)]
+    majority = majority_row(together)
     return (
         f"{markdown([*majority, *best_by_validation(rows)])}\n"
         "Scores on the test rows, by the checkpoint with the best average on the validation rows; of each method the "
