@@ -170,7 +170,7 @@ def test_the_reduction_factor_is_chosen_by_the_validation_rows() -> None:
         (["tables-5-6", "--jobs", "2"], "the runs of tables-5-6 are timed"),
         (
             ["table-3", "--scale", "smoke", "--processes", "3"],
-            "--processes 3: batches of 4 rows do not divide",
+            "training.batch_size 4 does not divide by 3 processes times 1 accumulated batches",
         ),
     ],
 )

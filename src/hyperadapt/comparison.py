@@ -124,12 +124,7 @@ def check_cells(cells: Sequence[Cell], ray: str | None = None, processes: int = 
         check_ray()
     for cell in cells:
         check_unchanged(cell)
-        training = cell.config.training
-        if training.batch_size % (processes * training.gradient_accumulation_steps):
-            raise UserError(
-                f"--processes {processes}: batches of {training.batch_size} rows do not divide by it and "
-                f"{training.gradient_accumulation_steps} accumulated batches ({cell.name})"
-            )
+        cell.config.training.rows_at_once(processes)
     check_given([cell.config for cell in cells])
 
 

@@ -169,6 +169,20 @@ class TrainingConfig(Section):
             )
         return self
 
+    def rows_at_once(self, processes: int) -> int:
+        """Return the rows of a process's share of a step that run at once.
+
+        Raises:
+            UserError: if the batch does not divide by processes and accumulation.
+        """
+        shares = processes * self.gradient_accumulation_steps
+        if self.batch_size % shares:
+            raise UserError(
+                f"training.batch_size {self.batch_size} does not divide by {processes} processes times "
+                f"{self.gradient_accumulation_steps} accumulated batches"
+            )
+        return self.batch_size // shares
+
 
 class StartConfig(Section):
     """A trained run from which another goes on, with tasks that it need not have.

@@ -503,13 +503,7 @@ def training_arguments(
             f"training: {launched} processes were launched, but Trainer found {args.world_size}; each would train "
             "alone, and all write into the same run"
         )
-    shares = args.world_size * training.gradient_accumulation_steps
-    if training.batch_size % shares:
-        raise UserError(
-            f"training.batch_size {training.batch_size} does not divide by {args.world_size} processes times "
-            f"{training.gradient_accumulation_steps} accumulated batches"
-        )
-    args.per_device_train_batch_size = training.batch_size // shares
+    args.per_device_train_batch_size = training.rows_at_once(args.world_size)
     return args
 
 

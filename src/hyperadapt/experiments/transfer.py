@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -51,7 +52,7 @@ def continued(planned: Plan, sources: Mapping[str, Cell], init_from: Sequence[st
 
 
 def by_rows(planned: Plan, runs: Mapping[tuple[str, int], Sequence[Cell]]) -> str:
-    """Lay runs on few rows out, a row a task and number of rows, and draw the mean of the tasks that have all numbers.
+    """Lay runs on few rows out, a row a task and number of rows, and draw the mean of the tasks of like numbers.
 
     Args:
         planned: gets the picture.
@@ -63,8 +64,9 @@ def by_rows(planned: Plan, runs: Mapping[tuple[str, int], Sequence[Cell]]) -> st
         scores = {row["variant"]: row["average"] for row in table_rows(cells)}
         table.append({"task": task, "rows": str(samples), **scores})
         by_task.setdefault(task, {})[samples] = {name: mean for name, (mean, _) in scores.items()}
-    sizes = max((list(of) for of in by_task.values()), key=len)
-    whole = {task: of for task, of in by_task.items() if list(of) == sizes}
+    columns = Counter(tuple(of) for of in by_task.values())
+    sizes = max(columns, key=lambda sizes: (columns[sizes], len(sizes)))
+    whole = {task: of for task, of in by_task.items() if tuple(of) == sizes}
     lines: dict[str, Line] = {
         variant: [(size, fmean(of[size][variant] for of in whole.values()), None) for size in sizes]
         for variant in table[0]
