@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from hyperadapt.errors import UserError
-from hyperadapt.forms import Bottleneck, NormScale
-from hyperadapt.forms.bottleneck import ACTIVATIONS
+from hyperadapt.forms import Bottleneck, LowRank, NormScale, ParallelBottleneck
+from hyperadapt.forms.base import ACTIVATIONS, add_linear, linear
+from hyperadapt.forms.bottleneck import FOLDED_FROM
 from hyperadapt.sites import Site, Weight, numel, split
 
 SITE = Site("encoder", 0, "feed_forward", "encoder.block.0.layer.1.DenseReluDense", 16, 16)
@@ -31,6 +32,18 @@ def draw(
 
 def states(rows: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(rows, 7, 16, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def applied(
+    form: Any, x: Tensor, y: Tensor, weights: dict[str, Tensor], rows: Tensor | None = ROWS
+) -> Tensor:
+    """Prepare the weights of one site, give every row its own (None: as they are), and apply them."""
+    prepared = form.prepare({name: weight.unsqueeze(1) for name, weight in weights.items()}, y.dtype)
+    at_site = {
+        name: weight[:, 0] if rows is None or len(weight) == 1 else weight[rows, 0]
+        for name, weight in prepared.items()
+    }
+    return form.apply(x, y, at_site)
 
 
 def houlsby(x: Tensor, weights: dict[str, Tensor], activation: Any, block: bool) -> Tensor:
@@ -61,46 +74,63 @@ def test_every_activation_is_checked_here() -> None:
 
 
 @pytest.mark.parametrize("activation", BY_HAND)
-@pytest.mark.parametrize("adapter_block", [True, False])
+@pytest.mark.parametrize(("reduction_factor", "adapter_block"), [(4, True), (FOLDED_FROM, True), (4, False)])
 def test_the_bottleneck_is_houlsbys_adapter_of_each_rows_own_condition(
-    activation: str, adapter_block: bool
+    activation: str, reduction_factor: int, adapter_block: bool
 ) -> None:
-    form = Bottleneck(4, activation, adapter_block)
+    form = Bottleneck(reduction_factor, activation, adapter_block)
     weights, y = draw(form.weights(SITE), 3), states()
-    found = form.apply(torch.zeros(()), y, weights, ROWS)
+    found = applied(form, torch.zeros(()), y, weights)
     for index, condition in enumerate(ROWS):
         own = {name: value[condition] for name, value in weights.items()}
         expected = houlsby(y[index], own, BY_HAND[activation], adapter_block)
         assert (found[index] - expected).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("form", [Bottleneck(4), Bottleneck(4, adapter_block=False), NormScale(1e-6)])
+FORMS = [
+    Bottleneck(4),
+    Bottleneck(FOLDED_FROM),
+    Bottleneck(4, adapter_block=False),
+    NormScale(1e-6),
+    ParallelBottleneck(3),
+    LowRank(2),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_one_condition_holds_for_every_row(form: Any) -> None:
     weights, y = draw(form.weights(SITE), 1), states()
-    once = form.apply(y, y, weights, torch.zeros(5, dtype=torch.long))
+    once = applied(form, y, y, weights)
     repeated = {name: value.repeat(3, *[1] * (value.dim() - 1)) for name, value in weights.items()}
-    assert (once - form.apply(y, y, repeated, ROWS)).abs().max() < 1e-5
+    assert (once - applied(form, y, y, repeated)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("form", [Bottleneck(4), NormScale(1e-6)])
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_in_groups_share_their_groups_condition(form: Any) -> None:
+    weights, y = draw(form.weights(SITE), 3), states(6)
+    found = applied(form, y, y, weights, rows=None)
+    assert (found - applied(form, y, y, weights, torch.tensor([0, 0, 1, 1, 2, 2]))).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("form", [Bottleneck(4), Bottleneck(FOLDED_FROM), NormScale(1e-6)])
 def test_weights_shared_by_all_conditions_may_stand_beside_ones_that_are_not(form: Any) -> None:
     weights, y = draw(form.weights(SITE), 3), states()
     shared = {name: value[:1] if "norm" in name else value for name, value in weights.items()}
     spelt_out = {
         name: value[:1].expand(3, -1) if "norm" in name else value for name, value in weights.items()
     }
-    assert (form.apply(y, y, shared, ROWS) - form.apply(y, y, spelt_out, ROWS)).abs().max() < 1e-5
+    assert (applied(form, y, y, shared) - applied(form, y, y, spelt_out)).abs().max() < 1e-5
 
 
-def test_gradients_reach_every_weight_of_every_condition_in_use() -> None:
-    form = Bottleneck(8)
+@pytest.mark.parametrize("form", [Bottleneck(4), Bottleneck(FOLDED_FROM)])
+def test_gradients_reach_every_weight_of_every_condition_in_use(form: Any) -> None:
     weights = {
         name: value.requires_grad_() for name, value in draw(form.weights(SITE), 3, torch.float64).items()
     }
     rows, y = torch.tensor([2, 0]), states(2, torch.float64)[:, :2].requires_grad_()
 
     def apply(y: Tensor, *values: Tensor) -> Tensor:
-        return form.apply(y, y, dict(zip(weights, values, strict=True)), rows)
+        return applied(form, y, y, dict(zip(weights, values, strict=True)), rows)
 
     assert torch.autograd.gradcheck(apply, (y, *weights.values()))
     apply(y, *weights.values()).pow(2).sum().backward()
@@ -109,12 +139,37 @@ def test_gradients_reach_every_weight_of_every_condition_in_use() -> None:
         assert [bool(gradient.any()) for gradient in value.grad] == [True, False, True], name
 
 
+def test_a_folded_norm_keeps_its_digits_where_columns_nearly_cancel_and_far_from_zero() -> None:
+    form = Bottleneck(FOLDED_FROM)
+    weights, y = draw(form.weights(SITE), 1), states()
+    for name, near in (("up", -0.9), ("down", 1.0), ("down_bias", 1.0)):
+        axis = -1 if name == "up" else 1
+        weights[name].select(axis, 1).copy_(near * weights[name].select(axis, 0))
+    weights["up_bias"] = 100 + 0.01 * weights["up_bias"]
+    exact = {name: value[0].double() for name, value in weights.items()}
+    expected = torch.stack([houlsby(row, exact, BY_HAND["gelu_new"], block=True) for row in y.double()])
+    assert (applied(form, y, y, weights) - expected).abs().max() < 2e-3
+    plain = Bottleneck(FOLDED_FROM - 1).apply(y, y, weights)
+    assert (plain - expected).abs().max() > (applied(form, y, y, weights) - expected).abs().max()
+
+
+def test_under_autocast_the_sum_keeps_the_type_of_what_is_added_to() -> None:
+    y, x, weight = states(), states()[..., :4], torch.randn(1, 16, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = linear(x, torch.eye(4)[None])
+        found = add_linear(y, hidden, weight)
+        assert found.dtype == torch.float32
+        assert add_linear(y.bfloat16(), hidden, weight).dtype == torch.bfloat16
+    assert (found - (y + linear(x, weight))).abs().max() < 0.1
+    assert (found - y).abs().max() > 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_norm_with_a_scale_is_t5s_own_of_that_weight(dtype: torch.dtype) -> None:
     form = NormScale(1e-6)
     weights, x = draw(form.weights(SITE), 3, dtype), 5 * states(dtype=dtype)
     base = T5LayerNorm(16, eps=1e-6).to(dtype)
-    found = form.apply(x, base(x), weights, ROWS)
+    found = applied(form, x, base(x), weights)
     assert found.dtype == dtype
     for index, condition in enumerate(ROWS):
         own = T5LayerNorm(16, eps=1e-6).to(dtype)
@@ -126,7 +181,7 @@ def test_the_norms_epsilon_counts() -> None:
     x = 1e-3 * states()
     ones = {"scale": torch.ones(1, 16)}
     for eps in (1e-6, 1e-2):
-        found = NormScale(eps).apply(x, x, ones, ROWS)
+        found = applied(NormScale(eps), x, x, ones)
         assert torch.allclose(found, F.rms_norm(x, (16,), eps=eps), atol=1e-6)
 
 

@@ -144,12 +144,15 @@ def test_where_no_gradient_is_wanted_rows_that_repeat_are_embedded_once() -> Non
     states = torch.randn(2, 3, 8).repeat_interleave(3, dim=0)
     inputs = Inputs("decoder", torch.zeros(6, 1), encoded=states)
     with torch.no_grad():
-        rows, _, embedding = conditioning(inputs)
+        in_groups = conditioning(inputs)
+        uneven = conditioning(inputs._replace(encoded=states[1:]))
         assert conditioning(inputs._replace(encoded=states[::3])).rows is None, "none repeats"
-    assert rows.tolist() == [0, 0, 0, 1, 1, 1]
+    assert in_groups.rows is None, "groups of three rows"
+    assert uneven.rows.tolist() == [0, 0, 1, 1, 1]
     every_row = conditioning(inputs)
     assert every_row.rows is None, "every row has its own"
-    assert torch.allclose(embedding[rows], every_row.embedding)
+    assert torch.allclose(in_groups.embedding, every_row.embedding[::3])
+    assert torch.allclose(uneven.embedding[uneven.rows], every_row.embedding[1:])
 
 
 def test_heads_start_after_hyperfan_in_and_learnt_adapters_after_xavier_both_far_smaller() -> None:

@@ -133,10 +133,11 @@ def test_at_the_start_all_that_hyperformer_plus_plus_generates_is_small() -> Non
     torch.manual_seed(0)
     model = ha.adapt(tiny_t5(), ha.HyperFormerPlusPlus(reduction_factor=8), TASKS)
     for stack in ("encoder", "decoder"):
-        for at_layer in model.hyperadapt(given_tasks(stack, [0, 1, 2]), torch.float32).by_layer.values():
-            for weights in at_layer.values():
-                flat = torch.cat([weight.flatten() for weight in weights.values()])
-                assert flat.std().item() == pytest.approx(0.01 * 64**0.5, rel=0.1)
+        condition = model.hyperadapt.conditioning(given_tasks(stack, [0, 1, 2]))
+        for group in model.hyperadapt.site_groups(stack):
+            [generator] = group.generators
+            for of_site in generator(condition).unbind(1):
+                assert of_site.std().item() == pytest.approx(0.01 * 64**0.5, rel=0.1)
     assert (
         relative_error(logits(model), logits_of_base())
         < 0.5

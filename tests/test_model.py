@@ -364,7 +364,7 @@ def test_bfloat16_is_near_float32(model: Any, kind: str) -> None:
         found = logits(low)
     # Weights generated from the encoded input follow the rounding of the encoder's states.
     hyperdecoder = isinstance(model.method, ha.Hyperdecoder)
-    tolerance = 0.25 if by_input(model.method) else 0.08 if hyperdecoder else 0.06
+    tolerance = 0.35 if by_input(model.method) else 0.08 if hyperdecoder else 0.06
     assert 0 < relative_error(found.float(), expected) < tolerance
     output = low(**BATCH)
     output.loss.backward()

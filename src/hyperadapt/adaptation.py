@@ -26,28 +26,26 @@ class SiteWeights(NamedTuple):
     """Everything that one stack's sites need for one batch.
 
     Attributes:
-        rows: (batch,), each row's condition; None where every row has its own, in order.
-        by_layer: layer -> position -> name -> (U, *shape); layer -1 holds what lies behind the last block.
+        by_layer: layer -> position -> name -> (G, ...), as its form prepared it, for G groups of rows; layer -1 holds
+            what lies behind the last block.
         mask: (batch, seq), 1 where the stack reads a token; None if everywhere.
         gates: path of a site -> its gates, (batch, d_r, d_c), kept from the first step of a generation on; None
             where gradients are wanted.
     """
 
-    rows: Tensor | None
     by_layer: dict[int, dict[str, dict[str, Tensor]]]
     mask: Tensor | None = None
     gates: dict[str, Tensor] | None = None
 
     def at(self, layer: int, position: str) -> AtSite:
         """Return what one site needs."""
-        return AtSite(self.by_layer[layer][position], self.rows, self.mask, self.gates)
+        return AtSite(self.by_layer[layer][position], self.mask, self.gates)
 
 
 class AtSite(NamedTuple):
-    """What one site needs for one batch: its weights, name -> (U, *shape); the rest as in `SiteWeights`."""
+    """What one site needs for one batch: its weights, name -> (G, ...); the rest as in `SiteWeights`."""
 
     weights: dict[str, Tensor]
-    rows: Tensor | None
     mask: Tensor | None
     gates: dict[str, Tensor] | None
 
@@ -98,12 +96,17 @@ class Adaptation(nn.Module):
         condition = self.conditioning(inputs)
         by_layer: dict[int, dict[str, dict[str, Tensor]]] = {}
         for group in self.groups[inputs.stack]:
+            weights: dict[str, Tensor] = {}
             for generator in group.generators:
+                weights |= split(generator(condition), generator.weights)
+            for name, weight in group.form.prepare(weights, dtype).items():
+                if condition.rows is not None and weight.shape[0] > 1:
+                    # Here, once for all sites and all tokens of a generation, and not at every site.
+                    weight = weight.index_select(0, condition.rows)
                 # One unbind: its backward is one stack, where indexing site by site would sum n_sites full tensors.
-                for site, flat in zip(group.sites, generator(condition).to(dtype).unbind(1), strict=True):
-                    at_site = by_layer.setdefault(site.layer, {}).setdefault(site.position, {})
-                    at_site.update(split(flat, generator.weights))
-        return SiteWeights(condition.rows, by_layer)
+                for site, at_site in zip(group.sites, weight.unbind(1), strict=True):
+                    by_layer.setdefault(site.layer, {}).setdefault(site.position, {})[name] = at_site
+        return SiteWeights(by_layer)
 
     def site_groups(self, stack: str | None = None) -> list[SiteGroup]:
         """List the groups of one stack, without its draft's, or all."""

@@ -38,17 +38,18 @@ class Condition(NamedTuple):
     """The distinct conditions of a batch.
 
     Attributes:
-        rows: (batch,), each row's condition, 0..U-1; None where every row has its own, in order.
+        rows: (batch,), each row's condition, 0..U-1; None where the batch is U groups of equally many rows, one after
+            another, each with a condition.
         ids: (U,), the tasks, where they are the condition.
         embedding: (U, d), None where the parameters are looked up.
     """
 
-    rows: Tensor | None
+    rows: Tensor | None = None
     ids: Tensor | None = None
     embedding: Tensor | None = None
 
 
-def distinct(task_ids: Tensor, n_tasks: int) -> tuple[Tensor, Tensor]:
+def distinct(task_ids: Tensor, n_tasks: int) -> tuple[Tensor, Tensor | None]:
     """Find a batch's distinct tasks, with no synchronisation on an accelerator and no graph break under compile.
 
     On the CPU only the tasks that occur are returned. Elsewhere the number of tasks that occur is not known without
@@ -58,14 +59,14 @@ def distinct(task_ids: Tensor, n_tasks: int) -> tuple[Tensor, Tensor]:
         task_ids: (batch,).
 
     Returns:
-        ids (U,) and rows (batch,) with ids[rows] == task_ids.
+        ids (U,) and rows (batch,) with ids[rows] == task_ids; rows None where every row has its own id.
     """
     if task_ids.device.type == "cpu" and not torch.compiler.is_compiling():
         ids, rows = torch.unique(task_ids, return_inverse=True)
         return ids, rows
     if n_tasks <= task_ids.shape[0]:
         return torch.arange(n_tasks, device=task_ids.device), task_ids
-    return task_ids, torch.arange(task_ids.shape[0], device=task_ids.device)
+    return task_ids, None
 
 
 class Unconditioned(nn.Module):
@@ -73,7 +74,7 @@ class Unconditioned(nn.Module):
 
     def forward(self, inputs: Inputs) -> Condition:
         """Give every row the one condition."""
-        return Condition(torch.zeros(inputs.tokens.shape[0], dtype=torch.long, device=inputs.tokens.device))
+        return Condition()
 
 
 class TaskLookup(nn.Module):
@@ -178,8 +179,11 @@ class EncodedInput(nn.Module):
         mean = mean_state(inputs.encoded, inputs.mask)
         rows = None
         if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            once, rows = torch.unique_consecutive(mean, dim=0, return_inverse=True)
-            mean, rows = (once, rows) if len(once) < len(mean) else (mean, None)
+            batch = len(mean)
+            mean, rows, counts = torch.unique_consecutive(
+                mean, dim=0, return_inverse=True, return_counts=True
+            )
+            rows = None if batch and int(counts.max()) * len(mean) == batch else rows
         return Condition(rows, embedding=self.mlp(mean.to(self.mlp[0].weight)) if self.mlp else mean)
 
 

@@ -55,8 +55,11 @@ def embed(
     conditionings = [module for module in model.modules() if isinstance(module, EncodedInput)]
 
     def keep_condition(module: Any, args: Any, condition: Any) -> None:
-        embedding = condition.embedding
-        seen.append(embedding if condition.rows is None else embedding[condition.rows])
+        embedding, rows = condition.embedding, condition.rows
+        of_rows = (
+            embedding.repeat_interleave(len(mask) // len(embedding), 0) if rows is None else embedding[rows]
+        )
+        seen.append(of_rows)
 
     def keep_states(module: Any, args: Any, output: Any) -> None:
         seen.append(mean_state(output[0], mask))

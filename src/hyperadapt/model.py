@@ -367,15 +367,13 @@ class FormHook:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         assert module.site_weights is not None, "a site ran outside its block"
-        weights, rows, *_ = module.site_weights  # type: ignore[misc]
+        at_site: AtSite = module.site_weights  # type: ignore[assignment]
         y = output[0] if isinstance(output, tuple) else output
         if self.site.insertion == "sequential":
             x = y
         else:
             x = args[0] if self.site.reads is None else module.__dict__.pop("site_input")
-        # T5 keeps parts of a float16 model in float32.
-        weights = {name: weight.to(y.dtype) for name, weight in weights.items()}
-        changed = self.form.apply(x.to(y.dtype), y, weights, rows)
+        changed = self.form.apply(x.to(y.dtype), y, at_site.weights)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
 

@@ -7,29 +7,24 @@ Every tensor may differ by row, so that a batch can mix tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hyperadapt.errors import UserError, nearest
+from hyperadapt.forms.base import ACTIVATIONS, Form, add_linear, cast, grouped, linear, with_one
 from hyperadapt.sites import Site, Weight
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "gelu": F.gelu,
-    "relu": F.relu,
-    "silu": F.silu,
-    "tanh": torch.tanh,
-}
 LAYER_NORM_EPS = 1e-5
+# From this reduction factor on the layer norm is folded into the up projection, on a CPU, where passes over the hidden
+# states cost most (docs/benchmarks.md). On an accelerator launches do, and the plain way has half as many.
+FOLDED_FROM = 8
 
 
 @dataclass(frozen=True)
-class Bottleneck:
+class Bottleneck(Form):
     """Down, activation, up, layer norm, residual.
 
     Attributes:
@@ -67,43 +62,57 @@ class Bottleneck:
         norm = {"norm_weight": Weight((d_model,), mean=1.0), "norm_bias": Weight((d_model,))}
         return {**block, **norm} if self.adapter_block else norm
 
-    def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor], rows: Tensor | None) -> Tensor:
-        hidden = y
-        if self.adapter_block:
-            hidden = ACTIVATIONS[self.activation](linear(hidden, weights["down"], weights["down_bias"], rows))
-            hidden = linear(hidden, weights["up"], weights["up_bias"], rows)
-        return y + layer_norm(hidden, weights["norm_weight"], weights["norm_bias"], rows)
+    def prepare(self, weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Fold the layer norm into the up projection, on a CPU and unless the bottleneck is wide.
+
+        With a = [act(D x + b_D); 1] and C = [U, b_U] less the mean of each column, the centred U a + b_U is C a, and
+        its variance a^T G a, G = C^T C / d_model. So A(x) = [diag(gamma) C, beta] [a / sqrt(a^T G a + eps); 1] + x: one
+        product, and nothing of width d_model is normed.
+        """
+        folds = self.reduction_factor >= FOLDED_FROM and weights["norm_weight"].device.type == "cpu"
+        if not self.adapter_block or not folds:
+            return cast(weights, dtype)
+        up = torch.cat([weights["up"], weights["up_bias"].unsqueeze(-1)], -1)
+        centred = up - up.mean(-2, keepdim=True)
+        exact = centred.to(torch.promote_types(up.dtype, torch.float32))
+        scaled = centred * weights["norm_weight"].unsqueeze(-1)
+        shift = weights["norm_bias"].unsqueeze(-1).expand(*scaled.shape[:-1], 1)
+        down = {"down": weights["down"], "down_bias": weights["down_bias"]}
+        folded = cast({**down, "up": torch.cat([scaled, shift], -1)}, dtype)
+        return {**folded, "variance": exact.mT @ exact / exact.shape[-2]}
+
+    def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        if not self.adapter_block:
+            return y + layer_norm(y, weights["norm_weight"], weights["norm_bias"])
+        hidden = ACTIVATIONS[self.activation](linear(y, weights["down"], weights["down_bias"]))
+        if "variance" not in weights:
+            hidden = linear(hidden, weights["up"], weights["up_bias"])
+            return y + layer_norm(hidden, weights["norm_weight"], weights["norm_bias"])
+        hidden = with_one(hidden)
+        normed = (hidden * inverse_deviation(hidden, weights["variance"])).to(hidden.dtype)
+        return add_linear(y, with_one(normed), weights["up"])
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None) -> Tensor:
-    """Apply to every row its own linear map.
+def inverse_deviation(x: Tensor, quadratic: Tensor) -> Tensor:
+    """Compute 1 / sqrt(x^T G x + eps) of every token, in float32 or better.
 
     Args:
-        x: (batch, seq, d_in).
-        weight: (U, d_out, d_in).
-        bias: (U, d_out), or None.
-        rows: (batch,), values in 0..U-1, or None for 0, 1, 2, …; not read where U = 1.
+        x: (batch, seq, d).
+        quadratic: G, (groups, d, d), positive semi-definite.
 
     Returns:
-        (batch, seq, d_out).
+        (batch, seq, 1).
     """
-    if weight.shape[0] == 1:
-        return F.linear(x, weight.squeeze(0), None if bias is None else bias.squeeze(0))
-    weight = by_row(weight, rows).transpose(1, 2)
-    if bias is None:
-        return torch.bmm(x, weight)
-    return torch.baddbmm(by_row(bias, rows).unsqueeze(1), x, weight)
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.to(quadratic.dtype)
+        variance = torch.linalg.vecdot(linear(x, quadratic), x).unsqueeze(-1)
+        return torch.rsqrt(variance.clamp_min(0) + LAYER_NORM_EPS)
 
 
-def by_row(weight: Tensor, rows: Tensor | None) -> Tensor:
-    """Give every row its weight, (U, *shape) -> (batch, *shape)."""
-    return weight if rows is None else weight.index_select(0, rows)
-
-
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor | None) -> Tensor:
-    """Apply to every row a layer norm with its own scale and shift, as `linear` does."""
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Apply to every group of rows a layer norm with its own scale and shift, (G, d_model) each."""
+    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
     if weight.shape[0] == 1:
         return F.layer_norm(x, x.shape[-1:], weight.squeeze(0), bias.squeeze(0), LAYER_NORM_EPS)
-    normed = F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS)
-    weight, bias = by_row(weight, rows).unsqueeze(1), by_row(bias, rows).unsqueeze(1)
-    return torch.addcmul(bias, normed, weight)
+    normed = grouped(F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS), weight.shape[0])
+    return torch.addcmul(bias.unsqueeze(1), normed, weight.unsqueeze(1)).view_as(x)

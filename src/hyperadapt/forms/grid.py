@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hyperadapt.conditioning import mean_state
 from hyperadapt.errors import UserError
+from hyperadapt.forms.base import Gate
 from hyperadapt.sites import Site, Weight
 
 Variant = Literal["L", "L2", "LG", "GL"]
@@ -27,7 +28,7 @@ Pool = Literal["first", "mean"]
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(Gate):
     """The gate of HyperGrid.
 
     Attributes:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from hyperadapt.forms.bottleneck import linear
+from hyperadapt.forms.base import Form, add_linear, cast, linear
 from hyperadapt.sites import Site, Weight
 
 
 @dataclass(frozen=True)
-class LowRank:
+class LowRank(Form):
     """Down to rank r and up again, over r, added to the map's output; it starts at zero, as `up` does.
 
     Attributes:
@@ -30,6 +31,9 @@ class LowRank:
             "up": Weight((site.d_out, self.rank)),
         }
 
-    def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor], rows: Tensor | None) -> Tensor:
-        hidden = linear(x, weights["down"], None, rows)
-        return y + linear(hidden, weights["up"], None, rows) / self.rank
+    def prepare(self, weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Divide by r, once a batch."""
+        return cast({"down": weights["down"], "up": weights["up"] / self.rank}, dtype)
+
+    def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        return add_linear(y, linear(x, weights["down"]), weights["up"])

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hyperadapt.forms.bottleneck import by_row
+from hyperadapt.forms.base import Form, grouped
 from hyperadapt.sites import Site, Weight
 
 
 @dataclass(frozen=True)
-class NormScale:
+class NormScale(Form):
     """Replace a norm's output by one scaled by generated weights, in float32 as T5 computes it."""
 
     eps: float
@@ -23,9 +23,8 @@ class NormScale:
     def weights(self, site: Site) -> dict[str, Weight]:
         return {"scale": Weight((site.d_out,), mean=1.0)}
 
-    def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor], rows: Tensor | None) -> Tensor:
-        scale = weights["scale"]
-        if scale.shape[0] > 1:
-            scale = by_row(scale, rows).unsqueeze(1)
+    def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        scale = weights["scale"].to(y.dtype).unsqueeze(1)
         variance = x.to(torch.float32).pow(2).mean(-1, keepdim=True)
-        return scale * (x * torch.rsqrt(variance + self.eps)).to(y.dtype)
+        normed = (x * torch.rsqrt(variance + self.eps)).to(y.dtype)
+        return (scale * grouped(normed, len(scale))).view_as(y)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from hyperadapt.forms.bottleneck import ACTIVATIONS, linear
+from hyperadapt.forms.base import ACTIVATIONS, Form, add_linear, cast, linear, with_one
 from hyperadapt.sites import Site, Weight
 
 
 @dataclass(frozen=True)
-class ParallelBottleneck:
+class ParallelBottleneck(Form):
     """Down, activation, up, added to the sub-layer's output.
 
     Attributes:
@@ -38,6 +39,11 @@ class ParallelBottleneck:
             "up_bias": Weight((d_out,)),
         }
 
-    def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor], rows: Tensor | None) -> Tensor:
-        hidden = ACTIVATIONS[self.activation](linear(x, weights["down"], weights["down_bias"], rows))
-        return y + linear(hidden, weights["up"], weights["up_bias"], rows)
+    def prepare(self, weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Make the up projection's bias its last column."""
+        up = torch.cat([weights["up"], weights["up_bias"].unsqueeze(-1)], -1)
+        return cast({"down": weights["down"], "down_bias": weights["down_bias"], "up": up}, dtype)
+
+    def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        hidden = ACTIVATIONS[self.activation](linear(x, weights["down"], weights["down_bias"]))
+        return add_linear(y, with_one(hidden), weights["up"])
