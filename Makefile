@@ -1,13 +1,14 @@
 # make setup       .venv with everything pinned in constraints.txt
 # make quickstart  train, evaluate, predict and report on small tasks, with nothing to download
 # make test        lint, types and tests
+# make bench       speed and memory beside other libraries: docs/benchmarks.md; an hour on an idle machine of 2 cores
 # make clean       remove what the above made
 
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup quickstart test lint types clean
+.PHONY: setup quickstart test bench lint types clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed
@@ -28,6 +29,17 @@ quickstart: setup
 
 test: lint types
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+# The adapters library needs an older transformers, and so an environment of its own.
+ADAPTERS := $(VENV)/adapters
+
+bench: setup $(ADAPTERS)/.installed
+	$(BIN)/hyperadapt bench --adapters-python $(ADAPTERS)/bin/python --page docs/benchmarks.md $(BENCH)
+
+$(ADAPTERS)/.installed:
+	$(PYTHON) -m venv $(ADAPTERS)
+	$(ADAPTERS)/bin/pip install --quiet torch==2.13.0 adapters==1.3.0
+	touch $@
 
 lint: setup
 	$(BIN)/ruff check .

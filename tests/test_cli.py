@@ -16,7 +16,16 @@ import pytest
 from hyperadapt.methods import METHODS
 from hyperadapt.runs import load_run
 from hyperadapt.tasks import TASKS
-from tiny_run import COLOURS, SPLITS, Outcome, contents, hyperadapt, write_config, write_tasks
+from tiny_run import (
+    COLOURS,
+    SPLITS,
+    Outcome,
+    assert_one_line,
+    contents,
+    hyperadapt,
+    write_config,
+    write_tasks,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -36,17 +45,6 @@ def in_a_process(*arguments: object, stdin: str = "") -> Outcome:
     command = [sys.executable, "-m", "hyperadapt.cli", *map(str, arguments)]
     done = subprocess.run(command, env=ENVIRONMENT, input=stdin, capture_output=True, text=True, timeout=120)
     return Outcome(done.returncode, done.stdout, done.stderr)
-
-
-def assert_one_line(outcome: Outcome, message: str) -> None:
-    """Exit code 2, nothing on standard output, and on standard error one line that begins with "error: "."""
-    # No progress bar counts: in a process of their own, evaluate and predict draw none before two seconds.
-    lines = [line for line in re.split(r"[\r\n]+", outcome.err) if line.strip() and "it/s]" not in line]
-    assert outcome.code == 2, outcome
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("error: ")
-    assert message in lines[0]
-    assert outcome.out == ""
 
 
 # ------------------------------------------------------------------------------------------------ the front page

@@ -24,7 +24,7 @@ from sklearn.decomposition import PCA
 
 from hyperadapt.config import CompareConfig
 from hyperadapt.runs import load_run
-from tiny_run import BASE, Outcome, contents, hyperadapt, write_tasks
+from tiny_run import BASE, assert_one_line, contents, hyperadapt, write_tasks
 
 pytestmark = pytest.mark.xdist_group("comparison")  # or each worker would train the runs that all look at
 
@@ -282,13 +282,6 @@ def test_a_wrong_comparison_is_one_line_and_nothing_is_written(
     before = contents(tmp_path)
     assert_one_line(hyperadapt("compare", config), message)
     assert contents(tmp_path) == before
-
-
-def assert_one_line(outcome: Outcome, message: str) -> None:
-    lines = [line for line in re.split(r"[\r\n]+", outcome.err) if line.strip() and "it/s]" not in line]
-    assert outcome.code == 2, outcome
-    assert len(lines) == 1, lines
-    assert message in lines[0]
 
 
 def test_the_resolved_comparison_makes_the_same_runs(compared: Path) -> None:

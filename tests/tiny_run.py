@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,3 +96,14 @@ def contents(directory: Path) -> dict[str, bytes]:
     """Everything below a directory: path -> content."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+
+def assert_one_line(outcome: Outcome, message: str) -> None:
+    """Exit code 2, nothing on standard output, and on standard error one line that begins with "error: "."""
+    # No progress bar counts: in a process of their own, evaluate and predict draw none before two seconds.
+    lines = [line for line in re.split(r"[\r\n]+", outcome.err) if line.strip() and "it/s]" not in line]
+    assert outcome.code == 2, outcome
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert outcome.out == ""

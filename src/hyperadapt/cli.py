@@ -300,6 +300,37 @@ def predict(
 
 
 @app.command()
+def bench(
+    sections: Annotated[list[str] | None, typer.Argument(metavar="SECTION", help="All by default.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each contender that are timed.")] = 9,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; all by default.")] = None,
+    data_dir: Annotated[
+        str | None, typer.Option(help="A local copy of GLUE, for rows of real lengths.")
+    ] = None,
+    adapters_python: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PYTHON", help="Of an environment with `adapters`, which needs older libraries."
+        ),
+    ] = None,
+    output_dir: Annotated[Path, typer.Option()] = Path("runs/bench"),
+    page: Annotated[
+        Path | None, typer.Option(help="Where the page is written, else OUTPUT_DIR/benchmarks.md.")
+    ] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Tiny models, to see that all runs.")] = False,
+) -> None:
+    """Measure speed and memory side by side with full fine-tuning and other libraries, as ratios."""
+    from hyperadapt.bench import Setting, bench
+
+    given: dict[str, Any] = {} if threads is None else {"threads": threads}
+    setting = Setting(rounds, data_dir=data_dir, adapters_python=adapters_python, smoke=smoke, **given)
+    page = page or output_dir / "benchmarks.md"
+    if goals := bench(sections or [], setting, output_dir, page):
+        table("what was asked", goals)
+    print(f"The page is {page}")
+
+
+@app.command()
 def params(
     method: Annotated[str, typer.Option(help="A method; see `hyperadapt methods`.")] = "hyperformer++",
     model: Annotated[

@@ -118,10 +118,11 @@ def scores_by_size(
         axes = figure.add_subplot()
         for number, (name, points) in enumerate(lines.items()):
             sizes, means, deviations = zip(*points, strict=True)
+            known = any(deviation is not None for deviation in deviations)
             axes.errorbar(
                 sizes,
                 means,
-                [deviation or 0.0 for deviation in deviations],
+                [deviation or 0.0 for deviation in deviations] if known else None,
                 marker=MARKERS[number % len(MARKERS)],
                 markersize=4,
                 capsize=2,

@@ -1,0 +1,140 @@
+"""`hyperadapt bench`: speed and memory, measured side by side as ratios, and the page of the numbers.
+
+Each section keeps its numbers as OUTPUT/NAME.json; the page is written from those that are there, so that one section
+can be measured again without the others.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hyperadapt.bench import real_rows, sections
+from hyperadapt.bench.section import Goal, Section, Setting
+from hyperadapt.comparison import markdown
+from hyperadapt.errors import UserError, nearest
+
+__all__ = ["SECTIONS", "Setting", "bench"]
+
+SECTIONS = {
+    section.name: section
+    for section in (
+        Section("step", "A training step", sections.step, libraries=("peft",)),
+        Section("tasks", "A thousand tasks", sections.many_tasks),
+        Section("shapes", "Depth and width", sections.shapes),
+        Section("memory", "Memory of training", sections.memory, libraries=("peft",)),
+        Section("generation", "Generation", sections.generation),
+        Section("lengths", "Training on rows of real lengths", real_rows.training_lengths, "data_dir"),
+        Section("evaluation", "Evaluation", real_rows.evaluating, "data_dir"),
+        Section("start-up", "Starting", sections.start_up),
+    )
+}
+
+
+def bench(names: Sequence[str], setting: Setting, output: Path, page: Path) -> list[dict[str, str]]:
+    """Measure sections, and write the page.
+
+    Args:
+        names: keys of `SECTIONS`; none measures all that the setting allows.
+        setting: of all.
+        output: directory of what was measured.
+        page: file, in Markdown; what was written by hand under the heading `NOTES`, its last, stays.
+
+    Returns:
+        What was asked and what came out, a row a goal.
+
+    Raises:
+        UserError: if a section is unknown, lacks what it needs, a library is missing, or a contender dies.
+    """
+    for name in names:
+        if name not in SECTIONS:
+            raise UserError(f"section '{name}' is unknown; {nearest(name, SECTIONS)}")
+    chosen = [SECTIONS[name] for name in names or SECTIONS]
+    for section in chosen:
+        if names and section.needs is not None and getattr(setting, section.needs) is None:
+            raise UserError(f"section '{section.name}' needs --{section.needs.replace('_', '-')}")
+        for library in section.libraries:
+            if find_spec(library) is None:
+                raise UserError(f"section '{section.name}' measures {library} too: pip install {library}")
+    goals = []
+    output.mkdir(parents=True, exist_ok=True)
+    for section in chosen:
+        if section.needs is not None and getattr(setting, section.needs) is None:
+            print(f"{section.name} is left out: it needs --{section.needs.replace('_', '-')}")
+            continue
+        print(f"measuring {section.name}", flush=True)
+        found = section.measure(setting)
+        record = {**asdict(found), "machine": machine(setting)}
+        (output / f"{section.name}.json").write_text(json.dumps(record, indent=1))
+        page.write_text(written(output, notes_of(page)))
+        goals += [{"section": section.name, **asked_of(goal)} for goal in found.goals]
+    return goals
+
+
+def notes_of(page: Path) -> str:
+    """Return what was written by hand on a page, from `NOTES` on."""
+    _, heading, notes = page.read_text().partition(NOTES) if page.exists() else ("", "", "")
+    return f"{heading}{notes}"
+
+
+def written(output: Path, notes: str = "") -> str:
+    """Write the page from what was measured, and put the notes behind it."""
+    parts = [PREFACE]
+    for section in SECTIONS.values():
+        file = output / f"{section.name}.json"
+        if file.exists():
+            parts.append(section_text(section, json.loads(file.read_text())))
+    return "\n".join([*parts, *filter(None, [notes])])
+
+
+def section_text(section: Section, record: dict[str, Any]) -> str:
+    """Write one section."""
+    asked = [asked_of(Goal(**goal)) for goal in record["goals"]]
+    goals = f"{markdown(asked)}\n" if asked else ""
+    return (
+        f"## {section.title}\n\n{record['how']}\n\n{record['machine']}\n\n{markdown(record['rows'])}\n{goals}"
+    )
+
+
+def asked_of(goal: Goal) -> dict[str, str]:
+    """Lay out what was asked and what came out."""
+    return {
+        "what": goal.what,
+        "asked": f"at {'most' if goal.at_most else 'least'} {goal.bound:g}",
+        "measured": f"{goal.measured:.3f}",
+        "met": "yes" if goal.met else "no",
+    }
+
+
+def machine(setting: Setting) -> str:
+    """Describe what measured."""
+    import torch
+    import transformers
+
+    name = platform.processor() or platform.machine()
+    models = [line for line in lines_of("/proc/cpuinfo") if line.startswith("model name")]
+    name = models[0].partition(": ")[2] if models else name
+    if torch.accelerator.is_available():
+        name = f"{torch.cuda.get_device_name()}, " * torch.cuda.is_available() + name
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    return f"{setting.threads} threads of {name}; {versions}."
+
+
+def lines_of(path: str) -> list[str]:
+    """Read a file's lines; none where there is no such file."""
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+NOTES = "## What was tried\n"
+PREFACE = """# Benchmarks
+
+Written by `hyperadapt bench` (`make bench`). Models have random weights of published shapes, in fp32 on a CPU, without
+dropout, whose random numbers cost a CPU a fifth of a step, alike for all. Contenders are processes of their own whose
+runs take turns; a ratio is the median over the rounds of two runs of the same round, with its quartiles. The floor is
+the frozen model of which only the layer norms are trained. A step is forward, backward and fused AdamW.
+"""

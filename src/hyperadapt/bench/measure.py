@@ -1,0 +1,177 @@
+"""Measure side by side: contenders in processes of their own, whose runs take turns."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median, quantiles
+from tempfile import TemporaryFile
+from typing import Any, Literal, NamedTuple
+
+from hyperadapt.errors import UserError
+
+WORKER = Path(__file__).with_name("worker.py")
+Question = Literal["run", "peak", "trained", "launches"]
+WARM_UP = 2  # runs before any is timed: the first allocates memory, the optimizer's state included
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a contender is and does.
+
+    Attributes:
+        model: fields of a T5Config; the weights are random.
+        library: "transformers" alone, or the one that adapts the model.
+        options: the method's, as the library names them; of transformers {"train": "all" | "layer_norms"}.
+        tasks: how many the model is adapted for.
+        batches: rows as (source tokens, task id), taken in turns.
+        targets: target tokens of each row, or tokens to generate.
+        work: "train", a step with AdamW; "generate", greedily; "evaluate", all of `batches` at once, each the rows of a
+            task; or "evaluate by task", one after another.
+        answers: tokens of each task's answers, to evaluate.
+        pad_to: width of every batch; None takes that of its longest row.
+        bf16, compile: autocast to bfloat16; torch.compile, and a static cache to generate.
+        threads: of the CPU.
+        python: the interpreter that runs it, where that is not this one.
+    """
+
+    model: dict[str, Any]
+    library: Literal["transformers", "hyperadapt", "peft", "adapters"]
+    options: dict[str, Any]
+    batches: Sequence[Sequence[tuple[int, int]]]
+    targets: int
+    tasks: int = 8
+    work: Literal["train", "generate", "evaluate", "evaluate by task"] = "train"
+    answers: Sequence[int] = ()
+    pad_to: int | None = None
+    bf16: bool = False
+    compile: bool = False
+    threads: int = 1
+    python: str = field(default=sys.executable)
+
+
+class Contender:
+    """A running worker; a context that ends it."""
+
+    def __init__(self, name: str, spec: Spec) -> None:
+        self.name = name
+        # Not a pipe: it would fill up, as nobody reads it while the worker runs.
+        self.words = TemporaryFile("w+")  # noqa: SIM115 - closed on exit
+        self.process = subprocess.Popen(
+            [spec.python, str(WORKER), json.dumps(asdict(spec))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.words,
+            text=True,
+        )
+
+    def __enter__(self) -> Contender:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.words.close()
+
+    def ask(self, question: Question) -> float:
+        """Put a question to the worker.
+
+        Raises:
+            UserError: with its last words, if it has died.
+        """
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            print(question, file=self.process.stdin, flush=True)
+            return json.loads(self.process.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError):
+            self.process.wait()
+            self.words.seek(0)
+            last = (self.words.read().strip().splitlines() or ["killed, perhaps for memory"])[-1]
+            raise UserError(f"bench: {self.name} ended: {last}") from None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a contender.
+
+    Attributes:
+        seconds: of each round's run.
+        beside: by reference, the seconds of its run in the same round.
+        peak: the highest memory, in MB.
+        trained: parameters that are trained.
+        launches: operators that a run calls, or kernels that it launches.
+    """
+
+    seconds: list[float]
+    beside: dict[str, list[float]]
+    peak: float
+    trained: int
+    launches: int
+
+    def ratio(self, reference: str) -> Ratio:
+        """Return the median over the rounds of the time as a multiple of a reference's."""
+        ratios = [own / other for own, other in zip(self.seconds, self.beside[reference], strict=True)]
+        low, _, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+        return Ratio(median(ratios), low, high)
+
+
+class Ratio(NamedTuple):
+    """A median and its quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def side_by_side(
+    references: Mapping[str, Spec], others: Mapping[str, Spec], rounds: int, at_once: int = 6
+) -> dict[str, Measured]:
+    """Time contenders whose runs take turns, so that what else the machine does falls on all alike.
+
+    Args:
+        references: run beside every group of the others.
+        others: in groups of `at_once`, as memory has to hold a group.
+        rounds: runs of each that are timed, after `WARM_UP`.
+    """
+    names, measured = list(others), dict[str, Measured]()
+    for start in range(0, max(len(names), 1), at_once):
+        group = {**references, **{name: others[name] for name in names[start : start + at_once]}}
+        for name, of in take_turns(group, list(references), rounds).items():
+            measured.setdefault(name, of)
+    return measured
+
+
+def take_turns(specs: Mapping[str, Spec], references: Sequence[str], rounds: int) -> dict[str, Measured]:
+    """Time contenders that all fit into memory."""
+    seconds: dict[str, list[float]] = {name: [] for name in specs}
+    with ExitStack() as stack:
+        running = [stack.enter_context(Contender(name, spec)) for name, spec in specs.items()]
+        for number in range(WARM_UP + rounds):
+            for one in running:
+                taken = one.ask("run")
+                if number >= WARM_UP:
+                    seconds[one.name].append(taken)
+        beside = {reference: seconds[reference] for reference in references}
+        return {
+            one.name: Measured(
+                seconds[one.name], beside, one.ask("peak"), int(one.ask("trained")), int(one.ask("launches"))
+            )
+            for one in running
+        }
+
+
+def peak_alone(name: str, spec: Spec) -> float:
+    """Measure the highest memory of a contender that has the machine to itself, in MB."""
+    with Contender(name, spec) as one:
+        for _ in range(WARM_UP):
+            one.ask("run")
+        return one.ask("peak")

@@ -1,0 +1,117 @@
+"""What real lengths change: batches of like length in training, all tasks at once in evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import median
+
+from hyperadapt.bench.measure import WARM_UP, side_by_side
+from hyperadapt.bench.section import Found, Goal, Setting
+from hyperadapt.bench.sections import options_of, spec
+from hyperadapt.tasks import SUITES, TASKS
+
+MAX_SOURCE_LENGTH = 128
+
+
+def token_lengths(setting: Setting, split: str, max_rows: int) -> list[list[int]]:
+    """Count the tokens of GLUE's rows, of each task at most so many, in tiny-t5's vocabulary of 8,000."""
+    from hyperadapt.evaluation import tokenize_inputs
+    from hyperadapt.tasks.task import load_split
+    from hyperadapt.tiny_t5 import load_tiny_t5
+
+    _, tokenizer = load_tiny_t5()
+    found = []
+    for name in SUITES["glue"]:
+        rows = load_split(TASKS[name], split, setting.data_dir, max_rows)
+        ids, _ = tokenize_inputs({"source": rows["source"]}, tokenizer, MAX_SOURCE_LENGTH, 0)
+        found.append([len(row) for row in ids])
+    return found
+
+
+def training_lengths(setting: Setting) -> Found:
+    """Measure training on batches of like length beside batches of the same rows at random."""
+    from hyperadapt.mixing import MixtureBatchSampler
+
+    lengths = token_lengths(setting, "train", 20_000)
+    task_of = [(length, task) for task, of_task in enumerate(lengths) for length in of_task]
+    batches = (
+        2 if setting.smoke else 50
+    )  # a whole window of the sampler: both compositions have the same rows
+    size = setting.batch[0]
+
+    def composed(by_length: bool) -> list[list[tuple[int, int]]]:
+        sampler = MixtureBatchSampler(
+            lengths, size, batches, group_by_length=by_length, window=batches, seed=1
+        )
+        return [[task_of[number] for number in batch] for batch in sampler]
+
+    ours, random, fixed = "of like length, mixed tasks", "at random, mixed tasks", "at random, padded to 128"
+    plain = spec(setting, "hyperadapt", options_of("hyperformer++"), batches=composed(False))
+    specs = {ours: replace(plain, batches=composed(True)), fixed: replace(plain, pad_to=MAX_SOURCE_LENGTH)}
+    # As many rounds as batches: each is timed once, and those of the warm-up come again at the end.
+    found = side_by_side({random: plain}, specs, rounds=batches)
+    assert batches >= WARM_UP
+    useful = sum(length for batch in plain.batches for length, _ in batch)
+    speed = {name: useful / sum(of.seconds) for name, of in found.items()}
+    width = {
+        name: sum(of.pad_to or max(length for length, _ in batch) for batch in of.batches)
+        for name, of in {random: plain, **specs}.items()
+    }
+    rows = [
+        {
+            "batches": name,
+            "useful tokens a second": f"{speed[name]:.0f}",
+            "of all at random": f"{speed[name] / speed[random]:.2f}",
+            "padding": f"{1 - useful / (size * width[name]):.0%}",
+        }
+        for name in found
+    ]
+    how = (
+        f"{batches} steps of HyperFormer++ on the same {batches * size} rows of GLUE's training sets, {setting.shape}: "
+        "tokens that are no padding, by the second. Lengths are those of tiny-t5's vocabulary, at most 128."
+    )
+    return Found(
+        how,
+        rows,
+        [
+            Goal(
+                "useful tokens a second: of batches at random",
+                speed[ours] / speed[random],
+                1.5,
+                at_most=False,
+            )
+        ],
+    )
+
+
+def evaluating(setting: Setting) -> Found:
+    """Measure the evaluation of all tasks at once beside one task after another."""
+    rows_each = 4 if setting.smoke else 128
+    lengths = token_lengths(setting, "validation", rows_each)
+    answers = [TASKS[name].max_generated_length for name in SUITES["glue"]]
+    rows = [[(length, task) for length in of_task] for task, of_task in enumerate(lengths)]
+    naive = spec(
+        setting,
+        "hyperadapt",
+        options_of("hyperformer++"),
+        batches=rows,
+        pad_to=MAX_SOURCE_LENGTH,
+        work="evaluate by task",
+        answers=answers,
+    )
+    one_by_one, at_once = "task by task, padded to 128", "all tasks at once, sorted by length"
+    found = side_by_side(
+        {one_by_one: naive},
+        {at_once: replace(naive, work="evaluate", pad_to=None)},
+        max(setting.rounds // 3, 1),
+    )
+    faster = 1 / found[at_once].ratio(one_by_one).median
+    how = (
+        f"Predictions of HyperFormer++ for {rows_each} validation rows of each task of GLUE, of their real lengths, "
+        f"{setting.shape}, 64 rows a batch, answers of {min(answers)} to {max(answers)} tokens."
+    )
+    table = [
+        {"": name, "seconds": f"{median(of.seconds):.2f}", f"of {one_by_one}": str(of.ratio(one_by_one))}
+        for name, of in found.items()
+    ]
+    return Found(how, table, [Goal("times faster than task by task", faster, 3.0, at_most=False)])

@@ -1,0 +1,97 @@
+"""A section of the benchmarks: what is measured, under which setting, and what is asked of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Under what the sections measure.
+
+    Attributes:
+        rounds: of runs that take turns.
+        threads: of the CPU.
+        data_dir: a local copy of GLUE, for real lengths.
+        adapters_python: interpreter of an environment with the `adapters` library, which needs older transformers.
+        smoke: tiny models, for tests.
+    """
+
+    rounds: int = 9
+    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    data_dir: str | None = None
+    adapters_python: str | None = None
+    smoke: bool = False
+
+    @cached_property
+    def on_device(self) -> bool:
+        """Whether there is an accelerator."""
+        import torch
+
+        return torch.accelerator.is_available()
+
+    @property
+    def shape(self) -> str:
+        """The model of the step and of generation."""
+        return "t5-base" if self.on_device else "t5-small"
+
+    @property
+    def batch(self) -> tuple[int, int, int]:
+        """Rows, source tokens and target tokens of a step."""
+        if self.smoke:
+            return 8, 6, 2
+        return (32, 128, 4) if self.on_device else (16, 96, 4)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is asked of a number.
+
+    Attributes:
+        what: the number.
+        measured: what came out.
+        bound: what was asked.
+        at_most: whether it is an upper bound, else a lower.
+    """
+
+    what: str
+    measured: float
+    bound: float
+    at_most: bool = True
+
+    @property
+    def met(self) -> bool:
+        """Whether it was reached."""
+        return (self.measured <= self.bound) == self.at_most
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a section measured: how, in a sentence; a row a contender; what was asked."""
+
+    how: str
+    rows: list[dict[str, Any]]
+    goals: list[Goal]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section.
+
+    Attributes:
+        name: on the command line.
+        title: on the page.
+        measure: does the work.
+        needs: what of the setting it cannot do without.
+        libraries: what must be installed for it.
+    """
+
+    name: str
+    title: str
+    measure: Callable[[Setting], Found]
+    needs: Literal["data_dir"] | None = None
+    libraries: tuple[str, ...] = ()

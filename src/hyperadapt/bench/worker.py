@@ -1,0 +1,229 @@
+"""A contender in a process of its own: a model with random weights, and a piece of work that it repeats on demand.
+
+    python worker.py SPEC
+
+Each line of standard input is a question, answered by a line of JSON on standard output: "run" does one piece of work
+and answers its seconds; "peak" answers the highest memory of the process (the device's allocator, where there is one)
+in MB; "trained" how many parameters are trained; "launches" how many operators, or kernels of the device, a run
+starts. SPEC is the JSON of `Spec.__dict__`. Nothing of hyperadapt is imported unless it is the contender, so that
+libraries which need older versions of others can run this file in an environment of their own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+FIRST_WORD = 3  # of a vocabulary whose first tokens are padding, end and unknown
+
+
+def main() -> None:
+    """Build what the specification asks for, and answer until the input ends."""
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # what libraries print is no answer
+    spec = json.loads(sys.argv[1])
+    import torch
+
+    torch.set_num_threads(spec["threads"])
+    torch.manual_seed(0)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    device = device or torch.device("cpu")
+    model = adapted(spec).to(device)
+    works = {"train": training, "generate": generation, "evaluate": evaluation, "evaluate by task": by_task}
+    work = works[spec["work"]](spec, model, device)
+
+    def run() -> float:
+        wait(device)
+        start = time.perf_counter()
+        work()
+        wait(device)
+        return time.perf_counter() - start
+
+    questions = {
+        "run": run,
+        "peak": lambda: peak_memory(device),
+        "trained": lambda: sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "launches": lambda: launches(work, device),
+    }
+    for question in sys.stdin:
+        print(json.dumps(questions[question.strip()]()), file=answers, flush=True)
+
+
+def adapted(spec: dict[str, Any]) -> Any:
+    """Build the model: T5 of the given shape, and what the library adds to it."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(**spec["model"])
+    config.tie_word_embeddings = spec["model"].get("tie_word_embeddings", True)
+    model: Any = T5ForConditionalGeneration(config)
+    options = spec["options"]
+    if spec["library"] == "hyperadapt":
+        import hyperadapt as ha
+        from hyperadapt.methods import method_from
+
+        model = ha.adapt(model, method_from(options), [f"task{number}" for number in range(spec["tasks"])])
+    elif spec["library"] == "peft":
+        import peft
+
+        kind = {"lora": peft.LoraConfig, "ia3": peft.IA3Config}[options["kind"]]
+        fields = {name: value for name, value in options.items() if name != "kind"}
+        model = peft.get_peft_model(model, kind(task_type="SEQ_2_SEQ_LM", **fields))
+    elif spec["library"] == "adapters":
+        import adapters
+
+        adapters.init(model)
+        model.add_adapter("task", config=options["config"])
+        model.train_adapter("task")
+    else:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(options["train"] == "all" or "layer_norm" in name)
+    return model
+
+
+def inputs(spec: dict[str, Any], device: Any) -> list[dict[str, Any]]:
+    """Make the batches: random tokens, padded to the longest row of each unless `pad_to` says how far."""
+    import torch
+
+    made = []
+    for rows in spec["batches"]:
+        width = spec["pad_to"] or max(length for length, _ in rows)
+        tokens = torch.randint(FIRST_WORD, spec["model"]["vocab_size"], (len(rows), width))
+        mask = torch.arange(width) < torch.tensor([length for length, _ in rows])[:, None]
+        batch = {"input_ids": tokens * mask, "attention_mask": mask.long()}
+        if spec["library"] == "hyperadapt":
+            batch["task_ids"] = torch.tensor([task for _, task in rows])
+        made.append({name: tensor.to(device) for name, tensor in batch.items()})
+    return made
+
+
+def training(spec: dict[str, Any], model: Any, device: Any) -> Any:
+    """Return a training step: forward, backward and the optimizer that Trainer takes by default, fused AdamW."""
+    import torch
+
+    batches = inputs(spec, device)
+    for batch in batches:
+        shape = len(batch["input_ids"]), spec["targets"]
+        batch["labels"] = torch.randint(FIRST_WORD, spec["model"]["vocab_size"], shape, device=device)
+    cycle = itertools.cycle(batches)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+    model.train()
+    forward = torch.compile(model) if spec["compile"] else model
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=spec["bf16"]):
+            loss = forward(**next(cycle)).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def generation(spec: dict[str, Any], model: Any, device: Any) -> Any:
+    """Return a greedy generation of exactly `targets` tokens."""
+    import torch
+
+    cycle = itertools.cycle(inputs(spec, device))
+    model.eval()
+    length = {"min_new_tokens": spec["targets"], "max_new_tokens": spec["targets"]}
+    static = {"cache_implementation": "static"} if spec["compile"] else {}
+
+    def generate() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=spec["bf16"]):
+            model.generate(**next(cycle), **length, **static, do_sample=False, num_beams=1)
+
+    return generate
+
+
+def evaluation(spec: dict[str, Any], model: Any, device: Any) -> Any:
+    """Return hyperadapt's predictions for the rows of all tasks, of which each of `batches` is one's."""
+    from hyperadapt.evaluation import generate_answers
+    from hyperadapt.tiny_t5 import load_tiny_t5
+
+    rows, answers = texts(spec), spec["answers"]
+    [tokenizer] = load_tiny_t5()[1:]
+    sources = [ids for of_task in rows for ids in of_task]
+    tasks = [task for task, of_task in enumerate(rows) for _ in of_task]
+    lengths = [(answers[task], answers[task]) for task in tasks]
+    return lambda: generate_answers(model, tokenizer, sources, tasks, lengths, [False] * len(tasks))
+
+
+def by_task(spec: dict[str, Any], model: Any, device: Any) -> Any:
+    """Return predictions task by task, of rows in their own order, padded to `pad_to`."""
+    import torch
+
+    from hyperadapt.tiny_t5 import load_tiny_t5
+
+    rows = texts(spec)
+    [tokenizer] = load_tiny_t5()[1:]
+    model.eval()
+
+    def predict() -> None:
+        for task, (of_task, length) in enumerate(zip(rows, spec["answers"], strict=True)):
+            for start in range(0, len(of_task), 64):
+                some = {"input_ids": of_task[start : start + 64]}
+                batch = tokenizer.pad(
+                    some, padding="max_length", max_length=spec["pad_to"], return_tensors="pt"
+                )
+                task_ids = torch.full((len(batch["input_ids"]),), task, device=device)
+                limits = {"min_new_tokens": length, "max_new_tokens": length}
+                generated = model.generate(**batch.to(device), task_ids=task_ids, **limits, do_sample=False)
+                tokenizer.batch_decode(generated, skip_special_tokens=True)
+
+    return predict
+
+
+def texts(spec: dict[str, Any]) -> list[list[list[int]]]:
+    """Draw random tokens of the given lengths, as lists."""
+    import torch
+
+    return [
+        [torch.randint(FIRST_WORD, spec["model"]["vocab_size"], (length,)).tolist() for length, _ in rows]
+        for rows in spec["batches"]
+    ]
+
+
+def wait(device: Any) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type != "cpu":
+        import torch
+
+        torch.accelerator.synchronize()
+
+
+def peak_memory(device: Any) -> float:
+    """Return the highest memory so far, in MB."""
+    if device.type != "cpu":
+        import torch
+
+        return torch.accelerator.max_memory_allocated() / 2**20
+    # The process's own: getrusage would count what its parent held when it began.
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
+
+def launches(work: Any, device: Any) -> int:
+    """Count the kernels that a run launches on the device, or, on the CPU, the operators that it calls."""
+    from torch.profiler import ProfilerActivity, profile
+
+    kind = {"cpu": ProfilerActivity.CPU, "cuda": ProfilerActivity.CUDA, "xpu": ProfilerActivity.XPU}[
+        device.type
+    ]
+    with profile(activities=[kind]) as profiled:
+        work()
+    return sum(
+        event.count
+        for event in profiled.key_averages()
+        if event.key.startswith("aten::") or device.type != "cpu"
+    )
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main()

@@ -1,0 +1,165 @@
+"""The benchmarks: contenders do the work that they are timed at, and the page says what came out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hyperadapt.bench import NOTES, SECTIONS, Setting, asked_of, bench, worker, written
+from hyperadapt.bench.measure import Measured, Spec, peak_alone, side_by_side
+from hyperadapt.bench.section import Goal
+from hyperadapt.bench.sections import FLOOR, FULL, LORA, options_of, spec
+from hyperadapt.errors import UserError
+from tiny_run import assert_one_line, hyperadapt
+
+TINY = Setting(rounds=1, threads=1, smoke=True)
+CPU = torch.device("cpu")
+CONTENDERS = {
+    FULL: spec(TINY, "transformers", {"train": "all"}),
+    FLOOR: spec(TINY, "transformers", {"train": "layer_norms"}),
+    "hyperformer++": spec(TINY, "hyperadapt", options_of("hyperformer++")),
+    "hyperdecoder": spec(TINY, "hyperadapt", options_of("hyperdecoder")),
+    "lora": spec(TINY, "peft", LORA),
+    "ia3": spec(TINY, "peft", {"kind": "ia3"}),
+}
+
+
+def fields(of: Spec, **changes: Any) -> dict[str, Any]:
+    """A specification as the worker reads it."""
+    return json.loads(json.dumps(asdict(replace(of, **changes))))
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_a_step_changes_what_is_trained_and_nothing_else(name: str) -> None:
+    given = fields(CONTENDERS[name])
+    torch.manual_seed(0)
+    model = worker.adapted(given)
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    step = worker.training(given, model, CPU)
+    for _ in range(3):  # LoRA's first factor has no gradient until the second has moved
+        step()
+    for parameter, tensor in model.named_parameters():
+        assert torch.equal(tensor, before[parameter]) != tensor.requires_grad, parameter
+
+
+def test_what_is_trained_is_what_the_floor_and_full_fine_tuning_are() -> None:
+    trained = {
+        name: [
+            key for key, p in worker.adapted(fields(CONTENDERS[name])).named_parameters() if p.requires_grad
+        ]
+        for name in (FULL, FLOOR)
+    }
+    assert "shared.weight" in trained[FULL]
+    assert trained[FLOOR]
+    assert all("layer_norm" in key for key in trained[FLOOR])
+
+
+def test_batches_are_padded_to_their_longest_row_or_as_asked() -> None:
+    given = fields(CONTENDERS["hyperformer++"], batches=[[(3, 0), (5, 2)], [(2, 1)]])
+    first, second = worker.inputs(given, CPU)
+    assert first["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    assert (first["input_ids"] != 0).equal(first["attention_mask"].bool())
+    assert first["task_ids"].tolist() == [0, 2]
+    assert second["input_ids"].shape == (1, 2)
+    assert worker.inputs(given | {"pad_to": 7}, CPU)[1]["input_ids"].shape == (1, 7)
+
+
+def test_both_ways_to_evaluate_generate_as_many_tokens_for_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [[(4, 0), (6, 0), (3, 0)], [(5, 1)]]
+    both = fields(CONTENDERS["hyperformer++"], batches=rows, answers=[2, 3], pad_to=8, tasks=2)
+    model = worker.adapted(both)
+    made: list[list[int]] = []
+    generate = type(model).generate
+
+    def counting(self: Any, **inputs: Any) -> Any:
+        out = generate(self, **inputs)
+        made.append([*inputs["input_ids"].shape, out.shape[1] - 1])
+        return out
+
+    monkeypatch.setattr(type(model), "generate", counting)
+    worker.evaluation(both, model, CPU)()
+    worker.by_task(both, model, CPU)()
+    assert sorted(made) == [[1, 5, 3], [1, 8, 3], [3, 6, 2], [3, 8, 2]]
+
+
+def test_contenders_run_in_processes_of_their_own_and_take_turns() -> None:
+    found = side_by_side({FLOOR: CONTENDERS[FLOOR]}, {"ours": CONTENDERS["hyperformer++"]}, rounds=2)
+    assert list(found) == [FLOOR, "ours"]
+    ours = found["ours"]
+    assert len(ours.seconds) == len(ours.beside[FLOOR]) == 2
+    assert found[FLOOR].ratio(FLOOR).median == 1
+    assert ours.trained > found[FLOOR].trained
+    assert ours.launches > found[FLOOR].launches
+    assert ours.peak > 50
+
+
+def test_a_contender_that_dies_says_why() -> None:
+    broken = replace(CONTENDERS["hyperformer++"], options={"name": "hyperformer++", "reduction_factor": 0})
+    with pytest.raises(UserError, match=r"bench: ours ended: .*reduction_factor"):
+        peak_alone("ours", broken)
+
+
+def test_a_ratio_is_the_median_of_the_rounds_and_not_of_the_times() -> None:
+    measured = Measured([1.0, 4.0, 3.0], {"other": [1.0, 2.0, 1.0]}, peak=0, trained=0, launches=0)
+    assert measured.ratio("other") == (2.0, 1.5, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("goal", "asked", "met"),
+    [
+        (Goal("a", 1.0, 1.1), "at most 1.1", "yes"),
+        (Goal("a", 1.2, 1.1), "at most 1.1", "no"),
+        (Goal("a", 1.6, 1.5, at_most=False), "at least 1.5", "yes"),
+        (Goal("a", 1.4, 1.5, at_most=False), "at least 1.5", "no"),
+    ],
+)
+def test_a_goal_is_met_on_its_own_side_of_the_bound(goal: Goal, asked: str, met: str) -> None:
+    assert (asked_of(goal)["asked"], asked_of(goal)["met"]) == (asked, met)
+
+
+def test_the_page_has_the_sections_that_were_measured(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text(f"# Old\n\n## Generation\n\n{NOTES}\nBy hand.\n")
+    goals = bench(["start-up"], TINY, tmp_path / "out", tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert page.endswith(f"\n{NOTES}\nBy hand.\n")
+    assert "## Starting" in page
+    assert "## Generation" not in page
+    assert all(f"| {goal['what']} | {goal['asked']} | {goal['measured']} |" in page for goal in goals)
+    (tmp_path / "out" / "start-up.json").unlink()
+    assert "## Starting" not in written(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generatoin"], "section 'generatoin' is unknown; did you mean 'generation'?"),
+        (["lengths"], "section 'lengths' needs --data-dir"),
+        (["step", "--rounds", "0"], "--rounds"),
+    ],
+)
+def test_what_is_wrong_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    assert_one_line(hyperadapt("bench", *arguments, "--output-dir", str(tmp_path / "out")), message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_library_is_named_before_any_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    monkeypatch.setattr("hyperadapt.bench.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="'step' measures peft too: pip install peft"):
+        bench(["step"], TINY, tmp_path / "out", tmp_path / "page.md")
+    assert set(SECTIONS) == {
+        "step",
+        "tasks",
+        "shapes",
+        "memory",
+        "generation",
+        "lengths",
+        "evaluation",
+        "start-up",
+    }
