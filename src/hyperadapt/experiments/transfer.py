@@ -72,7 +72,7 @@ def by_rows(planned: Plan, runs: Mapping[tuple[str, int], Sequence[Cell]]) -> st
         for variant in table[0]
         if all(variant in of[size] for of in whole.values() for size in sizes)
     }
-    if not lines:
+    if not lines or len(sizes) == 1:
         return markdown(table)
     label = "score, mean of the tasks"
     picture = planned.picture("scores", scores_by_size(lines, "training rows of the new task", label))
