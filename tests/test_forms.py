@@ -13,7 +13,7 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from hyperadapt.errors import UserError
 from hyperadapt.forms import Bottleneck, LowRank, NormScale, ParallelBottleneck
 from hyperadapt.forms.base import ACTIVATIONS, add_linear, linear
-from hyperadapt.forms.bottleneck import FOLDED_FROM
+from hyperadapt.forms.bottleneck import FOLDED_FROM, inverse_deviation
 from hyperadapt.sites import Site, Weight, numel, split
 
 SITE = Site("encoder", 0, "feed_forward", "encoder.block.0.layer.1.DenseReluDense", 16, 16)
@@ -139,18 +139,41 @@ def test_gradients_reach_every_weight_of_every_condition_in_use(form: Any) -> No
         assert [bool(gradient.any()) for gradient in value.grad] == [True, False, True], name
 
 
-def test_a_folded_norm_keeps_its_digits_where_columns_nearly_cancel_and_far_from_zero() -> None:
+@pytest.mark.parametrize(("near", "shift"), [(-0.9, 100.0), (-0.999, 0.0)])
+def test_a_folded_norm_keeps_its_digits_where_columns_nearly_cancel_and_far_from_zero(
+    near: float, shift: float
+) -> None:
     form = Bottleneck(FOLDED_FROM)
     weights, y = draw(form.weights(SITE), 1), states()
-    for name, near in (("up", -0.9), ("down", 1.0), ("down_bias", 1.0)):
+    for name, factor in (("up", near), ("down", 1.0), ("down_bias", 1.0)):
         axis = -1 if name == "up" else 1
-        weights[name].select(axis, 1).copy_(near * weights[name].select(axis, 0))
-    weights["up_bias"] = 100 + 0.01 * weights["up_bias"]
+        weights[name].select(axis, 1).copy_(factor * weights[name].select(axis, 0))
+    weights["up_bias"] = shift + 0.01 * weights["up_bias"]
     exact = {name: value[0].double() for name, value in weights.items()}
     expected = torch.stack([houlsby(row, exact, BY_HAND["gelu_new"], block=True) for row in y.double()])
     assert (applied(form, y, y, weights) - expected).abs().max() < 2e-3
-    plain = Bottleneck(FOLDED_FROM - 1).apply(y, y, weights)
-    assert (plain - expected).abs().max() > (applied(form, y, y, weights) - expected).abs().max()
+
+
+def test_a_folded_norms_deviation_is_exact_under_autocast() -> None:
+    form = Bottleneck(FOLDED_FROM)
+    weights = {name: value[:, None] for name, value in draw(form.weights(SITE), 1).items()}
+    hidden = states()[..., :3]  # of the bottleneck's width and a one
+    exact = form.prepare({name: value.double() for name, value in weights.items()}, torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        prepared = form.prepare(weights, torch.bfloat16)
+        found = inverse_deviation(hidden, prepared["variance"][:, 0])
+    assert prepared["up"].dtype == torch.bfloat16
+    assert torch.allclose(found, inverse_deviation(hidden.double(), exact["variance"][:, 0]), rtol=1e-5)
+
+
+def test_in_float16_nothing_is_folded_as_its_range_would_be_left() -> None:
+    form = Bottleneck(FOLDED_FROM)
+    weights, y = draw(form.weights(SITE), 1), 300 * states()
+    weights["up"] = 0 * weights["up"]
+    weights["up_bias"] = 0 * weights["up_bias"]
+    low = {name: value.half() for name, value in weights.items()}
+    expected = y + weights["norm_bias"]
+    assert (applied(form, y.half(), y.half(), low).float() - expected).abs().max() < 1
 
 
 def test_under_autocast_the_sum_keeps_the_type_of_what_is_added_to() -> None:

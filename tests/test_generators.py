@@ -144,11 +144,24 @@ def test_rows_added_to_a_table_do_not_share_memory_with_where_they_came_from() -
     assert (table.table[3] == 1).all()
 
 
-@pytest.mark.parametrize("task_ids", [[0, 2, 1, 1, 0, 2], [1], [2, 2, 2], [3, 0]])
-def test_rows_of_the_distinct_tasks_give_the_batchs_tasks_back(task_ids: list[int]) -> None:
-    given = torch.tensor(task_ids)
+@pytest.mark.parametrize(
+    ("task_ids", "groups"),
+    [
+        ([0, 2, 1, 1, 0, 2], 6),
+        ([1], 1),
+        ([2, 2, 2], 1),
+        ([3, 0], 2),
+        ([2, 2, 0, 0, 2, 2], 3),
+        ([1, 1, 1, 1, 0, 0], 3),
+        ([], 0),
+    ],
+)
+def test_rows_of_the_distinct_tasks_give_the_batchs_tasks_back(task_ids: list[int], groups: int) -> None:
+    given = torch.tensor(task_ids, dtype=torch.long)
     ids, rows = distinct(given, 4)
-    assert torch.equal(ids[rows], given)
+    assert rows is not None
+    assert len(rows) == groups
+    assert torch.equal(ids[rows].repeat_interleave(len(given) // max(groups, 1)), given)
     assert ids.tolist() == sorted(set(task_ids))
     # Under compile, and so on an accelerator, the number of tasks that occur is not known.
     torch._dynamo.reset()
@@ -191,4 +204,4 @@ def test_given_features_are_used_and_not_trained() -> None:
 def test_a_lookup_finds_tasks_and_embeds_nothing() -> None:
     rows, ids, embedding = TaskLookup(("a", "b"))(given_tasks("decoder", [1, 1]))
     assert ids is not None
-    assert (ids.tolist(), rows.tolist(), embedding) == ([1], [0, 0], None)
+    assert (ids.tolist(), rows.tolist(), embedding) == ([1], [0], None)  # one group of two rows

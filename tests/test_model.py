@@ -375,6 +375,18 @@ def test_bfloat16_is_near_float32(model: Any, kind: str) -> None:
     assert relative_error(alone.float(), logits(low).float()) < tolerance
 
 
+def test_under_autocast_weights_are_made_in_the_type_of_its_products(model: Any) -> None:
+    made: list[Any] = []
+    model.hyperadapt.register_forward_hook(lambda module, args, output: made.append(output.by_layer))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**BATCH)
+    sites = [site for by_layer in made for by_position in by_layer.values() for site in by_position.values()]
+    types = {name: weight.dtype for weights in sites for name, weight in weights.items()}
+    wide = {"variance": torch.float64, "scale": torch.float32}  # of a folded norm; of a norm outside autocast
+    assert types == {name: wide.get(name, torch.bfloat16) for name in types}
+    assert bool(types) == bool(model.hyperadapt.site_groups())
+
+
 @pytest.fixture
 def fresh_compiler() -> Iterator[None]:
     """Nothing compiled before, and nothing left."""

@@ -8,6 +8,7 @@ states) (Hyperdecoders, section 3.2), or nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import gcd
 from typing import Any, NamedTuple
 
 import torch
@@ -38,8 +39,8 @@ class Condition(NamedTuple):
     """The distinct conditions of a batch.
 
     Attributes:
-        rows: (batch,), each row's condition, 0..U-1; None where the batch is U groups of equally many rows, one after
-            another, each with a condition.
+        rows: (G,), the condition, 0..U-1, of each of G groups of equally many rows, one after another; None where
+            there are U groups, each with a condition of its own.
         ids: (U,), the tasks, where they are the condition.
         embedding: (U, d), None where the parameters are looked up.
     """
@@ -59,11 +60,12 @@ def distinct(task_ids: Tensor, n_tasks: int) -> tuple[Tensor, Tensor | None]:
         task_ids: (batch,).
 
     Returns:
-        ids (U,) and rows (batch,) with ids[rows] == task_ids; rows None where every row has its own id.
+        ids (U,) and rows (G,), as in `Condition`; on the CPU beams, and tasks in runs of like length, are groups.
     """
     if task_ids.device.type == "cpu" and not torch.compiler.is_compiling():
         ids, rows = torch.unique(task_ids, return_inverse=True)
-        return ids, rows
+        _, runs = torch.unique_consecutive(task_ids, return_counts=True)
+        return ids, rows[:: gcd(*runs.tolist()) or 1]
     if n_tasks <= task_ids.shape[0]:
         return torch.arange(n_tasks, device=task_ids.device), task_ids
     return task_ids, None

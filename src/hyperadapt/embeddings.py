@@ -56,10 +56,8 @@ def embed(
 
     def keep_condition(module: Any, args: Any, condition: Any) -> None:
         embedding, rows = condition.embedding, condition.rows
-        of_rows = (
-            embedding.repeat_interleave(len(mask) // len(embedding), 0) if rows is None else embedding[rows]
-        )
-        seen.append(of_rows)
+        of_groups = embedding if rows is None else embedding[rows]
+        seen.append(of_groups.repeat_interleave(len(mask) // len(of_groups), 0))
 
     def keep_states(module: Any, args: Any, output: Any) -> None:
         seen.append(mean_state(output[0], mask))

@@ -24,6 +24,7 @@ from hyperadapt.backbones import Backbone, backbone_of
 from hyperadapt.conditioning import Inputs
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.forms import Gate
+from hyperadapt.forms.base import autocast_dtype
 from hyperadapt.forms.grid import gated_linear
 from hyperadapt.methods import Method
 from hyperadapt.methods.base import Host
@@ -160,11 +161,7 @@ class AdaptedStack(nn.Module):
         tokens = args[0] if args else kwargs.get("input_ids")
         tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
         model, adaptation = self.model[0], self.model[0].hyperadapt
-        if model.method.task_conditioned:
-            check_task_ids(task_ids, tokens, model.tasks)
-        assert tokens is not None
         encoded, mask = kwargs.get("encoder_hidden_states"), kwargs.get("encoder_attention_mask")
-        inputs = Inputs(self.stack_name, tokens, task_ids, encoded, mask)
 
         def run(site_weights: SiteWeights) -> Any:
             with_cache = {} if past_key_values is None else {"past_key_values": past_key_values}
@@ -182,15 +179,20 @@ class AdaptedStack(nn.Module):
             moved = adaptation.has_gates(self.stack_name) and shape_of(kept.encoded) == shape_of(encoded)
             if kept.encoded is encoded or moved:
                 return run(kept.site_weights)
+        if model.method.task_conditioned:
+            check_task_ids(task_ids, tokens, model.tasks)
+        assert tokens is not None
+        inputs = Inputs(self.stack_name, tokens, task_ids, encoded, mask)
+        dtype = autocast_dtype(tokens.device.type) or self.dtype
         if adaptation.has_draft(self.stack_name):
-            draft = run(adaptation(inputs._replace(stack=DRAFT.format(self.stack_name)), self.dtype))
+            draft = run(adaptation(inputs._replace(stack=DRAFT.format(self.stack_name)), dtype))
             inputs = inputs._replace(encoded=draft[0], mask=kwargs.get("attention_mask"))
         if begun and adaptation.has_gates(self.stack_name):
             raise UserError(
                 "these past_key_values do not hold the gates, which the first token decides; go on only with what this "
                 "model returned for the same encoder_outputs under torch.no_grad()"
             )
-        site_weights = adaptation(inputs, self.dtype)._replace(mask=kwargs.get("attention_mask"))
+        site_weights = adaptation(inputs, dtype)._replace(mask=kwargs.get("attention_mask"))
         if torch.is_grad_enabled():
             return run(site_weights)
         site_weights = site_weights._replace(gates={})

@@ -37,7 +37,7 @@ class Form(Protocol):
 
         Args:
             weights: name -> (U, n_sites, *shape), for U conditions; U = 1 holds for all.
-            dtype: of the activations.
+            dtype: of the stack's products.
 
         Returns:
             name -> (U, n_sites, ...).
@@ -81,6 +81,12 @@ class Gate(Protocol):
 def cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """Give all weights a type."""
     return {name: weight.to(dtype) for name, weight in weights.items()}
+
+
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """Return the type of autocast's products on a kind of device; None where it is off."""
+    on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return torch.get_autocast_dtype(device_type) if on else None
 
 
 def grouped(x: Tensor, groups: int) -> Tensor:

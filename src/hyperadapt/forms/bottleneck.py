@@ -19,7 +19,8 @@ from hyperadapt.sites import Site, Weight
 
 LAYER_NORM_EPS = 1e-5
 # From this reduction factor on the layer norm is folded into the up projection, on a CPU, where passes over the hidden
-# states cost most (docs/benchmarks.md). On an accelerator launches do, and the plain way has half as many.
+# states cost most; on an accelerator launches do, of which the plain way has fewer. Not in float16, whose range the
+# normed activations may leave.
 FOLDED_FROM = 8
 
 
@@ -67,14 +68,14 @@ class Bottleneck(Form):
 
         With a = [act(D x + b_D); 1] and C = [U, b_U] less the mean of each column, the centred U a + b_U is C a, and
         its variance a^T G a, G = C^T C / d_model. So A(x) = [diag(gamma) C, beta] [a / sqrt(a^T G a + eps); 1] + x: one
-        product, and nothing of width d_model is normed.
+        product, and nothing of width d_model is normed. G is in float64, as C a may be far smaller than C and a are.
         """
-        folds = self.reduction_factor >= FOLDED_FROM and weights["norm_weight"].device.type == "cpu"
-        if not self.adapter_block or not folds:
+        on_cpu, narrow = weights["norm_weight"].device.type == "cpu", self.reduction_factor >= FOLDED_FROM
+        if not (self.adapter_block and narrow and on_cpu) or dtype == torch.float16:
             return cast(weights, dtype)
         up = torch.cat([weights["up"], weights["up_bias"].unsqueeze(-1)], -1)
         centred = up - up.mean(-2, keepdim=True)
-        exact = centred.to(torch.promote_types(up.dtype, torch.float32))
+        exact = centred.double()
         scaled = centred * weights["norm_weight"].unsqueeze(-1)
         shift = weights["norm_bias"].unsqueeze(-1).expand(*scaled.shape[:-1], 1)
         down = {"down": weights["down"], "down_bias": weights["down_bias"]}
@@ -94,19 +95,18 @@ class Bottleneck(Form):
 
 
 def inverse_deviation(x: Tensor, quadratic: Tensor) -> Tensor:
-    """Compute 1 / sqrt(x^T G x + eps) of every token, in float32 or better.
+    """Compute 1 / sqrt(x^T G x + eps) of every token, in float64.
 
     Args:
         x: (batch, seq, d).
-        quadratic: G, (groups, d, d), positive semi-definite.
+        quadratic: G, (groups, d, d), positive semi-definite, in float64, which autocast leaves alone.
 
     Returns:
         (batch, seq, 1).
     """
-    with torch.autocast(x.device.type, enabled=False):
-        x = x.to(quadratic.dtype)
-        variance = torch.linalg.vecdot(linear(x, quadratic), x).unsqueeze(-1)
-        return torch.rsqrt(variance.clamp_min(0) + LAYER_NORM_EPS)
+    x = x.to(quadratic.dtype)
+    variance = torch.linalg.vecdot(linear(x, quadratic), x).unsqueeze(-1)
+    return torch.rsqrt(variance.clamp_min(0) + LAYER_NORM_EPS)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

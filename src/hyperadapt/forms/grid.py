@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hyperadapt.conditioning import mean_state
 from hyperadapt.errors import UserError
-from hyperadapt.forms.base import Gate
+from hyperadapt.forms.base import Gate, autocast_dtype
 from hyperadapt.sites import Site, Weight
 
 Variant = Literal["L", "L2", "LG", "GL"]
@@ -114,8 +114,7 @@ def gated_linear(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
     Returns:
         (batch, seq, d_out).
     """
-    if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
+    if (dtype := autocast_dtype(x.device.type)) is not None:
         x, weight, gate = x.to(dtype), weight.to(dtype), gate.to(dtype)
     seq, (d_out, d_in), (d_r, d_c) = x.shape[1], weight.shape, gate.shape[1:]
     rows, columns, matrix = seq * d_r * d_in, seq * d_c * d_out, d_out * d_in

@@ -23,6 +23,10 @@ class NormScale(Form):
     def weights(self, site: Site) -> dict[str, Weight]:
         return {"scale": Weight((site.d_out,), mean=1.0)}
 
+    def prepare(self, weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Leave them as they are: under autocast a norm's output stays in float32."""
+        return weights
+
     def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
         scale = weights["scale"].to(y.dtype).unsqueeze(1)
         variance = x.to(torch.float32).pow(2).mean(-1, keepdim=True)
