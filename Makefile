@@ -33,8 +33,13 @@ test: lint types
 # The adapters library needs an older transformers, and so an environment of its own.
 ADAPTERS := $(VENV)/adapters
 
+# Rows of real lengths need a local copy of GLUE: make bench DATA=/path, or without it, all but those sections.
+# BENCH has further options, as "step --rounds 3".
+DATA ?= $(wildcard ../shared/data)
+
 bench: setup $(ADAPTERS)/.installed
-	$(BIN)/hyperadapt bench --adapters-python $(ADAPTERS)/bin/python --page docs/benchmarks.md $(BENCH)
+	$(BIN)/hyperadapt bench --adapters-python $(ADAPTERS)/bin/python $(if $(DATA),--data-dir $(DATA)) \
+		--page docs/benchmarks.md $(BENCH)
 
 $(ADAPTERS)/.installed:
 	$(PYTHON) -m venv $(ADAPTERS)

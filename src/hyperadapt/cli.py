@@ -304,6 +304,7 @@ def bench(
     sections: Annotated[list[str] | None, typer.Argument(metavar="SECTION", help="All by default.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Runs of each contender that are timed.")] = 9,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; all by default.")] = None,
+    dropout: Annotated[float, typer.Option(min=0, max=0.9, help="Of the models in training.")] = 0.1,
     data_dir: Annotated[
         str | None, typer.Option(help="A local copy of GLUE, for rows of real lengths.")
     ] = None,
@@ -323,7 +324,9 @@ def bench(
     from hyperadapt.bench import Setting, bench
 
     given: dict[str, Any] = {} if threads is None else {"threads": threads}
-    setting = Setting(rounds, data_dir=data_dir, adapters_python=adapters_python, smoke=smoke, **given)
+    setting = Setting(
+        rounds, dropout=dropout, data_dir=data_dir, adapters_python=adapters_python, smoke=smoke, **given
+    )
     page = page or output_dir / "benchmarks.md"
     if goals := bench(sections or [], setting, output_dir, page):
         table("what was asked", goals)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -25,6 +26,8 @@ SECTIONS = {
     section.name: section
     for section in (
         Section("step", "A training step", sections.step, libraries=("peft",)),
+        Section("compiled", "A compiled training step", sections.compiled, "on_device"),
+        Section("adapters", "Beside the adapters library", sections.beside_adapters, "adapters_python"),
         Section("tasks", "A thousand tasks", sections.many_tasks),
         Section("shapes", "Depth and width", sections.shapes),
         Section("memory", "Memory of training", sections.memory, libraries=("peft",)),
@@ -56,16 +59,19 @@ def bench(names: Sequence[str], setting: Setting, output: Path, page: Path) -> l
             raise UserError(f"section '{name}' is unknown; {nearest(name, SECTIONS)}")
     chosen = [SECTIONS[name] for name in names or SECTIONS]
     for section in chosen:
-        if names and section.needs is not None and getattr(setting, section.needs) is None:
-            raise UserError(f"section '{section.name}' needs --{section.needs.replace('_', '-')}")
+        if names and (lacking := setting.lacks(section.needs)):
+            raise UserError(f"section '{section.name}' needs {lacking}")
         for library in section.libraries:
             if find_spec(library) is None:
                 raise UserError(f"section '{section.name}' measures {library} too: pip install {library}")
+    if setting.adapters_python is not None:
+        check_has_adapters(setting.adapters_python)
     goals = []
-    output.mkdir(parents=True, exist_ok=True)
+    for directory in (output, page.parent):
+        directory.mkdir(parents=True, exist_ok=True)
     for section in chosen:
-        if section.needs is not None and getattr(setting, section.needs) is None:
-            print(f"{section.name} is left out: it needs --{section.needs.replace('_', '-')}")
+        if lacking := setting.lacks(section.needs):
+            print(f"{section.name} is left out: it needs {lacking}")
             continue
         print(f"measuring {section.name}", flush=True)
         found = section.measure(setting)
@@ -74,6 +80,23 @@ def bench(names: Sequence[str], setting: Setting, output: Path, page: Path) -> l
         page.write_text(written(output, notes_of(page)))
         goals += [{"section": section.name, **asked_of(goal)} for goal in found.goals]
     return goals
+
+
+def check_has_adapters(python: str) -> None:
+    """Check that an interpreter has the adapters library."""
+    command = [
+        python,
+        "-c",
+        "import importlib.util, sys; sys.exit(importlib.util.find_spec('adapters') is None)",
+    ]
+    try:
+        failed = subprocess.run(command, check=False, capture_output=True).returncode
+    except OSError as error:
+        raise UserError(f"--adapters-python {python} cannot be run: {error.strerror}") from None
+    if failed:
+        raise UserError(
+            f"--adapters-python {python} has no library adapters: {python} -m pip install adapters"
+        )
 
 
 def notes_of(page: Path) -> str:
@@ -122,7 +145,9 @@ def machine(setting: Setting) -> str:
     if torch.accelerator.is_available():
         name = f"{torch.cuda.get_device_name()}, " * torch.cuda.is_available() + name
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    return f"{setting.threads} threads of {name}; {versions}."
+    tiny = "Tiny models, whose numbers mean nothing: " if setting.smoke else ""
+    dropout = f"dropout {setting.dropout:g} in training, {setting.rounds} rounds"
+    return f"{tiny}{setting.threads} threads of {name}; {versions}; {dropout}."
 
 
 def lines_of(path: str) -> list[str]:
@@ -133,8 +158,8 @@ def lines_of(path: str) -> list[str]:
 NOTES = "## What was tried\n"
 PREFACE = """# Benchmarks
 
-Written by `hyperadapt bench` (`make bench`). Models have random weights of published shapes, in fp32 on a CPU, without
-dropout, whose random numbers cost a CPU a fifth of a step, alike for all. Contenders are processes of their own whose
-runs take turns; a ratio is the median over the rounds of two runs of the same round, with its quartiles. The floor is
-the frozen model of which only the layer norms are trained. A step is forward, backward and fused AdamW.
+Written by `hyperadapt bench` (`make bench`). Models have random weights of published shapes, in fp32 on a CPU, in bf16
+on a GPU. Contenders are processes of their own whose runs take turns; a ratio is the median over the rounds of two runs
+of the same round, with its quartiles. The floor is the frozen model of which only the layer norms are trained. A step
+is forward, backward and fused AdamW.
 """

@@ -35,7 +35,8 @@ class Spec:
             task; or "evaluate by task", one after another.
         answers: tokens of each task's answers, to evaluate.
         pad_to: width of every batch; None takes that of its longest row.
-        bf16, compile: autocast to bfloat16; torch.compile, and a static cache to generate.
+        bf16: autocast to bfloat16 in training; a base model in bfloat16 otherwise.
+        compile: torch.compile without a graph break, and a static cache to generate.
         threads: of the CPU.
         python: the interpreter that runs it, where that is not this one.
     """
@@ -90,10 +91,15 @@ class Contender:
             print(question, file=self.process.stdin, flush=True)
             return json.loads(self.process.stdout.readline())
         except (BrokenPipeError, json.JSONDecodeError):
+            self.process.kill()
             self.process.wait()
             self.words.seek(0)
-            last = (self.words.read().strip().splitlines() or ["killed, perhaps for memory"])[-1]
-            raise UserError(f"bench: {self.name} ended: {last}") from None
+            raise UserError(f"bench: {self.name} ended: {last_line(self.words.read())}") from None
+
+
+def last_line(words: str) -> str:
+    """Find what a program that failed said last."""
+    return (words.strip().splitlines() or ["killed, perhaps for memory"])[-1]
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ class Measured:
 
     Attributes:
         seconds: of each round's run.
-        beside: by reference, the seconds of its run in the same round.
+        beside: by name, the seconds of all that ran beside it, itself included, in the same rounds.
         peak: the highest memory, in MB.
         trained: parameters that are trained.
         launches: operators that a run calls, or kernels that it launches.
@@ -115,7 +121,7 @@ class Measured:
     launches: int
 
     def ratio(self, reference: str) -> Ratio:
-        """Return the median over the rounds of the time as a multiple of a reference's."""
+        """Return the median over the rounds of the time as a multiple of another's that ran beside it."""
         ratios = [own / other for own, other in zip(self.seconds, self.beside[reference], strict=True)]
         low, _, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
         return Ratio(median(ratios), low, high)
@@ -145,25 +151,25 @@ def side_by_side(
     names, measured = list(others), dict[str, Measured]()
     for start in range(0, max(len(names), 1), at_once):
         group = {**references, **{name: others[name] for name in names[start : start + at_once]}}
-        for name, of in take_turns(group, list(references), rounds).items():
+        for name, of in take_turns(group, rounds).items():
             measured.setdefault(name, of)
     return measured
 
 
-def take_turns(specs: Mapping[str, Spec], references: Sequence[str], rounds: int) -> dict[str, Measured]:
-    """Time contenders that all fit into memory."""
+def take_turns(specs: Mapping[str, Spec], rounds: int) -> dict[str, Measured]:
+    """Time contenders that all fit into memory; each round begins with another."""
     seconds: dict[str, list[float]] = {name: [] for name in specs}
     with ExitStack() as stack:
         running = [stack.enter_context(Contender(name, spec)) for name, spec in specs.items()]
         for number in range(WARM_UP + rounds):
-            for one in running:
+            first = number % len(running)
+            for one in running[first:] + running[:first]:
                 taken = one.ask("run")
                 if number >= WARM_UP:
                     seconds[one.name].append(taken)
-        beside = {reference: seconds[reference] for reference in references}
         return {
             one.name: Measured(
-                seconds[one.name], beside, one.ask("peak"), int(one.ask("trained")), int(one.ask("launches"))
+                seconds[one.name], seconds, one.ask("peak"), int(one.ask("trained")), int(one.ask("launches"))
             )
             for one in running
         }

@@ -7,13 +7,13 @@ from statistics import median
 
 from hyperadapt.bench.measure import WARM_UP, side_by_side
 from hyperadapt.bench.section import Found, Goal, Setting
-from hyperadapt.bench.sections import options_of, spec
+from hyperadapt.bench.sections import named, options_of, spec
 from hyperadapt.tasks import SUITES, TASKS
 
 MAX_SOURCE_LENGTH = 128
 
 
-def token_lengths(setting: Setting, split: str, max_rows: int) -> list[list[int]]:
+def token_lengths(setting: Setting, split: str, max_rows: int | None) -> list[list[int]]:
     """Count the tokens of GLUE's rows, of each task at most so many, in tiny-t5's vocabulary of 8,000."""
     from hyperadapt.evaluation import tokenize_inputs
     from hyperadapt.tasks.task import load_split
@@ -32,14 +32,12 @@ def training_lengths(setting: Setting) -> Found:
     """Measure training on batches of like length beside batches of the same rows at random."""
     from hyperadapt.mixing import MixtureBatchSampler
 
-    lengths = token_lengths(setting, "train", 20_000)
+    lengths = token_lengths(setting, "train", 200 if setting.smoke else 20_000)
     task_of = [(length, task) for task, of_task in enumerate(lengths) for length in of_task]
-    batches = (
-        2 if setting.smoke else 50
-    )  # a whole window of the sampler: both compositions have the same rows
-    size = setting.batch[0]
+    batches, size = 2 if setting.smoke else 50, setting.batch[0]
 
     def composed(by_length: bool) -> list[list[tuple[int, int]]]:
+        # One window of the sampler, so that both compositions have the same rows.
         sampler = MixtureBatchSampler(
             lengths, size, batches, group_by_length=by_length, window=batches, seed=1
         )
@@ -67,7 +65,8 @@ def training_lengths(setting: Setting) -> Found:
         for name in found
     ]
     how = (
-        f"{batches} steps of HyperFormer++ on the same {batches * size} rows of GLUE's training sets, {setting.shape}: "
+        f"{batches} steps of HyperFormer++ on the same {batches * size} rows of GLUE's training sets, "
+        f"{named(setting.shape, setting)}: "
         "tokens that are no padding, by the second. Lengths are those of tiny-t5's vocabulary, at most 128."
     )
     return Found(
@@ -86,8 +85,8 @@ def training_lengths(setting: Setting) -> Found:
 
 def evaluating(setting: Setting) -> Found:
     """Measure the evaluation of all tasks at once beside one task after another."""
-    rows_each = 4 if setting.smoke else 128
-    lengths = token_lengths(setting, "validation", rows_each)
+    every = 64 if setting.smoke else 8
+    lengths = [of_task[::every] for of_task in token_lengths(setting, "validation", None)]
     answers = [TASKS[name].max_generated_length for name in SUITES["glue"]]
     rows = [[(length, task) for length in of_task] for task, of_task in enumerate(lengths)]
     naive = spec(
@@ -107,8 +106,9 @@ def evaluating(setting: Setting) -> Found:
     )
     faster = 1 / found[at_once].ratio(one_by_one).median
     how = (
-        f"Predictions of HyperFormer++ for {rows_each} validation rows of each task of GLUE, of their real lengths, "
-        f"{setting.shape}, 64 rows a batch, answers of {min(answers)} to {max(answers)} tokens."
+        f"Predictions of HyperFormer++ for every {every}th row of GLUE's eight validation sets, "
+        f"{sum(map(len, lengths))} of their real lengths, {named(setting.shape, setting)}, 64 rows a batch, answers of "
+        f"{min(answers)} to {max(answers)} tokens."
     )
     table = [
         {"": name, "seconds": f"{median(of.seconds):.2f}", f"of {one_by_one}": str(of.ratio(one_by_one))}

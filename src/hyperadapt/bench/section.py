@@ -8,6 +8,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+NEEDS = {"data_dir": "--data-dir", "adapters_python": "--adapters-python", "on_device": "an accelerator"}
+
+
+def available_cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -16,13 +23,15 @@ class Setting:
     Attributes:
         rounds: of runs that take turns.
         threads: of the CPU.
+        dropout: of the models in training, by default as T5 was published.
         data_dir: a local copy of GLUE, for real lengths.
         adapters_python: interpreter of an environment with the `adapters` library, which needs older transformers.
         smoke: tiny models, for tests.
     """
 
     rounds: int = 9
-    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    threads: int = field(default_factory=available_cores)
+    dropout: float = 0.1
     data_dir: str | None = None
     adapters_python: str | None = None
     smoke: bool = False
@@ -33,6 +42,10 @@ class Setting:
         import torch
 
         return torch.accelerator.is_available()
+
+    def lacks(self, needed: str | None) -> str | None:
+        """Say what is missing of what a section needs, None if nothing is."""
+        return NEEDS[needed] if needed is not None and not getattr(self, needed) else None
 
     @property
     def shape(self) -> str:
@@ -66,7 +79,7 @@ class Goal:
     @property
     def met(self) -> bool:
         """Whether it was reached."""
-        return (self.measured <= self.bound) == self.at_most
+        return self.measured <= self.bound if self.at_most else self.measured >= self.bound
 
 
 @dataclass(frozen=True)
@@ -93,5 +106,5 @@ class Section:
     name: str
     title: str
     measure: Callable[[Setting], Found]
-    needs: Literal["data_dir"] | None = None
+    needs: Literal["data_dir", "adapters_python", "on_device"] | None = None
     libraries: tuple[str, ...] = ()

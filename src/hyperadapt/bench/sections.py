@@ -6,24 +6,32 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from statistics import median
 from typing import Any
 
 from hyperadapt.backbones import published_config
-from hyperadapt.bench.measure import Measured, Spec, peak_alone, side_by_side
+from hyperadapt.bench.measure import Measured, Spec, last_line, peak_alone, side_by_side
 from hyperadapt.bench.section import Found, Goal, Setting
+from hyperadapt.errors import UserError
 
 FULL, FLOOR, BARE = "full fine-tuning", "the floor", "the bare model"
 LORA: dict[str, Any] = {"kind": "lora", "r": 8, "target_modules": ["q", "v"]}
-# Each method with the goals of its step: at most so many times the floor, and full fine-tuning, with a batch of one
-# task and of eight; None where nothing is asked.
-STEP_GOALS: dict[str, tuple[tuple[float | None, float], tuple[float | None, float]]] = {
-    "hyperformer++": ((1.06, 0.64), (1.10, 0.66)),
-    "hyperformer": ((None, 0.68), (None, 0.68)),
-    "adapters_dagger": ((None, 0.62), (None, 0.62)),
-    "hyperdecoder": ((None, 0.64), (None, 0.64)),
+LORA_R8, IA3 = "PEFT LoRA, r = 8, q and v", "PEFT IA3"
+PEERS: dict[str, dict[str, Any]] = {
+    LORA_R8: LORA,
+    "PEFT LoRA, r = 64, q and v": {**LORA, "r": 64},  # about as many trained parameters as HyperFormer++
+    IA3: {"kind": "ia3"},
 }
+ADAPTERS = {"Houlsby": "double_seq_bn[reduction_factor=32]", "Compacter": "compacter"}
+# method -> tasks in the batch -> what is asked of a step: at most so many times the floor (None: nothing), and full
+# fine-tuning.
+STEP_GOALS: dict[str, dict[int, tuple[float | None, float]]] = {
+    "hyperformer++": {1: (1.06, 0.64), 8: (1.10, 0.66)},
+    "hyperformer": {8: (None, 0.68)},
+    "adapters_dagger": {8: (None, 0.62)},
+    "hyperdecoder": {8: (None, 0.64)},
+}
+DEVICE_STEP_GOAL = (None, 0.75)
 FIELDS = (
     "vocab_size",
     "d_model",
@@ -39,9 +47,9 @@ TINY = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_laye
 
 
 def t5(shape: str, setting: Setting) -> dict[str, Any]:
-    """Return the fields of a published T5's configuration, without dropout."""
+    """Return the fields of a published T5's configuration."""
     config = published_config(shape)
-    fields = {name: getattr(config, name) for name in FIELDS} | {"dropout_rate": 0.0}
+    fields = {name: getattr(config, name) for name in FIELDS} | {"dropout_rate": setting.dropout}
     return fields | {"vocab_size": 100, **TINY} if setting.smoke else fields
 
 
@@ -76,63 +84,97 @@ def cells_of(name: str, measured: Measured, references: Sequence[str]) -> dict[s
     return cells | {"memory (MB)": f"{measured.peak:.0f}"} | trained | {"operators": str(measured.launches)}
 
 
-def sizes(setting: Setting) -> str:
+def named(shape: str, setting: Setting) -> str:
+    """Name a model's shape."""
+    return "a tiny T5" if setting.smoke else shape
+
+
+def sizes(setting: Setting, shape: str | None = None) -> str:
     """Name the model and the batch."""
     rows, tokens, targets = setting.batch
-    shape = "a tiny T5" if setting.smoke else setting.shape
+    shape = named(shape or setting.shape, setting)
     return f"{shape}, {rows} rows of {tokens} source and {targets} target tokens"
 
 
-def step(setting: Setting) -> Found:
-    """Measure a training step of each method and of its peers."""
-    lora, ia3 = "PEFT LoRA, r = 8, q and v", "PEFT IA3"
-    of_tasks = {1: "1 task", 8: "8 tasks"}
-    contenders: dict[str, Spec] = {}
-    for n_tasks, tasks in of_tasks.items():
-        contenders[f"hyperformer++, {tasks}"] = spec(
-            setting, "hyperadapt", options_of("hyperformer++"), n_tasks
-        )
-    contenders[lora] = spec(setting, "peft", LORA)
-    contenders[ia3] = spec(setting, "peft", {"kind": "ia3"})
-    for method in STEP_GOALS:
-        for n_tasks, tasks in of_tasks.items():
-            contenders.setdefault(
-                f"{method}, {tasks}", spec(setting, "hyperadapt", options_of(method), n_tasks)
-            )
-    if setting.adapters_python is not None:
-        for name, config in (("Houlsby", "double_seq_bn[reduction_factor=32]"), ("Compacter", "compacter")):
-            options = {"config": config}
-            contenders[f"adapters {name}"] = spec(
-                setting, "adapters", options, python=setting.adapters_python
-            )
-    if setting.on_device:
-        contenders |= {
-            f"{name}, compiled": replace(of, compile=True)
-            for name, of in contenders.items()
-            if of.library == "hyperadapt"
-        }
-    references = {
-        FULL: spec(setting, "transformers", {"train": "all"}),
-        FLOOR: spec(setting, "transformers", {"train": "layer_norms"}),
+def in_words(n_tasks: int) -> str:
+    """Say how many tasks a batch has."""
+    return f"{n_tasks} task" + "s" * (n_tasks > 1)
+
+
+def adapted(setting: Setting, **fields: Any) -> dict[str, Spec]:
+    """Specify our contenders, each with as many tasks in the batch as something is asked of it."""
+    return {
+        f"{method}, {in_words(n_tasks)}": spec(setting, "hyperadapt", options_of(method), n_tasks, **fields)
+        for method, by_tasks in STEP_GOALS.items()
+        for n_tasks in by_tasks
     }
-    found = side_by_side(references, contenders, setting.rounds)
+
+
+def frozen_or_not(setting: Setting, **fields: Any) -> dict[str, Spec]:
+    """Specify what a step is measured beside."""
+    return {
+        FULL: spec(setting, "transformers", {"train": "all"}, **fields),
+        FLOOR: spec(setting, "transformers", {"train": "layer_norms"}, **fields),
+    }
+
+
+def step_goals(setting: Setting, found: Mapping[str, Measured]) -> list[Goal]:
+    """Set what is asked of a step beside what was measured."""
     goals = []
     for method, by_tasks in STEP_GOALS.items():
-        for tasks, (of_floor, of_full) in zip(of_tasks.values(), by_tasks, strict=True):
-            name = f"{method}, {tasks}"
-            if of_floor is not None:
-                goals.append(Goal(f"{name}: of {FLOOR}", found[name].ratio(FLOOR).median, of_floor))
-            goals.append(Goal(f"{name}: of {FULL}", found[name].ratio(FULL).median, of_full))
-    to_lora = (
-        found["hyperformer++, 1 task"].ratio(FLOOR).median,
-        found[lora].ratio(FLOOR).median,
-    )
-    goals.append(Goal(f"hyperformer++, 1 task: of {lora}", to_lora[0] / to_lora[1], 1.0))
+        for n_tasks, bounds in by_tasks.items():
+            name = f"{method}, {in_words(n_tasks)}"
+            for reference, bound in zip(
+                (FLOOR, FULL), DEVICE_STEP_GOAL if setting.on_device else bounds, strict=True
+            ):
+                if bound is not None:
+                    goals.append(Goal(f"{name}: of {reference}", found[name].ratio(reference).median, bound))
+    return goals
+
+
+def step(setting: Setting) -> Found:
+    """Measure a training step of each method, and of PEFT's."""
+    ours = adapted(setting)
+    peers = {name: spec(setting, "peft", options) for name, options in PEERS.items()}
+    first = "hyperformer++, 1 task"
+    # HyperFormer++ and the peers are in one group, so that they have run in the same rounds.
+    contenders = {first: ours[first], **peers, **ours}
+    found = side_by_side(frozen_or_not(setting), contenders, setting.rounds)
+    goals = step_goals(setting, found)
+    goals += [Goal(f"{first}: of {peer}", found[first].ratio(peer).median, 1.0) for peer in PEERS]
     how = (
         f"A training step: {sizes(setting)}; reduction factor 32, the hyperdecoder's bottleneck 64. With 8 tasks all "
         "are in every batch."
     )
     return Found(how, [cells_of(name, of, [FLOOR, FULL]) for name, of in found.items()], goals)
+
+
+def compiled(setting: Setting) -> Found:
+    """Measure a training step of compiled models, none with a graph break."""
+    found = side_by_side(frozen_or_not(setting, compile=True), adapted(setting, compile=True), setting.rounds)
+    how = f"The same under torch.compile, full fine-tuning and the floor too: {sizes(setting)}."
+    rows = [cells_of(name, of, [FLOOR, FULL]) for name, of in found.items()]
+    return Found(how, rows, step_goals(setting, found))
+
+
+def beside_adapters(setting: Setting) -> Found:
+    """Measure a training step of the adapters library, in its own environment, beside HyperFormer++."""
+    assert setting.adapters_python is not None
+    theirs: dict[str, Any] = {"python": setting.adapters_python}
+    their_floor, first = f"{FLOOR} in its environment", "hyperformer++, 1 task"
+    references = {
+        FLOOR: spec(setting, "transformers", {"train": "layer_norms"}),
+        their_floor: spec(setting, "transformers", {"train": "layer_norms"}, **theirs),
+        first: spec(setting, "hyperadapt", options_of("hyperformer++"), 1),
+    }
+    others = {
+        f"adapters {name}": spec(setting, "adapters", {"config": config}, **theirs)
+        for name, config in ADAPTERS.items()
+    }
+    found = side_by_side(references, others, setting.rounds)
+    goals = [Goal(f"{first}: of {peer}", found[first].ratio(peer).median, 1.0) for peer in others]
+    how = f"{sizes(setting)}; the adapters library runs with the older transformers that it needs."
+    return Found(how, [cells_of(name, of, [FLOOR, their_floor]) for name, of in found.items()], goals)
 
 
 def many_tasks(setting: Setting) -> Found:
@@ -165,7 +207,7 @@ def shapes(setting: Setting) -> Found:
         }
         # A step of the large model takes ten of the small one's.
         found = side_by_side(references, others, max(setting.rounds // 2, 1))
-        rows += [cells_of(f"{shape}: {name}", of, [FLOOR]) for name, of in found.items()]
+        rows += [cells_of(f"{named(shape, setting)}: {name}", of, [FLOOR]) for name, of in found.items()]
         ratio = found["hyperformer++, 8 tasks"].ratio(FLOOR).median
         goals.append(Goal(f"{shape}: of {FLOOR}", ratio, 1.10))
     number, tokens, targets = setting.batch
@@ -180,54 +222,57 @@ def memory(setting: Setting) -> Found:
     """Measure the peak of memory in training, each contender alone on the machine."""
     model = t5("t5-base", setting)
     contenders = {
-        FULL: spec(setting, "transformers", {"train": "all"}, model=model),
-        FLOOR: spec(setting, "transformers", {"train": "layer_norms"}, model=model),
-        **{
-            f"{method}, 8 tasks": spec(setting, "hyperadapt", options_of(method), model=model)
-            for method in STEP_GOALS
-        },
-        "PEFT LoRA, r = 8, q and v": spec(setting, "peft", LORA, model=model),
+        **frozen_or_not(setting, model=model),
+        **adapted(setting, model=model),
+        **{name: spec(setting, "peft", options, model=model) for name, options in PEERS.items()},
     }
+    if setting.adapters_python is not None:
+        theirs: dict[str, Any] = {"python": setting.adapters_python, "model": model}
+        contenders |= {
+            f"adapters {name}": spec(setting, "adapters", {"config": config}, **theirs)
+            for name, config in ADAPTERS.items()
+        }
     peaks = {name: peak_alone(name, of) for name, of in contenders.items()}
     bound = 0.5 if setting.on_device else 0.55
     rows = [
         {"": name, "memory (MB)": f"{peak:.0f}", f"of {FULL}": f"{peak / peaks[FULL]:.3f}"}
         for name, peak in peaks.items()
     ]
-    goals = [
-        Goal(f"{name}: of {FULL}", peak / peaks[FULL], bound)
-        for name, peak in peaks.items()
-        if name.endswith("8 tasks")
-    ]
-    number, tokens, targets = setting.batch
+    goals = [Goal(f"{name}: of {FULL}", peaks[name] / peaks[FULL], bound) for name in adapted(setting)]
     how = (
-        f"The highest memory of two training steps: t5-base, {number} rows of {tokens} source and {targets} target "
-        "tokens, gradient checkpointing off; the device's allocator, or on a CPU the process, its libraries included."
+        f"The highest memory of two training steps: {sizes(setting, 't5-base')}, gradient checkpointing off; the "
+        "device's allocator, or on a CPU the process, its libraries included."
     )
     return Found(how, rows, goals)
 
 
 def generation(setting: Setting) -> Found:
-    """Measure greedy generation for a batch of mixed tasks."""
-    work: Mapping[str, Any] = {"work": "generate", "targets": 3 if setting.smoke else 32}
-    references = {BARE: spec(setting, "transformers", {"train": "all"}, **work)}
-    bounds = {method: 1.15 if method == "hyperdecoder" else 1.10 for method in STEP_GOALS}
-    others = {
-        f"{method}, 8 tasks": spec(setting, "hyperadapt", options_of(method), **work) for method in bounds
+    """Measure greedy generation for a batch of mixed tasks, and for one task with adapters of its own."""
+    work: Mapping[str, Any] = {
+        "work": "generate",
+        "targets": 3 if setting.smoke else 32,
+        "compile": setting.on_device,
     }
-    others["hyperformer++, 1 task"] = spec(setting, "hyperadapt", options_of("hyperformer++"), 1, **work)
+    references = {BARE: spec(setting, "transformers", {"train": "layer_norms"}, **work)}
+    mixed, alone = "hyperformer++, 8 tasks", "one task's adapters in a table"
+    others = {
+        f"{method}, 8 tasks": spec(setting, "hyperadapt", options_of(method), **work) for method in STEP_GOALS
+    }
+    # What materialising a task leaves: a table of one row in place of the hypernetwork.
+    others[alone] = spec(setting, "hyperadapt", options_of("adapters_dagger"), 1, tasks=1, **work)
     found = side_by_side(references, others, setting.rounds)
+    bounds = {name: 1.15 if name.startswith("hyperdecoder") else 1.10 for name in others}
     goals = [
-        Goal(f"{name}: of {BARE}", found[name].ratio(BARE).median, bounds[name.partition(",")[0]])
-        for name in others
+        Goal(f"{name}: of {BARE}", found[name].ratio(BARE).median, bound) for name, bound in bounds.items()
     ]
+    goals.append(Goal(f"{alone}: of {mixed}", found[alone].ratio(mixed).median, 1.0))
     rows = [cells_of(name, of, [BARE]) for name, of in found.items()]
     for cells in rows:
         cells.pop("trained (M)", None)
     number, tokens, _ = setting.batch
     how = (
-        f"Greedy generation of {work['targets']} tokens: {setting.shape}, {number} rows of {tokens} source tokens. "
-        "Adapters are generated once a generation, so that one task costs what learnt adapters of its own would."
+        f"Greedy generation of {work['targets']} tokens: {named(setting.shape, setting)}, {number} rows of {tokens} "
+        "source tokens."
     )
     return Found(how, rows, goals)
 
@@ -247,9 +292,7 @@ def start_up(setting: Setting) -> Found:
         "python -c pass": lambda: seconds_of([*command, "pass"]),
         "import hyperadapt": lambda: seconds_of([*command, "import hyperadapt"]),
         "hyperadapt --help": lambda: seconds_of([sys.executable, "-m", "hyperadapt.cli", "--help"]),
-        "ha.adapt of T5-base": lambda: float(
-            subprocess.run([*command, adapting], check=True, capture_output=True, text=True).stdout
-        ),
+        "ha.adapt of T5-base": lambda: float(output_of([*command, adapting])),
     }
     taken: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(setting.rounds):
@@ -271,8 +314,20 @@ def start_up(setting: Setting) -> Found:
     )
 
 
+def output_of(command: list[str]) -> str:
+    """Run a program.
+
+    Raises:
+        UserError: with its last words, if it fails.
+    """
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"bench: {' '.join(command)[:80]} failed: {last_line(done.stderr)}")
+    return done.stdout
+
+
 def seconds_of(command: list[str]) -> float:
     """Time a program."""
     start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
+    output_of(command)
     return time.perf_counter() - start

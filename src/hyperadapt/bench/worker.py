@@ -24,8 +24,8 @@ FIRST_WORD = 3  # of a vocabulary whose first tokens are padding, end and unknow
 
 def main() -> None:
     """Build what the specification asks for, and answer until the input ends."""
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # what libraries print is no answer
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
     spec = json.loads(sys.argv[1])
     import torch
 
@@ -34,8 +34,7 @@ def main() -> None:
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     device = device or torch.device("cpu")
     model = adapted(spec).to(device)
-    works = {"train": training, "generate": generation, "evaluate": evaluation, "evaluate by task": by_task}
-    work = works[spec["work"]](spec, model, device)
+    work = work_of(spec, model, device)
 
     def run() -> float:
         wait(device)
@@ -54,13 +53,20 @@ def main() -> None:
         print(json.dumps(questions[question.strip()]()), file=answers, flush=True)
 
 
+def work_of(spec: dict[str, Any], model: Any, device: Any) -> Any:
+    """Return what a run does."""
+    works = {"train": training, "generate": generation, "evaluate": evaluation, "evaluate by task": by_task}
+    return works[spec["work"]](spec, model, device)
+
+
 def adapted(spec: dict[str, Any]) -> Any:
     """Build the model: T5 of the given shape, and what the library adds to it."""
+    import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
-    config = T5Config(**spec["model"])
-    config.tie_word_embeddings = spec["model"].get("tie_word_embeddings", True)
-    model: Any = T5ForConditionalGeneration(config)
+    model: Any = T5ForConditionalGeneration(T5Config(**spec["model"]))
+    if spec["bf16"] and spec["work"] != "train":
+        model = model.to(torch.bfloat16)
     options = spec["options"]
     if spec["library"] == "hyperadapt":
         import hyperadapt as ha
@@ -113,7 +119,7 @@ def training(spec: dict[str, Any], model: Any, device: Any) -> Any:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     model.train()
-    forward = torch.compile(model) if spec["compile"] else model
+    forward = torch.compile(model, fullgraph=True) if spec["compile"] else model
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=spec["bf16"]):
@@ -127,16 +133,13 @@ def training(spec: dict[str, Any], model: Any, device: Any) -> Any:
 
 def generation(spec: dict[str, Any], model: Any, device: Any) -> Any:
     """Return a greedy generation of exactly `targets` tokens."""
-    import torch
-
     cycle = itertools.cycle(inputs(spec, device))
     model.eval()
     length = {"min_new_tokens": spec["targets"], "max_new_tokens": spec["targets"]}
     static = {"cache_implementation": "static"} if spec["compile"] else {}
 
     def generate() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=spec["bf16"]):
-            model.generate(**next(cycle), **length, **static, do_sample=False, num_beams=1)
+        model.generate(**next(cycle), **length, **static, do_sample=False, num_beams=1)
 
     return generate
 
@@ -209,19 +212,18 @@ def peak_memory(device: Any) -> float:
 
 
 def launches(work: Any, device: Any) -> int:
-    """Count the kernels that a run launches on the device, or, on the CPU, the operators that it calls."""
-    from torch.profiler import ProfilerActivity, profile
+    """Count the kernels that a run launches on the device, or, on the CPU, the operators that call no other."""
+    from torch.profiler import DeviceType, ProfilerActivity, profile
 
     kind = {"cpu": ProfilerActivity.CPU, "cuda": ProfilerActivity.CUDA, "xpu": ProfilerActivity.XPU}[
         device.type
     ]
     with profile(activities=[kind]) as profiled:
         work()
-    return sum(
-        event.count
-        for event in profiled.key_averages()
-        if event.key.startswith("aten::") or device.type != "cpu"
-    )
+    events = profiled.events() or []
+    if device.type == "cpu":
+        return sum(event.name.startswith("aten::") and not event.cpu_children for event in events)
+    return sum(event.device_type != DeviceType.CPU and not event.name.startswith("Mem") for event in events)
 
 
 if __name__ == "__main__":
