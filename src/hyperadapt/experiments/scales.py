@@ -133,7 +133,10 @@ SCALES = {
         },
         # As many rows of each task as where all are trained together.
         single_task={"training": {"max_steps": 150, "batch_size": 16, "eval_steps": 75, "warmup_steps": 25}},
-        low_resource={"training": {"max_steps": 300, "eval_steps": 150}},
+        low_resource={
+            "data": {"max_test_rows": 500},
+            "training": {"max_steps": 300, "eval_steps": 300},
+        },
         transfer={
             "data": {"max_test_rows": 500},
             "training": {"max_steps": 100, "batch_size": 16, "eval_steps": 100, "warmup_steps": 0},
@@ -149,7 +152,7 @@ SCALES = {
         reduction_factors=(4, 16),
         low_resource_factors=(4,),
         one_factor=4,
-        low_resource_rows=(100, 1000, 4000),
+        low_resource_rows=(100, 500, 2000),
         samples=(32, 500),
         targets={
             "scitail-halved": Target("mnli"),
@@ -160,7 +163,7 @@ SCALES = {
             "paws-halved": Target("qqp"),
             "trec": Target("mnli"),
         },
-        left_out=("stsb", "mnli"),
+        left_out=("mnli",),
         left_out_samples=(100,),
     ),
     "smoke": replace(
