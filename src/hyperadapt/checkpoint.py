@@ -174,7 +174,10 @@ def load_base(config: dict[str, Any], path: Path) -> PreTrainedModel:
     kept = Path(name).name == OWN_BASE and (beside / "config.json").is_file()
     try:
         place = str(beside) if kept else place_of(name)
-        base = base_class.from_pretrained(place, dtype=getattr(torch, config["base_dtype"]))
+        quantised = config["base_config"].get("quantization_config")
+        base = base_class.from_pretrained(
+            place, dtype=getattr(torch, config["base_dtype"]), quantization_config=quantised
+        )
         base.config._name_or_path = str(beside) if kept else name
         return base
     except Exception as error:  # besides OSError whatever safetensors and torch make of a damaged file
@@ -204,7 +207,10 @@ def fingerprint(base: PreTrainedModel) -> str:
         sha.update(f"{name}{tuple(parameter.shape)}".encode())
         if parameter.is_meta:
             continue
-        flat = parameter.detach().flatten()
+        values = parameter.detach()
+        if type(values) is not Tensor:  # quantised, as by torchao
+            values = values.dequantize()
+        flat = values.flatten()
         sample = flat[:: max(1, flat.numel() // SAMPLES_PER_TENSOR)][:SAMPLES_PER_TENSOR]
         sha.update(sample.to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
     return sha.hexdigest()

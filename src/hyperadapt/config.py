@@ -45,6 +45,8 @@ class ModelConfig(Section):
         tokenizer: a hub name or a local directory, by default `name`; "bytes" is ByT5's, which needs no file.
         seed: of the random weights, by default the run's.
         dtype: of the base model's weights.
+        quantization: how they are kept while they are frozen, transformers' quantization_config, as {quant_method:
+            bitsandbytes, load_in_4bit: true, bnb_4bit_quant_type: nf4}; by default they are not quantised.
         attn_implementation: that of transformers, as "sdpa" or "eager"; by default the one it chooses. On a CPU in
             bf16, "eager" is the fast one.
     """
@@ -54,12 +56,15 @@ class ModelConfig(Section):
     tokenizer: str | None = None
     seed: Seed | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    quantization: dict[str, Any] | None = None
     attn_implementation: str | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:
         if (self.name is None) == (self.config is None):
             raise ValueError("give either a name or a config")
+        if self.config is not None and self.quantization is not None:
+            raise ValueError("quantization is of weights that are loaded: give it with a name")
         return self
 
 

@@ -278,7 +278,7 @@ def adapt(base: PreTrainedModel, method: Method, tasks: Sequence[str]) -> Any:
 
     Raises:
         UserError: if the family is unknown, the model is adapted already, tasks are empty or repeat, or the
-            method's options do not fit the model.
+            method's options do not fit the model, as where they train what is quantised.
     """
     return adapt_with_features(base, method, tasks, None)
 
@@ -304,6 +304,12 @@ def adapt_with_features(
                 f"dispatch it after"
             )
     adaptation = method.build(Host(backbone, base, tuple(tasks), features))
+    quantised = getattr(base, "is_quantized", False)
+    if quantised and adaptation.trained_backbone not in ("none", "layer_norms"):
+        raise UserError(
+            f"{method.name} trains weights of the base model that are quantised; load it without quantization_config, "
+            "or choose a method that leaves them frozen"
+        )
 
     fingerprint = checkpoint.fingerprint(base)
     freeze(base, backbone, adaptation)
@@ -312,6 +318,8 @@ def adapt_with_features(
     base.method, base.tasks, base.base_fingerprint = method, tuple(tasks), fingerprint  # type: ignore[assignment]
     base.trained_base = trained  # type: ignore[assignment]
     base.hyperadapt = adaptation.to(base.device).train(base.training)
+    # By this word Trainer knows that a quantised model has parameters on top which can be trained.
+    base._hf_peft_config_loaded = quantised
     if adaptation.groups:
         insert(base, backbone, adaptation)
     return base

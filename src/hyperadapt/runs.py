@@ -409,14 +409,13 @@ def load_run(path: str | Path, base_model: str | PreTrainedModel | None = None) 
         CheckpointError: if it is no run, is not finished, or its files are damaged.
     """
     import torch
-    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     directory, config = Path(path), load_run_config(path)
     tasks = load_tasks(directory / "tasks.yaml")
     base = base_model
     if isinstance(base, str):
-        dtype = getattr(torch, config.model.dtype)
-        base = quietly(AutoModelForSeq2SeqLM.from_pretrained, place_of(base), "the base model", dtype=dtype)
+        base = load_base(config.model, base, "the base model")
     model = checkpoint.load(directory / "model", base)
     choose_attention(model, config.model)
     if model.tasks != tuple(task.name for task in tasks):
@@ -549,6 +548,15 @@ def choose_attention(base: PreTrainedModel, model: ModelConfig) -> None:
             raise UserError(f"model.attn_implementation: {' '.join(str(error).split())}") from None
 
 
+def load_base(model: ModelConfig, name: str, field: str) -> PreTrainedModel:
+    """Load a base model from the hub or a directory, as configured."""
+    import torch
+    from transformers import AutoModelForSeq2SeqLM
+
+    options = {"dtype": getattr(torch, model.dtype), "quantization_config": model.quantization}
+    return quietly(AutoModelForSeq2SeqLM.from_pretrained, place_of(name), field, **options)
+
+
 def load_or_build(model: ModelConfig, seed: int, saved: Path | None) -> PreTrainedModel:
     """Load the base model, or build it, with transformers' choice of an attention."""
     import torch
@@ -556,7 +564,7 @@ def load_or_build(model: ModelConfig, seed: int, saved: Path | None) -> PreTrain
 
     dtype = getattr(torch, model.dtype)
     if model.name is not None:
-        base = quietly(AutoModelForSeq2SeqLM.from_pretrained, place_of(model.name), "model.name", dtype=dtype)
+        base = load_base(model, model.name, "model.name")
         is_here = Path(model.name).is_dir()
         base.config._name_or_path = str(Path(model.name).resolve()) if is_here else model.name
         return base

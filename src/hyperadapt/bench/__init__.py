@@ -25,12 +25,12 @@ __all__ = ["SECTIONS", "Setting", "bench"]
 SECTIONS = {
     section.name: section
     for section in (
-        Section("step", "A training step", sections.step, libraries=("peft",)),
+        Section("step", "A training step", sections.step, libraries=("peft", "bitsandbytes")),
         Section("compiled", "A compiled training step", sections.compiled, "on_device"),
         Section("adapters", "Beside the adapters library", sections.beside_adapters, "adapters_python"),
         Section("tasks", "A thousand tasks", sections.many_tasks),
         Section("shapes", "Depth and width", sections.shapes),
-        Section("memory", "Memory of training", sections.memory, libraries=("peft",)),
+        Section("memory", "Memory of training", sections.memory, libraries=("peft", "bitsandbytes")),
         Section("generation", "Generation", sections.generation),
         Section("lengths", "Training on rows of real lengths", real_rows.training_lengths, "data_dir"),
         Section("evaluation", "Evaluation", real_rows.evaluating, "data_dir"),

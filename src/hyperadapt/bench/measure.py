@@ -35,6 +35,7 @@ class Spec:
             task; or "evaluate by task", one after another.
         answers: tokens of each task's answers, to evaluate.
         pad_to: width of every batch; None takes that of its longest row.
+        quantization: of the base model's frozen weights, as transformers takes it.
         bf16: autocast to bfloat16 in training; a base model in bfloat16 otherwise.
         compile: torch.compile without a graph break, and a static cache to generate.
         threads: of the CPU.
@@ -50,6 +51,7 @@ class Spec:
     work: Literal["train", "generate", "evaluate", "evaluate by task"] = "train"
     answers: Sequence[int] = ()
     pad_to: int | None = None
+    quantization: dict[str, Any] | None = None
     bf16: bool = False
     compile: bool = False
     threads: int = 1

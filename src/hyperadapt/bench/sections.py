@@ -23,6 +23,7 @@ PEERS: dict[str, dict[str, Any]] = {
     IA3: {"kind": "ia3"},
 }
 ADAPTERS = {"Houlsby": "double_seq_bn[reduction_factor=32]", "Compacter": "compacter"}
+NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 # method -> tasks in the batch -> what is asked of a step: at most so many times the floor (None: nothing), and full
 # fine-tuning.
 STEP_GOALS: dict[str, dict[int, tuple[float | None, float]]] = {
@@ -43,7 +44,7 @@ FIELDS = (
     "feed_forward_proj",
     "decoder_start_token_id",
 )
-TINY = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
+TINY = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
 
 
 def t5(shape: str, setting: Setting) -> dict[str, Any]:
@@ -110,6 +111,12 @@ def adapted(setting: Setting, **fields: Any) -> dict[str, Spec]:
     }
 
 
+def quantised(setting: Setting, **fields: Any) -> dict[str, Spec]:
+    """Specify HyperFormer++ on a base model in four bits, which its frozen weights allow."""
+    low = spec(setting, "hyperadapt", options_of("hyperformer++"), quantization=NF4, **fields)
+    return {"hyperformer++, 8 tasks, base in 4 bits": low}
+
+
 def frozen_or_not(setting: Setting, **fields: Any) -> dict[str, Spec]:
     """Specify what a step is measured beside."""
     return {
@@ -138,7 +145,7 @@ def step(setting: Setting) -> Found:
     peers = {name: spec(setting, "peft", options) for name, options in PEERS.items()}
     first = "hyperformer++, 1 task"
     # HyperFormer++ and the peers are in one group, so that they have run in the same rounds.
-    contenders = {first: ours[first], **peers, **ours}
+    contenders = {first: ours[first], **peers, **ours, **quantised(setting)}
     found = side_by_side(frozen_or_not(setting), contenders, setting.rounds)
     goals = step_goals(setting, found)
     goals += [Goal(f"{first}: of {peer}", found[first].ratio(peer).median, 1.0) for peer in PEERS]
@@ -224,6 +231,7 @@ def memory(setting: Setting) -> Found:
     contenders = {
         **frozen_or_not(setting, model=model),
         **adapted(setting, model=model),
+        **quantised(setting, model=model),
         **{name: spec(setting, "peft", options, model=model) for name, options in PEERS.items()},
     }
     if setting.adapters_python is not None:

@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 FIRST_WORD = 3  # of a vocabulary whose first tokens are padding, end and unknown
@@ -67,6 +68,13 @@ def adapted(spec: dict[str, Any]) -> Any:
     model: Any = T5ForConditionalGeneration(T5Config(**spec["model"]))
     if spec["bf16"] and spec["work"] != "train":
         model = model.to(torch.bfloat16)
+    if spec["quantization"]:
+        with TemporaryDirectory() as place:
+            model.save_pretrained(place)
+            del model
+            model = T5ForConditionalGeneration.from_pretrained(
+                place, quantization_config=spec["quantization"]
+            )
     options = spec["options"]
     if spec["library"] == "hyperadapt":
         import hyperadapt as ha
