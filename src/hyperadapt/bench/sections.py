@@ -44,7 +44,7 @@ FIELDS = (
     "feed_forward_proj",
     "decoder_start_token_id",
 )
-TINY = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
+TINY = {"d_model": 128, "d_kv": 32, "d_ff": 128, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
 
 
 def t5(shape: str, setting: Setting) -> dict[str, Any]:
