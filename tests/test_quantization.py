@@ -29,10 +29,9 @@ NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_typ
 
 
 def torchao_int8() -> TorchAoConfig:
-    """Made on demand, as importing torchao takes seconds."""
-    from torchao.quantization import Int8WeightOnlyConfig
-
-    return TorchAoConfig(Int8WeightOnlyConfig())
+    """Tested where torchao is installed: by that alone transformers imports it, and it warns of what it cannot load."""
+    torchao = pytest.importorskip("torchao.quantization")
+    return TorchAoConfig(torchao.Int8WeightOnlyConfig())
 
 
 KINDS: dict[str, Any] = {"nf4": lambda: BitsAndBytesConfig(**NF4), "int8": torchao_int8}

@@ -85,7 +85,7 @@ def training_lengths(setting: Setting) -> Found:
 
 def evaluating(setting: Setting) -> Found:
     """Measure the evaluation of all tasks at once beside one task after another."""
-    every = 64 if setting.smoke else 8
+    every = 64 if setting.smoke else 32
     lengths = [of_task[::every] for of_task in token_lengths(setting, "validation", None)]
     answers = [TASKS[name].max_generated_length for name in SUITES["glue"]]
     rows = [[(length, task) for length in of_task] for task, of_task in enumerate(lengths)]

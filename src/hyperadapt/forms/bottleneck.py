@@ -18,9 +18,9 @@ from hyperadapt.forms.base import ACTIVATIONS, Form, add_linear, cast, grouped, 
 from hyperadapt.sites import Site, Weight
 
 LAYER_NORM_EPS = 1e-5
-# From this reduction factor on the layer norm is folded into the up projection, on a CPU, where passes over the hidden
-# states cost most; on an accelerator launches do, of which the plain way has fewer. Not in float16, whose range the
-# normed activations may leave.
+# From this reduction factor on the layer norm is folded into the up projection, on a CPU: as fast as the plain way, and
+# nothing of width d_model is kept for the backward (docs/benchmarks.md). On an accelerator, where launches count, the
+# plain way has fewer. Not in float16, whose range the normed activations may leave.
 FOLDED_FROM = 8
 
 
