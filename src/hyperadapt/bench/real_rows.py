@@ -106,7 +106,7 @@ def evaluating(setting: Setting) -> Found:
     )
     faster = 1 / found[at_once].ratio(one_by_one).median
     how = (
-        f"Predictions of HyperFormer++ for every {every}th row of GLUE's eight validation sets, "
+        f"Predictions of HyperFormer++ for one row in {every} of GLUE's eight validation sets, "
         f"{sum(map(len, lengths))} of their real lengths, {named(setting.shape, setting)}, 64 rows a batch, answers of "
         f"{min(answers)} to {max(answers)} tokens."
     )
