@@ -1,4 +1,4 @@
-"""A base model whose frozen weights are quantised, by bitsandbytes in 4 bits and by torchao in 8, is adapted as any."""
+"""A base model whose frozen weights are quantised, by bitsandbytes or by torchao, is adapted as any."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ def torchao_int8() -> TorchAoConfig:
     return TorchAoConfig(torchao.Int8WeightOnlyConfig())
 
 
-KINDS: dict[str, Any] = {"nf4": lambda: BitsAndBytesConfig(**NF4), "int8": torchao_int8}
+KINDS: dict[str, Any] = {
+    "nf4": lambda: BitsAndBytesConfig(**NF4),
+    "LLM.int8": lambda: BitsAndBytesConfig(load_in_8bit=True),
+    "torchao int8": torchao_int8,
+}
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +86,39 @@ def test_it_trains_leaves_the_base_as_it_is_and_is_loaded_as_it_was_saved(
         ha.load(tmp_path, load_base(saved_base))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_evaluation_between_two_steps_leaves_the_gradients_as_they_were(
+    saved_base: Path, kind: str
+) -> None:
+    evaluated, fresh = (redraw(ha.adapt(load_base(saved_base, kind), METHOD, TASKS)) for _ in range(2))
+    logits(evaluated)
+    expected, found = gradients(fresh), gradients(evaluated)
+    assert list(found) == list(expected)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
+
+
+def test_a_base_that_was_packed_by_an_evaluation_is_refused(saved_base: Path) -> None:
+    base = load_base(saved_base, "nf4")
+    with torch.no_grad():
+        base.eval()(**{name: value for name, value in BATCH.items() if name != "task_ids"})
+    if not base.encoder.block[0].layer[0].SelfAttention.q.support_avx512bf16_for_cpu:
+        pytest.skip("this machine's CPU is none for which bitsandbytes packs weights")
+    with pytest.raises(UserError, match="q has been evaluated already, by which bitsandbytes packs"):
+        ha.adapt(base, METHOD, TASKS)
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    model.train()(**BATCH).loss.backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
 def values(parameter: torch.Tensor) -> torch.Tensor:
     """Return what a parameter holds, whatever class it is of."""
     return parameter.dequantize() if type(parameter.data) is not torch.Tensor else parameter.data
 
 
-@pytest.mark.parametrize(("kind", "tolerance"), [("nf4", 0.3), ("int8", 0.03)])
+@pytest.mark.parametrize(("kind", "tolerance"), [("nf4", 0.3), ("LLM.int8", 0.03), ("torchao int8", 0.03)])
 def test_it_computes_what_the_full_precision_does_but_for_the_rounding(
     saved_base: Path, kind: str, tolerance: float
 ) -> None:

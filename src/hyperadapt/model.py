@@ -310,7 +310,8 @@ def adapt_with_features(
             f"{method.name} trains weights of the base model that are quantised; load it without quantization_config, "
             "or choose a method that leaves them frozen"
         )
-
+    if quantised:
+        keep_differentiable(base)
     fingerprint = checkpoint.fingerprint(base)
     freeze(base, backbone, adaptation)
     trained = tuple(name for name, parameter in base.named_parameters() if parameter.requires_grad)
@@ -323,6 +324,24 @@ def adapt_with_features(
     if adaptation.groups:
         insert(base, backbone, adaptation)
     return base
+
+
+def keep_differentiable(base: PreTrainedModel) -> None:
+    """Keep bitsandbytes from packing weights of 4 bits, which it does when they are first evaluated on a CPU.
+
+    Its packed product has no gradient: a training that goes on after an evaluation would silently lose most of its own.
+
+    Raises:
+        UserError: if they are packed already, which rounds their scales for good.
+    """
+    for name, module in base.named_modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            if getattr(getattr(module.weight, "quant_state", None), "packing_format_for_cpu", False):
+                raise UserError(
+                    f"{name} has been evaluated already, by which bitsandbytes packs its weights so that nothing can "
+                    "be trained through them; load the base model anew and adapt it first"
+                )
+            module.support_avx512bf16_for_cpu = False
 
 
 def freeze(base: PreTrainedModel, backbone: Backbone, adaptation: Adaptation) -> None:
