@@ -27,6 +27,16 @@ from tiny import METHODS, SMALL, TASKS, TINY, every_method, tiny_adapted, tiny_t
 SIZES = {"t5-small": (60_506_624, 512, 6), "t5-base": (222_903_552, 768, 12)}
 
 
+def test_given_features_are_counted_by_their_length(tmp_path: Path) -> None:
+    (tmp_path / "z.json").write_text('{"task0": [1, 2, 3], "task1": [4, 5, 6]}')
+    config = T5Config(**TINY)
+    given = ha.HyperFormer(reduction_factor=4, task_features=str(tmp_path / "z.json"))
+    learnt = ha.HyperFormer(reduction_factor=4, task_feature_dim=3)
+    counts = [count_without_weights(config, method, 2) for method in (given, learnt)]
+    assert counts[0].total == counts[1].total
+    assert counts[0].trained == counts[1].trained - 2 * 3
+
+
 def formula(method: Method, d: int, layers: int, tasks: int, base: int) -> int:
     """What a method trains, written out: L blocks a stack, two adapters a block, b = d // r."""
     norms = (

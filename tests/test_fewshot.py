@@ -14,6 +14,7 @@ import yaml
 import hyperadapt as ha
 from hyperadapt.config import RunConfig, StartConfig
 from hyperadapt.errors import UserError
+from hyperadapt.fewshot import fewshot_config
 from hyperadapt.runs import build_base, load_evaluation_set, load_run, start_from
 from hyperadapt.tasks import TASKS, load_split, read_split, resolve_tasks
 from hyperadapt.tasks.transfer import TRANSFER
@@ -197,6 +198,18 @@ def test_a_new_task_takes_its_given_features(trained: Path, tmp_path: Path) -> N
     assert outcome.code == 0, outcome.err
     z = load_run(tmp_path / "run/fewshot/shade-8-seed-1").model.hyperadapt.conditioning.z
     assert torch.equal(z, torch.tensor([vectors["shade"]]))
+
+
+def test_a_long_run_does_not_make_a_transfer_long(trained: Path, tmp_path: Path) -> None:
+    long = tmp_path / "run"
+    shutil.copytree(trained / "run", long)
+    config = (long / "config.yaml").read_text()
+    assert "max_steps: 4" in config
+    (long / "config.yaml").write_text(config.replace("max_steps: 4", "max_steps: 262144"))
+    shade = str(trained / "tasks/shade.yaml")
+    assert fewshot_config(long, shade).training.max_steps == 5000
+    assert fewshot_config(long, shade, overrides=["training.max_steps=6000"]).training.max_steps == 6000
+    assert fewshot_config(trained / "run", shade).training.max_steps == 4
 
 
 def test_rows_for_fewer_are_among_the_rows_for_more_and_follow_the_seed() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import T5Config
 
 from hyperadapt.comparison import Cell
@@ -15,8 +16,8 @@ from hyperadapt.errors import UserError
 from hyperadapt.experiments import EXPERIMENTS, SCALES, overview, plan, reproduce
 from hyperadapt.experiments.costs import adapters_count, hyperformer_pp_count, real_count
 from hyperadapt.experiments.glue import best_by_validation, rows_of
-from hyperadapt.experiments.scales import HYPER_PP, Target
-from hyperadapt.experiments.transfer import by_rows
+from hyperadapt.experiments.scales import HYPER, HYPER_PP, Target
+from hyperadapt.experiments.transfer import by_rows, nearest_tasks
 from tiny_run import hyperadapt
 
 
@@ -105,9 +106,40 @@ def test_experiments_with_runs_in_common_ask_for_the_same_ones() -> None:
 
 
 def test_an_override_is_of_all_runs() -> None:
-    for cell in plan("table-2", "small", data_dir="copy", overrides=["data.balanced=true"]).cells():
-        assert cell.config.data.balanced
+    for cell in plan("table-2", "small", data_dir="copy", overrides=["training.warmup_steps=7"]).cells():
+        assert cell.config.training.warmup_steps == 7
         assert cell.config.data.data_dir == str(Path("copy").resolve())
+
+
+def test_balanced_draws_are_of_the_runs_on_few_rows_and_kept_apart_from_others() -> None:
+    plain = {cell.directory for cell in plan("table-2", "small").cells()}
+    for cell in plan("table-2", "small", overrides=["data.balanced=true"]).cells():
+        few = cell.config.start is not None
+        assert cell.config.data.balanced == few
+        assert (cell.directory not in plain) == few
+
+
+def test_the_protocol_of_the_paper() -> None:
+    steps = {
+        name: {cell.config.training.max_steps for cell in plan(name, "paper").cells()} for name in EXPERIMENTS
+    }
+    whole = 2**18
+    assert steps == {
+        **{name: {whole} for name in ("table-1", "table-3", "table-4")},
+        **{name: {whole, 5000} for name in ("table-2", "figure-3", "leave-one-out")},
+        "figure-2": {15_000},
+        "tables-5-6": {1000},
+        "parameters": set(),
+    }
+    methods = {
+        name: {cell.config.method["name"] for cell in plan(name, "paper").cells()}
+        for name in ("table-3", "table-4", "figure-2")
+    }
+    assert methods == {
+        "table-3": {"adapters_dagger", "hyperformer"},
+        "table-4": {"hyperformer"},
+        "figure-2": {"full_fine_tuning", "adapters_dagger", "hyperformer++"},
+    }
 
 
 def test_a_task_of_few_rows_is_asked_for_no_more() -> None:
@@ -148,6 +180,59 @@ def test_models_of_one_task_make_a_row_as_one_for_all_does(tmp_path: Path) -> No
     assert (together["total"], together["% trained"]) == ("1.10x", 7.5)
     assert (alone["total"], alone["% trained"]) == ("1.25x", 15.0)
 
+    # A seed without all of its tasks is in no average.
+    [alone] = rows_of(
+        [
+            cell(3, {"a": 10.0}),
+            cell(3, {"b": 30.0}),
+            cell(4, {"a": 99.0}),
+            Cell("adapters", 4, plan("table-3", "smoke", tmp_path).cells()[0].config),
+        ]
+    )
+    assert (alone["seeds"], alone["average"]) == (1, (20.0, None))
+    assert (
+        rows_of(
+            [cell(5, {"a": 10.0}), Cell("adapters", 5, plan("table-3", "smoke", tmp_path).cells()[0].config)]
+        )
+        == []
+    )
+
+
+def test_the_nearest_task_is_that_towards_which_a_new_one_has_moved() -> None:
+    trained = torch.tensor([[9.0, 1.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]])
+    mean = trained.mean(0)
+    towards_the_third = mean + 0.1 * (trained[2] - mean)
+    table = nearest_tasks(list("abcn"), torch.cat([trained, towards_the_third[None]]), 3)
+    assert table[3]["nearest trained tasks, cosine"].startswith("c 1.00, ")
+    assert table[3]["from their mean"] == f"{0.1 * (trained[2] - mean).norm().item():.2f}"
+    assert not any(f"{row['task']} " in row["nearest trained tasks, cosine"] for row in table)
+
+
+def test_timed_runs_are_set_beside_full_fine_tuning_of_their_own_round(tmp_path: Path) -> None:
+    planned = plan("tables-5-6", "smoke", tmp_path)
+    planned = replace(planned, scale=replace(planned.scale, few_seeds=(1, 2)))
+    cells = planned.cells()
+    assert [cell.seed for cell in cells] == [1] * 4 + [2] * 4
+    assert cells[0].variant != cells[4].variant  # each round begins with another
+    for cell in cells:
+        of_t5 = cell.variant == "full_fine_tuning"
+        seconds = cell.seed * (1.0 if of_t5 else 0.5)
+        memory = {"loaded_memory_mb": 100, "peak_memory_mb": 500 if of_t5 else 200}
+        results = {"step_seconds": seconds, **memory, "train_seconds": 1.0}
+        cell.directory.mkdir(parents=True)
+        (cell.directory / "results.json").write_text(json.dumps(results))
+    lines = EXPERIMENTS["tables-5-6"].page(planned).splitlines()
+    head, row = (
+        [cell.strip() for cell in line.split("|")]
+        for line in (lines[0], next(line for line in lines if "| adapters_dagger" in line))
+    )
+    found = dict(zip(head, row, strict=True))
+    assert found["variant"].startswith("adapters_dagger")
+    assert found["1,000 steps (s)"].startswith("750.0")  # the mean of 500 and 1,000
+    assert found["of T5's 1,000 steps"] == "0.50 ± 0.00"
+    assert found["of T5's memory"] == "0.40 ± 0.00"
+    assert found["of T5's added by training"] == "0.25 ± 0.00"
+
 
 def test_the_reduction_factor_is_chosen_by_the_validation_rows() -> None:
     rows = [
@@ -162,11 +247,21 @@ def test_the_reduction_factor_is_chosen_by_the_validation_rows() -> None:
     ("arguments", "message"),
     [
         (["table-9"], "experiment 'table-9' is unknown; did you mean 'table-"),
+        (["table-9", "--list"], "experiment 'table-9' is unknown; did you mean 'table-"),
         (["table-1", "--scale", "smal"], "--scale 'smal' is unknown; did you mean 'small'?"),
         ([], "name an experiment; choices: table-1"),
         (["table-2", "--data-dir", "nowhere"], "there is no folder"),
         (["table-2", "--data-dir", "."], "holds no 'glue'"),
         (["table-3", "data.balancd=true"], "field 'data.balancd' is unknown; did you mean 'balanced'?"),
+        (
+            ["table-3", "data.balanced=true"],
+            "data.balanced is of runs on few rows; those of table-3 have all",
+        ),
+        (
+            ["table-2", "data.max_train_rows=8"],
+            "table-2 sets data.max_train_rows itself, for each of its runs",
+        ),
+        (["table-1", "training.learning_rate=1e-5"], "table-1 sets training.learning_rate itself, for each"),
         (["tables-5-6", "--jobs", "2"], "the runs of tables-5-6 are timed"),
         (
             ["table-3", "--scale", "smoke", "--processes", "3"],
@@ -185,10 +280,10 @@ def test_the_list_says_what_is_done(tmp_path: Path) -> None:
     first = plan("table-3", "smoke", tmp_path).cells()[0].directory
     first.mkdir(parents=True)
     (first / "results.json").write_text(json.dumps({"train_seconds": 1800.0}))
-    done = {of["name"]: (of["runs"], of["finished"]) for of in overview("smoke", tmp_path)}
+    done = {of["name"]: (of["runs"], of["finished"]) for of in overview("smoke", tmp_path, None, EXPERIMENTS)}
     assert set(done) == set(EXPERIMENTS)
     assert (done["table-3"], done["table-4"]) == ((2, 1), (6, 0))
-    [row] = [of for of in overview("smoke", tmp_path) if of["name"] == "table-3"]
+    [row] = overview("smoke", tmp_path, None, ["table-3"])
     assert row["hours of training"] == "0.5"
     outcome = hyperadapt("reproduce", "--list", "--scale", "smoke", "--output-dir", tmp_path)
     assert outcome.code == 0
@@ -214,17 +309,17 @@ def test_the_mean_over_tasks_is_of_those_that_have_every_size(tmp_path: Path) ->
             )
             runs[task, size] = cells
     text = by_rows(planned, runs)
-    assert "The picture's mean is that of long, other." in text
+    assert "The mean, of each seed's own, is over long, other." in text
     assert "| short | 6 | 65.0 | 65.0 |" in text
 
 
 @pytest.mark.slow
 def test_a_run_that_failed_leaves_a_page_of_the_others(tmp_path: Path) -> None:
     planned = plan("table-3", "smoke", tmp_path)
-    diverging = replace(planned.scale, learning_rates={HYPER_PP: 1e30})
-    with pytest.raises(UserError, match=r"1 of 2 runs failed; hyperformer\+\+,r=8, seed 1 .*the loss is nan"):
+    diverging = replace(planned.scale, learning_rates={HYPER: 1e30})
+    with pytest.raises(UserError, match=r"1 of 2 runs failed; hyperformer,r=8, seed 1 .*the loss is nan"):
         reproduce(replace(planned, scale=diverging), jobs=2)
     text = (planned.folder / "table-3.md").read_text()
     assert "1 of 2 runs are not finished" in text
     assert "| adapters_dagger,r=2 | 1 |" in text
-    assert "hyperformer++" not in text.partition("## As printed")[0]
+    assert "hyperformer,r=8" not in text.partition("## As printed")[0]

@@ -115,7 +115,11 @@ def compare(
 def reproduce(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="An experiment; see --list.")] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Of all runs, as data.balanced=true.")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Of all runs, as training.batch_size=16; data.balanced=true of those on few rows.",
+        ),
     ] = None,
     scale: Annotated[str, typer.Option(help="paper, small or smoke.")] = "small",
     base: Annotated[str | None, typer.Option(help="Another base model, a hub name or a directory.")] = None,
@@ -133,7 +137,8 @@ def reproduce(
     from hyperadapt.experiments import EXPERIMENTS, overview, plan, reproduce
 
     if show_list:
-        table(f"experiments at scale {scale}", overview(scale, output_dir, base))
+        rows = overview(scale, output_dir, base, EXPERIMENTS if name is None else [name])
+        table(f"experiments at scale {scale}", rows)
         return
     if name is None:
         raise UserError(f"name an experiment; {nearest('', EXPERIMENTS)}")
@@ -154,7 +159,10 @@ def fewshot(
         int | None, typer.Option(min=1, help="Training rows, drawn by the seed; all by default.")
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As training.max_steps=100.")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="As training.max_steps=100; by default those of the run, at most 5,000."
+        ),
     ] = None,
     init_from: Annotated[
         list[str] | None,

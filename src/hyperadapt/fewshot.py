@@ -10,6 +10,8 @@ from hyperadapt.errors import UserError
 from hyperadapt.runs import load_run_config
 from hyperadapt.tasks import Task, get_task, read_split
 
+MOST_STEPS = 5_000  # as the `paper` scale's transfers; a run on all of GLUE has fifty times as many
+
 
 def fewshot_config(
     run: str | Path,
@@ -24,7 +26,7 @@ def fewshot_config(
 ) -> RunConfig:
     """Make the configuration of a run that transfers a trained one to a new task.
 
-    Everything is as the trained run has it, but for what is given here.
+    Everything is as the trained run has it, but for what is given here; steps are `MOST_STEPS` at most unless given.
 
     Args:
         run: directory of the trained run.
@@ -52,6 +54,7 @@ def fewshot_config(
             "output_dir": output_dir or str(source / "fewshot" / "-".join(parts)),
             "seed": seed,
             "start": {"run": str(source), "init_from": list(init_from)},
+            "training": {"max_steps": min(trained.training.max_steps, MOST_STEPS)},
             "data": {
                 "tasks": [task],
                 "max_train_rows": samples,

@@ -125,7 +125,7 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
     trainer = training.MixtureTrainer(
         model, config, args, train_rows, evaluation_sets["validation"], tokenizer
     )
-    loaded_memory = training.peak_memory()
+    loaded_memory = training.held_memory()
     outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
     if trainer.state.global_step < config.training.max_steps:
         raise TrainingInterrupted(

@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
+import psutil
 import torch
 import torch.nn.functional as F
 from pydantic import TypeAdapter, ValidationError
@@ -435,6 +436,13 @@ class StepClock(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         self.began = self.began or (state.global_step, time.perf_counter())
+
+
+def held_memory() -> int:
+    """Return the bytes that the device's allocator, or on the CPU the process, holds now."""
+    if torch.accelerator.is_available():
+        return torch.accelerator.memory_allocated()
+    return psutil.Process().memory_info().rss
 
 
 def peak_memory() -> int:

@@ -27,7 +27,7 @@ def rows_of(cells: Iterable[Cell], prefix: str = "") -> list[Row]:
     """Summarise runs as Table 1 does, where a variant is one model for all tasks, or a model for each.
 
     Args:
-        cells: runs, of which those that are not finished are passed over.
+        cells: runs; a seed of which one is not finished is passed over, so that all averages are of all tasks.
         prefix: stands before the variants' names.
 
     Returns:
@@ -36,16 +36,17 @@ def rows_of(cells: Iterable[Cell], prefix: str = "") -> list[Row]:
         of all tasks together as a multiple of the base model's, where tasks share what they do not train; "% trained",
         for a task.
     """
-    by_variant: dict[str, dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    by_variant: dict[str, dict[int, list[Row | None]]] = defaultdict(lambda: defaultdict(list))
     for cell in cells:
-        if (results := cell.results()) is not None:
-            by_variant[cell.variant][cell.seed].append(results)
+        by_variant[cell.variant][cell.seed].append(cell.results())
     rows = []
     for variant, by_seed in by_variant.items():
-        complete = max(len(models) for models in by_seed.values())
-        seeds = [joined(models) for models in by_seed.values() if len(models) == complete]
+        whole = [[of for of in models if of is not None] for models in by_seed.values() if None not in models]
+        if not whole:
+            continue
+        seeds = [joined(models) for models in whole]
         spread = {name: spread_of([scores[name] for scores in seeds]) for name in seeds[0]}
-        counts = [results["parameters"] for results in max(by_seed.values(), key=len)]
+        counts = [results["parameters"] for results in whole[0]]
         base, trained = counts[0]["base"], sum(count["trained"] for count in counts)
         total = (counts[0]["total"] - counts[0]["trained"] + trained) / base
         of_a_task = 100 * trained / sum(count["tasks"] for count in counts) / base
@@ -165,8 +166,8 @@ def printed_rows() -> list[Row]:
 
 
 def wide_adapters(planned: Plan) -> list[Cell]:
-    """Make runs of Adapters-dagger with wide bottlenecks, and of HyperFormer++ beside them."""
-    variants = planned.methods(DAGGER, factors=planned.scale.wide_factors) | planned.methods(HYPER_PP)
+    """Make runs of Adapters-dagger with wide bottlenecks, and of HyperFormer, whose parameters they are to exceed."""
+    variants = planned.methods(DAGGER, factors=planned.scale.wide_factors) | planned.methods(HYPER)
     return on_glue(planned, variants)
 
 

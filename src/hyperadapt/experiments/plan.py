@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Plan:
 
     Attributes:
         experiment, scale, folder: these.
-        overrides: fields of all runs, whatever the scale says; what tells variants apart stays.
+        overrides: fields of all runs, whatever the scale says; `data.balanced` of those that draw few rows.
     """
 
     experiment: Experiment
@@ -79,7 +79,12 @@ class Plan:
         return variants
 
     def runs(
-        self, group: str, variants: Mapping[str, Fields], seeds: Sequence[int], *changes: Fields
+        self,
+        group: str,
+        variants: Mapping[str, Fields],
+        seeds: Sequence[int],
+        of_scale: Fields | None = None,
+        own: Fields | None = None,
     ) -> list[Cell]:
         """Make the runs of variants in a folder of their own.
 
@@ -87,10 +92,25 @@ class Plan:
             group: the folder's name.
             variants: fields by name.
             seeds: of each.
-            changes: what differs from `scale.run`, the later ones counting.
+            of_scale: in what the scale has these runs differ from `scale.run`.
+            own: what makes the runs what they are.
+
+        Raises:
+            UserError: if an override is of what makes the runs, or their variants, what they are.
         """
+        own, overrides = own or {}, self.overrides
+        for fields in (own, *variants.values()):
+            if taken := sorted(leaves(fields) & leaves(overrides)):
+                raise UserError(
+                    f"{self.experiment.name} sets {taken[0]} itself, for each of its runs; leave it out"
+                )
+        if overrides.get("data", {}).get("balanced"):
+            if "max_train_rows" in own.get("data", {}):
+                group = f"{group}-balanced"
+            else:  # all rows are taken
+                overrides = merged(overrides, {"data": {"balanced": False}})
         base = self.scale.run
-        for fields in (*changes, self.overrides):
+        for fields in (of_scale or {}, own, overrides):
             base = merged(base, fields)
         return cells_of(
             CompareConfig(
@@ -103,6 +123,15 @@ class Plan:
         name = f"{self.experiment.name}-{what}.svg"
         write_atomically(self.folder / name, svg.encode())
         return name
+
+
+def leaves(fields: Fields, path: str = "") -> set[str]:
+    """List the fields that are given, as "data.tasks"."""
+    found: set[str] = set()
+    for name, value in fields.items():
+        here = f"{path}{name}"
+        found |= leaves(value, f"{here}.") if isinstance(value, dict) else {here}
+    return found
 
 
 def plan(
@@ -124,7 +153,7 @@ def plan(
         overrides: as "data.balanced=true".
 
     Raises:
-        UserError: if the name or the scale is unknown, or an override is not of that form.
+        UserError: if the name or the scale is unknown, or an override is not of that form, or of no run.
     """
     from hyperadapt.experiments import EXPERIMENTS
 
@@ -139,7 +168,11 @@ def plan(
     fields: Fields = {} if data_dir is None else {"data": {"data_dir": data_dir}}
     for override in overrides:
         fields = merged(fields, parse_override(override))
-    return Plan(EXPERIMENTS[name], chosen, Path(output_dir) / folder, fields)
+    planned = Plan(EXPERIMENTS[name], chosen, Path(output_dir) / folder, fields)
+    balanced = fields.get("data", {}).get("balanced")
+    if balanced and not any(cell.config.data.balanced for cell in planned.cells()):
+        raise UserError(f"data.balanced is of runs on few rows; those of {name} have all rows")
+    return planned
 
 
 def reproduce(planned: Plan, jobs: int = 1, ray: str | None = None, processes: int = 1) -> Path:
@@ -189,20 +222,19 @@ def reproduce(planned: Plan, jobs: int = 1, ray: str | None = None, processes: i
 
 
 def overview(
-    scale: str, output_dir: str | Path = "runs/reproduce", base: str | None = None
+    scale: str, output_dir: str | Path, base: str | None, names: Iterable[str]
 ) -> list[dict[str, Any]]:
-    """List the experiments: how many runs and steps they are at a scale, how many runs are finished, and their hours.
+    """List experiments: how many runs and steps they are at a scale, how many runs are finished, and their hours.
 
     Runs that another experiment has too are counted in both.
 
     Raises:
-        UserError: if the scale is unknown.
+        UserError: if a name or the scale is unknown.
     """
-    from hyperadapt.experiments import EXPERIMENTS
-
     rows = []
-    for name, experiment in EXPERIMENTS.items():
-        cells = plan(name, scale, output_dir, base).cells()
+    for name in names:
+        planned = plan(name, scale, output_dir, base)
+        experiment, cells = planned.experiment, planned.cells()
         results = [of for cell in cells if (of := cell.results()) is not None]
         rows.append(
             {

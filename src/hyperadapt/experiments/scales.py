@@ -85,7 +85,7 @@ PAPER = Scale(
         "training": {"max_steps": 262_144, "batch_size": 32, "learning_rate": 3e-4, "eval_steps": 1000},
     },
     single_task={},
-    low_resource={},
+    low_resource={"training": {"max_steps": 15_000}},
     transfer={"training": {"max_steps": 5000}},
     timed={"training": {"max_steps": 1000}},
     seeds=(42,),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hyperadapt.comparison import Cell, markdown, table_rows
+from hyperadapt.comparison import MAJORITY, Cell, markdown, scores_of, spread_of, table_rows
 from hyperadapt.config import merged
 from hyperadapt.errors import UserError
 from hyperadapt.experiments.glue import on_glue
@@ -17,6 +17,9 @@ from hyperadapt.figures import Line, embedding_map, scores_by_size
 from hyperadapt.published import NOT_PRINTED
 from hyperadapt.runs import load_run
 from hyperadapt.tasks import resolve_tasks
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 METHODS = (FULL, DAGGER, HYPER_PP)
 
@@ -59,25 +62,35 @@ def by_rows(planned: Plan, runs: Mapping[tuple[str, int], Sequence[Cell]]) -> st
         runs: by task and number of rows.
     """
     table: list[dict[str, Any]] = []
-    by_task: dict[str, dict[int, dict[str, float]]] = {}
+    by_task: dict[str, dict[int, dict[str, dict[int, float]]]] = {}  # variants' scores by seed
     for (task, samples), cells in runs.items():
         scores = {row["variant"]: row["average"] for row in table_rows(cells)}
         table.append({"task": task, "rows": str(samples), **scores})
-        by_task.setdefault(task, {})[samples] = {name: mean for name, (mean, _) in scores.items()}
+        by_seed: dict[str, dict[int, float]] = {}
+        for cell in cells:
+            if (results := cell.results()) is not None:
+                by_seed.setdefault(cell.variant, {})[cell.seed] = scores_of(results)["average"]
+                by_seed.setdefault(MAJORITY, {})[cell.seed] = scores_of(results["majority"])["average"]
+        by_task.setdefault(task, {})[samples] = by_seed
     columns = Counter(tuple(of) for of in by_task.values())
     sizes = max(columns, key=lambda sizes: (columns[sizes], len(sizes)))
     whole = {task: of for task, of in by_task.items() if tuple(of) == sizes}
-    lines: dict[str, Line] = {
-        variant: [(size, fmean(of[size][variant] for of in whole.values()), None) for size in sizes]
-        for variant in table[0]
-        if all(variant in of[size] for of in whole.values() for size in sizes)
-    }
+    lines: dict[str, Line] = {}
+    means = {size: dict[str, Any]({"task": f"mean of {len(whole)}", "rows": str(size)}) for size in sizes}
+    for variant in table[0]:
+        if all(variant in of[size] for of in whole.values() for size in sizes):
+            for size in sizes:
+                of_tasks = [of[size][variant] for of in whole.values()]
+                if seeds := [seed for seed in of_tasks[0] if all(seed in of for of in of_tasks)]:
+                    mean = spread_of([fmean(of[seed] for of in of_tasks) for seed in seeds])
+                    means[size][variant] = mean
+                    lines.setdefault(variant, []).append((size, *mean))
     if not lines or len(sizes) == 1:
         return markdown(table)
     label = "score, mean of the tasks"
     picture = planned.picture("scores", scores_by_size(lines, "training rows of the new task", label))
-    of_these = f"The picture's mean is that of {', '.join(whole)}."
-    return f"![score by training rows]({picture})\n\n{of_these}\n\n{markdown(table)}"
+    of_these = f"The mean, of each seed's own, is over {', '.join(whole)}."
+    return f"![score by training rows]({picture})\n\n{of_these}\n\n{markdown([*table, *means.values()])}"
 
 
 # Table 2.
@@ -120,7 +133,7 @@ def table_2_page(planned: Plan) -> str:
 
 
 def embeddings_alone(planned: Plan) -> list[Cell]:
-    """Make transfers of the task embedding alone, from the mean of GLUE's, so that none is the nearest at first."""
+    """Make transfers of the task embedding alone, from the mean of GLUE's, so that none is favoured at first."""
     scale, runs = planned.scale, []
     source = {HYPER_PP: glue_sources(planned)[HYPER_PP]}
     others = [task.name for task in resolve_tasks(scale.run["data"]["tasks"])]
@@ -160,23 +173,39 @@ def figure_3_page(planned: Plan) -> str:
             components.explained_variance_ratio_,
         )
         pictures.append(planned.picture(when, picture))
-    unit = torch.nn.functional.normalize(embeddings, dim=1)
-    nearness = (unit @ unit[:old].T).fill_diagonal_(-1)
+    before, after = pictures
+    return (
+        f"Before:\n\n![before]({before})\n\nAfter transfer, the new tasks' embeddings trained alone, from the mean of "
+        f"the trained tasks':\n\n![after]({after})\n\n{markdown(nearest_tasks(names, embeddings, old))}\n"
+        "Cosines of the differences from the trained tasks' mean, where the new tasks started: of a new task that is "
+        "the way it went.\n"
+    )
+
+
+def nearest_tasks(names: Sequence[str], embeddings: Tensor, old: int) -> list[dict[str, Any]]:
+    """Name the trained tasks nearest to each, as seen from their mean, from which the new ones have started.
+
+    Args:
+        names: of the tasks, the trained ones first.
+        embeddings: (tasks, t').
+        old: how many are trained.
+    """
+    import torch
+
+    away = embeddings - embeddings[:old].mean(0)
+    unit = torch.nn.functional.normalize(away, dim=1)
+    nearness = (unit @ unit[:old].T).fill_diagonal_(-2)
     table = []
     for number, name in enumerate(names):
         nearest = nearness[number].topk(min(3, old - 1))
         near = ", ".join(
             f"{names[at]} {cosine:.2f}" for cosine, at in zip(*(of.tolist() for of in nearest), strict=True)
         )
-        distance = (embeddings[number] - embeddings[:old].mean(0)).norm().item()
+        distance = away[number].norm().item()
         table.append(
             {"task": name, "nearest trained tasks, cosine": near, "from their mean": f"{distance:.2f}"}
         )
-    before, after = pictures
-    return (
-        f"Before:\n\n![before]({before})\n\nAfter transfer, the new tasks' embeddings trained alone, from the mean of "
-        f"the trained tasks':\n\n![after]({after})\n\n{markdown(table)}"
-    )
+    return table
 
 
 # Beyond the paper.
@@ -187,7 +216,7 @@ def left_out(planned: Plan, task: str) -> tuple[list[Cell], dict[tuple[str, int]
     scale = planned.scale
     others = [of.name for of in resolve_tasks(scale.run["data"]["tasks"]) if of.name != task]
     without = {"data": {"tasks": others}}
-    sources = planned.runs(f"glue-without-{task}", planned.methods(*METHODS), scale.seeds[:1], without)
+    sources = planned.runs(f"glue-without-{task}", planned.methods(*METHODS), scale.seeds[:1], own=without)
     by_method = {cell.config.method["name"]: cell for cell in sources}
     anew = {f"{name},from_the_base": fields for name, fields in planned.methods(*METHODS).items()}
     variants = anew | continued(planned, by_method, others)

@@ -233,7 +233,8 @@ def read_task_features(path: Path, tasks: tuple[str, ...]) -> Tensor:
         raise UserError(f"task_features: there is no file {path}")
     try:
         vectors = json.loads(path.read_text())
-        rows = [torch.tensor(vectors[task], dtype=torch.float32) for task in tasks]
+        # On the CPU, as parameters are counted on no device at all.
+        rows = [torch.tensor(vectors[task], dtype=torch.float32, device="cpu") for task in tasks]
     except KeyError as missing:
         raise UserError(
             f"task_features: {path} has no vector for task {missing}; it has {', '.join(vectors)}"
