@@ -14,7 +14,12 @@ from transformers import T5Config
 from hyperadapt.comparison import Cell
 from hyperadapt.errors import UserError
 from hyperadapt.experiments import EXPERIMENTS, SCALES, overview, plan, reproduce
-from hyperadapt.experiments.costs import adapters_count, hyperformer_pp_count, real_count
+from hyperadapt.experiments.costs import (
+    adapters_count,
+    adapters_dagger_count,
+    hyperformer_pp_count,
+    real_count,
+)
 from hyperadapt.experiments.glue import best_by_validation, rows_of
 from hyperadapt.experiments.scales import HYPER, HYPER_PP, Target
 from hyperadapt.experiments.transfer import by_rows, nearest_tasks
@@ -58,9 +63,8 @@ def test_the_formulas_are_the_real_counts(layers: int, h: int, r: int, t: int, t
         d_model=h, num_layers=layers, num_heads=4, d_kv=8, d_ff=2 * h, vocab_size=64, decoder_start_token_id=0
     )
     d = h // r
-    assert adapters_count(layers, h, d, tasks) == real_count(
-        "adapters_dagger", config, tasks, reduction_factor=r
-    )
+    for method, count in (("adapters", adapters_count), ("adapters_dagger", adapters_dagger_count)):
+        assert count(layers, h, d, tasks) == real_count(method, config, tasks, reduction_factor=r)
     options = {"reduction_factor": r, "task_embedding_dim": t}
     assert hyperformer_pp_count(layers, h, d, t, tasks) == real_count(HYPER_PP, config, tasks, **options)
 

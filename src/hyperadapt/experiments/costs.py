@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hyperadapt.comparison import Cell, markdown, spread_of
 from hyperadapt.counting import count_without_weights, model_config
 from hyperadapt.experiments.plan import Experiment, Plan
-from hyperadapt.experiments.scales import DAGGER, FULL, HYPER, HYPER_PP, Fields
+from hyperadapt.experiments.scales import ADAPTERS, DAGGER, FULL, HYPER, HYPER_PP, Fields
 from hyperadapt.figures import Line, scores_by_size
 from hyperadapt.methods import METHODS
 from hyperadapt.published import NOT_PRINTED
@@ -75,7 +75,16 @@ def timed_page(planned: Plan) -> str:
 
 
 def adapters_count(layers: int, h: int, d: int, tasks: int) -> int:
-    """Count Adapters-dagger's parameters: 4 L (T (2 h d + h + d) + 2 h), for L layers a stack and T tasks.
+    """Count Adapters': T (4 L (2 h d + h + d + 2 h) + (5 L + 2) h), for L layers a stack and T tasks.
+
+    Two adapters a layer with their layer norms, and T5's own layer norms, two a layer of the encoder, three of the
+    decoder and one at the end of each, all of them of each task's own.
+    """
+    return tasks * (4 * layers * (2 * h * d + 3 * h + d) + (5 * layers + 2) * h)
+
+
+def adapters_dagger_count(layers: int, h: int, d: int, tasks: int) -> int:
+    """Count Adapters-dagger's: 4 L (T (2 h d + h + d) + 2 h), for L layers a stack and T tasks.
 
     Two adapters a layer, D (d, h), U (h, d) and their biases, each with a layer norm's gamma and beta, shared by tasks.
     """
@@ -99,7 +108,7 @@ def real_count(method: str, config: PreTrainedConfig, tasks: int, **options: Any
 
 
 def parameters_page(planned: Plan) -> str:
-    """Set both formulas beside real counts, by tasks and by layers, draw them, and say where they cross."""
+    """Set the formulas beside real counts, by tasks and by layers, draw them, and say where they cross."""
     from transformers import T5Config
 
     model = planned.scale.run["model"]
@@ -109,7 +118,8 @@ def parameters_page(planned: Plan) -> str:
 
     def formulas(tasks: int, layers: int) -> dict[str, int]:
         return {
-            DAGGER: adapters_count(layers, h, d, tasks),
+            ADAPTERS: adapters_count(layers, h, d, tasks),
+            DAGGER: adapters_dagger_count(layers, h, d, tasks),
             HYPER_PP: hyperformer_pp_count(layers, h, d, t, tasks),
         }
 
@@ -119,7 +129,7 @@ def parameters_page(planned: Plan) -> str:
     }
     rows, pictures, crossings = [], [], []
     for number, (what, grid) in enumerate(grids.items()):
-        lines: dict[str, Line] = {DAGGER: [], HYPER_PP: []}
+        lines: dict[str, Line] = {ADAPTERS: [], DAGGER: [], HYPER_PP: []}
         for tasks, layers in grid:
             deep = copy.deepcopy(config)
             deep.num_layers = deep.num_decoder_layers = layers
@@ -134,15 +144,17 @@ def parameters_page(planned: Plan) -> str:
         pictures.append(
             planned.picture(what, scores_by_size(lines, label, "million parameters added", log_y=True))
         )
-        counts = (formulas(n, depth) if what == "tasks" else formulas(8, n) for n in range(1, 10_000))
-        smaller = next(n for n, of in enumerate(counts, start=1) if of[HYPER_PP] < of[DAGGER])
-        crossings.append(f"from {smaller} {what} on ({fixed})")
+        for other in (ADAPTERS, DAGGER):
+            counts = (formulas(n, depth) if what == "tasks" else formulas(8, n) for n in range(1, 10_000))
+            smaller = next(n for n, of in enumerate(counts, start=1) if of[HYPER_PP] < of[other])
+            crossings.append(f"than {other} from {smaller} {what} on ({fixed})")
     return (
         f"{model.get('name') or 'A tiny T5'}: h = {h}, d = {d}, t = {t}; what the methods add, the base model's own "
-        f"trained layer norms left out. HyperFormer++ adds less {' and '.join(crossings)}.\n\n{markdown(rows)}\n"
+        f"trained layer norms left out. HyperFormer++ adds less {', '.join(crossings)}.\n\n{markdown(rows)}\n"
+        "Adapters: T (4 L (2 h d + 3 h + d) + (5 L + 2) h), with T5's own layer norms, which are each task's own. "
         "Adapters-dagger: 4 L (T (2 h d + h + d) + 2 h). HyperFormer++: T z + 2 (L z + 2 z + (3 z e + e + e t + t) + "
-        "2 t + (t + 1) (2 h d + 3 h + d)), for L layers a stack, T tasks, z = 64, e = 128: `adapters_count` and "
-        "`hyperformer_pp_count` of `hyperadapt.experiments.costs`, for any numbers.\n\n"
+        "2 t + (t + 1) (2 h d + 3 h + d)). For L layers a stack, T tasks, z = 64, e = 128: `adapters_count`, "
+        "`adapters_dagger_count` and `hyperformer_pp_count` of `hyperadapt.experiments.costs` take any numbers.\n\n"
         f"![by tasks]({pictures[0]})\n\n![by layers]({pictures[1]})\n"
     )
 
