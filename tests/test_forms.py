@@ -14,6 +14,7 @@ from hyperadapt.errors import UserError
 from hyperadapt.forms import Bottleneck, LowRank, NormScale, ParallelBottleneck
 from hyperadapt.forms.base import ACTIVATIONS, add_linear, linear
 from hyperadapt.forms.bottleneck import FOLDED_FROM, inverse_deviation
+from hyperadapt.forms.norm import RmsNorm
 from hyperadapt.sites import Site, Weight, numel, split
 
 SITE = Site("encoder", 0, "feed_forward", "encoder.block.0.layer.1.DenseReluDense", 16, 16)
@@ -247,3 +248,28 @@ def test_a_flat_vector_is_cut_row_major_in_the_order_of_the_weights() -> None:
     assert parts["second"].tolist() == [[6, 7, 8, 9], [16, 17, 18, 19]]
     assert parts["first"].data_ptr() == flat.data_ptr()
     assert numel(weights) == 10
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 2e-6), (torch.bfloat16, 2e-2)]
+)
+@pytest.mark.parametrize("trained", [(True, True), (True, False), (False, True)])
+def test_the_norm_in_few_passes_is_t5s(
+    dtype: torch.dtype, tolerance: float, trained: tuple[bool, bool]
+) -> None:
+    norm = T5LayerNorm(16, eps=1e-3)
+    weight_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    norm.weight = torch.nn.Parameter(1 + 0.3 * torch.randn(16, dtype=weight_dtype), requires_grad=trained[1])
+    x = states(dtype=dtype).requires_grad_(trained[0])
+    leaves = [of for of in (x, norm.weight) if of.requires_grad]
+    expected, found = norm(x), RmsNorm.apply(x, norm.weight, 1e-3)
+    assert found.dtype == expected.dtype
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    towards = torch.randn(expected.shape, dtype=expected.dtype)
+    for got, wanted in zip(
+        torch.autograd.grad(found, leaves, towards),
+        torch.autograd.grad(expected, leaves, towards),
+        strict=True,
+    ):
+        assert got.dtype == wanted.dtype
+        torch.testing.assert_close(got, wanted, rtol=10 * tolerance, atol=10 * tolerance)

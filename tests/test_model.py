@@ -375,6 +375,28 @@ def test_bfloat16_is_near_float32(model: Any, kind: str) -> None:
     assert relative_error(alone.float(), logits(low).float()) < tolerance
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_small_step_moves_all_that_is_trained_whatever_the_base_models_type(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    base = tiny_t5()
+    base.save_pretrained(tmp_path / "base")
+    base = T5ForConditionalGeneration.from_pretrained(tmp_path / "base", dtype=dtype)
+    model = ha.adapt(base, PLUS_PLUS, TASKS).train()
+    assert model.dtype == dtype
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-4, weight_decay=0)
+    model(**tiny_batch()).loss.backward()
+    optimizer.step()
+    for name, value in before.items():
+        assert not torch.equal(model.get_parameter(name), value), name
+    expected = model.eval()(**tiny_batch()).logits
+    model.save_pretrained(tmp_path / "model")
+    again = ha.load(tmp_path / "model")
+    assert again.dtype == dtype
+    assert torch.equal(again(**tiny_batch()).logits, expected)
+
+
 def test_under_autocast_weights_are_made_in_the_type_of_its_products(model: Any) -> None:
     made: list[Any] = []
     model.hyperadapt.register_forward_hook(lambda module, args, output: made.append(output.by_layer))

@@ -26,6 +26,7 @@ from hyperadapt.errors import UserError, nearest
 from hyperadapt.forms import Gate
 from hyperadapt.forms.base import autocast_dtype
 from hyperadapt.forms.grid import gated_linear
+from hyperadapt.forms.norm import RmsNorm
 from hyperadapt.methods import Method
 from hyperadapt.methods.base import Host
 from hyperadapt.sites import Site
@@ -249,6 +250,25 @@ class AdaptedLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
+class TrainedNorm(nn.Module):
+    """Mixed in before the class of a root-mean-square norm of the base model whose scale is trained.
+
+    The scale is in float32, whatever the base model's type: in bfloat16 a number near 1 would not move by a step.
+    """
+
+    eps: float
+    weight: Tensor
+    stack: tuple[PreTrainedModel]
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        y = (
+            RmsNorm.apply(hidden_states, self.weight, self.eps)
+            if torch.is_grad_enabled()
+            else super().forward(hidden_states)
+        )
+        return y.to(self.stack[0].dtype) if self.weight.dtype == torch.float32 else y
+
+
 class bound:  # noqa: N801 - reads as a statement
     """Bind a layer's weights to the modules at its sites while its forward runs."""
 
@@ -345,7 +365,7 @@ def keep_differentiable(base: PreTrainedModel) -> None:
 
 
 def freeze(base: PreTrainedModel, backbone: Backbone, adaptation: Adaptation) -> None:
-    """Leave of the base model's own parameters only those trained that the method names."""
+    """Leave of the base model's own parameters only those trained that the method names, norms in float32."""
     base.requires_grad_(adaptation.trained_backbone == "all")
     if adaptation.trained_backbone == "all_but_embeddings":
         base.requires_grad_(True)
@@ -355,9 +375,11 @@ def freeze(base: PreTrainedModel, backbone: Backbone, adaptation: Adaptation) ->
     if adaptation.trained_backbone == "decoder":
         base.get_output_embeddings().requires_grad_(True)
     if adaptation.trained_backbone == "layer_norms":
-        for stack in backbone.stacks(base):
-            for site in backbone.norm_sites(base, stack):
-                base.get_submodule(site.path).requires_grad_(True)
+        for name, stack in backbone.stacks(base).items():
+            for site in backbone.norm_sites(base, name):
+                norm: Any = base.get_submodule(site.path).float().requires_grad_(True)
+                subclass(norm, TrainedNorm)
+                norm.eps, norm.stack = backbone.norm_eps(base), (stack,)
 
 
 def insert(model: Any, backbone: Backbone, adaptation: Adaptation) -> None:
