@@ -102,7 +102,7 @@ def test_contenders_run_in_processes_of_their_own_and_take_turns() -> None:
 def in_this_process(references: Any, others: Any, rounds: int) -> dict[str, Measured]:
     """Let every contender do its work once, as `side_by_side` does in processes of their own."""
     specs = {**references, **others}
-    seconds = {name: [worked(of)] for name, of in specs.items()}
+    seconds = {name: [worked(of) * (2 + number)] for number, (name, of) in enumerate(specs.items())}
     return {name: Measured(seconds[name], seconds, 1.0, 1, 1) for name in specs}
 
 
@@ -123,8 +123,13 @@ def test_every_section_measures_all_that_it_writes(
     monkeypatch.setattr(sections, "peak_alone", lambda name, of: worked(of))
     setting = replace(TINY, data_dir=str(shared / "data"), adapters_python=sys.executable)
     found = SECTIONS[name].measure(setting)
-    assert [goal.measured for goal in found.goals] == [1.0] * len(found.goals)
     assert found.goals
+    for goal in found.goals:  # "a contender: of another", whose times are told apart by in_this_process
+        name, _, reference = goal.what.rpartition(": of ")
+        if name in found.seconds and reference in found.seconds[name]:
+            [own], [other] = found.seconds[name][name], found.seconds[name][reference]
+            assert goal.measured == pytest.approx(own / other)
+            assert own != other
     assert found.rows
     assert "t5-" not in f"{found.how}{found.rows}"
 
@@ -152,8 +157,13 @@ def test_a_contender_that_dies_says_why() -> None:
 
 
 def test_a_ratio_is_the_median_of_the_rounds_and_not_of_the_times() -> None:
-    measured = Measured([1.0, 4.0, 3.0], {"other": [1.0, 2.0, 1.0]}, peak=0, trained=0, launches=0)
-    assert measured.ratio("other") == (2.0, 1.5, 2.5)
+    measured = Measured(
+        [1.0, 4.0, 3.0, 4.0, 5.0], {"other": [1.0, 2.0, 1.0, 1.0, 1.0]}, peak=0, trained=0, launches=0
+    )
+    assert measured.ratio("other") == (3.0, 2.0, 4.0)
+    assert measured.ratio("other").inverse == (1 / 3, 1 / 4, 1 / 2)
+    few = Measured([1.0, 4.0, 3.0], {"other": [1.0, 2.0, 1.0]}, peak=0, trained=0, launches=0)
+    assert str(few.ratio("other")) == "2.000"
 
 
 @pytest.mark.parametrize(
@@ -165,6 +175,10 @@ def test_a_ratio_is_the_median_of_the_rounds_and_not_of_the_times() -> None:
         (Goal("a", 1.4, 1.5, at_most=False), "at least 1.5", "no"),
         (Goal("a", 1.5, 1.5, at_most=False), "at least 1.5", "yes"),
         (Goal("a", float("nan"), 1.5, at_most=False), "at least 1.5", "no"),
+        (Goal("a", 1.0, 1.1, low=0.9, high=1.1), "at most 1.1", "yes"),
+        (Goal("a", 1.0, 1.1, low=0.9, high=1.2), "at most 1.1", "open"),
+        (Goal("a", 1.3, 1.1, low=1.2, high=1.4), "at most 1.1", "no"),
+        (Goal("a", 1.6, 1.5, at_most=False, low=1.4, high=1.7), "at least 1.5", "open"),
     ],
 )
 def test_a_goal_is_met_on_its_own_side_of_the_bound(goal: Goal, asked: str, met: str) -> None:
@@ -172,12 +186,15 @@ def test_a_goal_is_met_on_its_own_side_of_the_bound(goal: Goal, asked: str, met:
 
 
 def test_the_page_has_the_sections_that_were_measured(tmp_path: Path) -> None:
-    (tmp_path / "page.md").write_text(f"# Old\n\n## Generation\n\n{NOTES}\nBy hand.\n")
+    other = "## Generation\n\nMeasured elsewhere.\n"
+    (tmp_path / "page.md").write_text(f"# Old\n\n{other}\n{NOTES}\nBy hand.\n")
     goals = bench(["start-up"], TINY, tmp_path / "out", tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     assert page.endswith(f"\n{NOTES}\nBy hand.\n")
     assert "## Starting" in page
-    assert "## Generation" not in page
+    assert other in page
+    assert page.index(other) < page.index("## Starting") < page.index(NOTES)
+    assert written(tmp_path / "out", page) == page
     assert all(f"| {goal['what']} | {goal['asked']} | {goal['measured']} |" in page for goal in goals)
     (tmp_path / "out" / "start-up.json").unlink()
     assert "## Starting" not in written(tmp_path / "out")

@@ -1,7 +1,7 @@
 """`hyperadapt bench`: speed and memory, measured side by side as ratios, and the page of the numbers.
 
-Each section keeps its numbers as OUTPUT/NAME.json; the page is written from those that are there, so that one section
-can be measured again without the others.
+Each section keeps its numbers, every run's time among them, as OUTPUT/NAME.json; the page is written from those that
+are there and keeps its other sections, so that one can be measured again without the others.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def bench(names: Sequence[str], setting: Setting, output: Path, page: Path) -> l
         names: keys of `SECTIONS`; none measures all that the setting allows.
         setting: of all.
         output: directory of what was measured.
-        page: file, in Markdown; what was written by hand under the heading `NOTES`, its last, stays.
+        page: file, in Markdown; its other sections stay, and what was written by hand under its last heading, `NOTES`.
 
     Returns:
         What was asked and what came out, a row a goal.
@@ -77,7 +77,7 @@ def bench(names: Sequence[str], setting: Setting, output: Path, page: Path) -> l
         found = section.measure(setting)
         record = {**asdict(found), "machine": machine(setting)}
         (output / f"{section.name}.json").write_text(json.dumps(record, indent=1))
-        page.write_text(written(output, notes_of(page)))
+        page.write_text(written(output, page.read_text() if page.exists() else ""))
         goals += [{"section": section.name, **asked_of(goal)} for goal in found.goals]
     return goals
 
@@ -99,20 +99,23 @@ def check_has_adapters(python: str) -> None:
         )
 
 
-def notes_of(page: Path) -> str:
-    """Return what was written by hand on a page, from `NOTES` on."""
-    _, heading, notes = page.read_text().partition(NOTES) if page.exists() else ("", "", "")
-    return f"{heading}{notes}"
+def written(output: Path, before: str = "") -> str:
+    """Write the page from what was measured.
 
-
-def written(output: Path, notes: str = "") -> str:
-    """Write the page from what was measured, and put the notes behind it."""
+    Args:
+        output: directory of what was measured.
+        before: the page as it was, which keeps its sections that were measured elsewhere, and its notes.
+    """
+    of_page, heading, notes = before.partition(NOTES)
+    old = {part.partition("\n")[0]: part for part in f"\n{of_page}".split("\n## ")[1:]}
     parts = [PREFACE]
     for section in SECTIONS.values():
         file = output / f"{section.name}.json"
         if file.exists():
             parts.append(section_text(section, json.loads(file.read_text())))
-    return "\n".join([*parts, *filter(None, [notes])])
+        elif section.title in old:
+            parts.append(f"## {old[section.title].strip()}\n\n")
+    return "\n".join([*parts, *filter(None, [f"{heading}{notes}"])])
 
 
 def section_text(section: Section, record: dict[str, Any]) -> str:
@@ -130,7 +133,7 @@ def asked_of(goal: Goal) -> dict[str, str]:
         "what": goal.what,
         "asked": f"at {'most' if goal.at_most else 'least'} {goal.bound:g}",
         "measured": f"{goal.measured:.3f}",
-        "met": "yes" if goal.met else "no",
+        "met": goal.met,
     }
 
 
@@ -146,8 +149,7 @@ def machine(setting: Setting) -> str:
         name = f"{torch.cuda.get_device_name()}, " * torch.cuda.is_available() + name
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     tiny = "Tiny models, whose numbers mean nothing: " if setting.smoke else ""
-    dropout = f"dropout {setting.dropout:g} in training, {setting.rounds} rounds"
-    return f"{tiny}{setting.threads} threads of {name}; {versions}; {dropout}."
+    return f"{tiny}{setting.threads} threads of {name}; {versions}; dropout {setting.dropout:g} in training."
 
 
 def lines_of(path: str) -> list[str]:
@@ -160,6 +162,7 @@ PREFACE = """# Benchmarks
 
 Written by `hyperadapt bench` (`make bench`). Models have random weights of published shapes, in fp32 on a CPU, in bf16
 on a GPU. Contenders are processes of their own whose runs take turns; a ratio is the median over the rounds of two runs
-of the same round, with its quartiles. The floor is the frozen model of which only the layer norms are trained. A step
-is forward, backward and fused AdamW.
+of the same round, with its quartiles; seconds are medians, and those of different groups of six cannot be compared. A
+goal is open where the quartiles lie on both sides of what is asked. The floor is the frozen model of which only the
+layer norms are trained. A step is forward, backward and fused AdamW.
 """

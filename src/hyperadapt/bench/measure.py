@@ -13,10 +13,12 @@ from statistics import median, quantiles
 from tempfile import TemporaryFile
 from typing import Any, Literal, NamedTuple
 
+from hyperadapt.bench.section import Goal
 from hyperadapt.errors import UserError
 
 WORKER = Path(__file__).with_name("worker.py")
 Question = Literal["run", "peak", "trained", "launches"]
+ENOUGH = 4  # rounds for quartiles to mean something
 WARM_UP = 2  # runs before any is timed: the first allocates memory, the optimizer's state included
 
 
@@ -125,19 +127,39 @@ class Measured:
     def ratio(self, reference: str) -> Ratio:
         """Return the median over the rounds of the time as a multiple of another's that ran beside it."""
         ratios = [own / other for own, other in zip(self.seconds, self.beside[reference], strict=True)]
-        low, _, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+        if len(ratios) < ENOUGH:
+            return Ratio(median(ratios))
+        low, _, high = quantiles(ratios, n=4, method="inclusive")
         return Ratio(median(ratios), low, high)
 
 
 class Ratio(NamedTuple):
-    """A median and its quartiles."""
+    """A median and its quartiles, which fewer than `ENOUGH` rounds do not have."""
 
     median: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def inverse(self) -> Ratio:
+        """The ratio the other way round."""
+        return Ratio(1 / self.median, *(None if end is None else 1 / end for end in (self.high, self.low)))
+
+    def goal(self, what: str, bound: float, at_most: bool = True) -> Goal:
+        """Set it beside what is asked."""
+        return Goal(what, self.median, bound, at_most, self.low, self.high)
 
     def __str__(self) -> str:
-        return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
+        spread = "" if self.low is None or self.high is None else f" ({self.low:.3f} to {self.high:.3f})"
+        return f"{self.median:.3f}{spread}"
+
+
+def times_of(found: Mapping[str, Measured]) -> dict[str, dict[str, list[float]]]:
+    """Return all times, of each contender those of its whole group."""
+    return {
+        name: {other: [round(taken, 4) for taken in times] for other, times in of.beside.items()}
+        for name, of in found.items()
+    }
 
 
 def side_by_side(

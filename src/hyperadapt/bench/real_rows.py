@@ -6,7 +6,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Literal
 
-from hyperadapt.bench.measure import WARM_UP, side_by_side
+from hyperadapt.bench.measure import WARM_UP, side_by_side, times_of
 from hyperadapt.bench.section import Found, Goal, Setting
 from hyperadapt.bench.sections import named, options_of, spec
 from hyperadapt.tasks import SUITES, TASKS
@@ -72,18 +72,10 @@ def training_lengths(setting: Setting) -> Found:
         f"{named(setting.shape, setting)}: "
         "tokens that are no padding, by the second. Lengths are those of tiny-t5's vocabulary, at most 128."
     )
-    return Found(
-        how,
-        rows,
-        [
-            Goal(
-                "useful tokens a second: of batches at random",
-                speed[ours] / speed[random],
-                1.5,
-                at_most=False,
-            )
-        ],
+    goal = Goal(
+        "useful tokens a second: of batches at random", speed[ours] / speed[random], 1.5, at_most=False
     )
+    return Found(how, rows, [goal], times_of(found))
 
 
 def evaluating(setting: Setting) -> Found:
@@ -104,20 +96,18 @@ def evaluating(setting: Setting) -> Found:
         answers=answers,
     )
     one_by_one, at_once = "task by task, padded to 128", "all tasks at once, sorted by length"
-    found = side_by_side(
-        {one_by_one: naive},
-        {at_once: replace(naive, work="evaluate", pad_to=None)},
-        max(setting.rounds // 3, 1),
-    )
-    faster = 1 / found[at_once].ratio(one_by_one).median
+    rounds = max(setting.rounds // 3, 1)
+    found = side_by_side({one_by_one: naive}, {at_once: replace(naive, work="evaluate", pad_to=None)}, rounds)
+    faster = found[at_once].ratio(one_by_one).inverse
     how = (
         f"Predictions of HyperFormer++ for one row in {every} of GLUE's eight validation sets, "
         f"{n_rows} of their real lengths, {named(setting.shape, setting)}, 64 rows a batch, answers as long as a "
         f"task's longest target, {min(answers)} to {max(answers)} tokens. Padded to {MAX_SOURCE_LENGTH} "
-        f"the encoder reads {MAX_SOURCE_LENGTH * n_rows / real:.2f} times the tokens."
+        f"the encoder reads {MAX_SOURCE_LENGTH * n_rows / real:.2f} times the tokens. {rounds} rounds."
     )
     table = [
         {"": name, "seconds": f"{median(of.seconds):.2f}", f"of {one_by_one}": str(of.ratio(one_by_one))}
         for name, of in found.items()
     ]
-    return Found(how, table, [Goal("times faster than task by task", faster, 3.0, at_most=False)])
+    goal = faster.goal("times faster than task by task", 3.0, at_most=False)
+    return Found(how, table, [goal], times_of(found))

@@ -67,29 +67,42 @@ class Goal:
 
     Attributes:
         what: the number.
-        measured: what came out.
+        measured: what came out, the median of the rounds.
         bound: what was asked.
         at_most: whether it is an upper bound, else a lower.
+        low, high: quartiles of the rounds, where there were enough.
     """
 
     what: str
     measured: float
     bound: float
     at_most: bool = True
+    low: float | None = None
+    high: float | None = None
 
     @property
-    def met(self) -> bool:
-        """Whether it was reached."""
-        return self.measured <= self.bound if self.at_most else self.measured >= self.bound
+    def met(self) -> Literal["yes", "no", "open"]:
+        """Whether it was reached; open where the quartiles lie on both sides of the bound."""
+        ends = [self.measured if end is None else end for end in (self.low, self.high)]
+        within = [end <= self.bound if self.at_most else end >= self.bound for end in ends]
+        return "yes" if all(within) else "open" if any(within) else "no"
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a section measured: how, in a sentence; a row a contender; what was asked."""
+    """What a section measured.
+
+    Attributes:
+        how: in a sentence.
+        rows: one a contender.
+        goals: what was asked.
+        seconds: of every contender's runs, in turns with the references of its group.
+    """
 
     how: str
     rows: list[dict[str, Any]]
     goals: list[Goal]
+    seconds: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from hyperadapt.backbones import published_config
-from hyperadapt.bench.measure import Measured, Spec, last_line, peak_alone, side_by_side
+from hyperadapt.bench.measure import Measured, Spec, last_line, peak_alone, side_by_side, times_of
 from hyperadapt.bench.section import Found, Goal, Setting
 from hyperadapt.errors import UserError
 
@@ -22,7 +22,12 @@ PEERS: dict[str, dict[str, Any]] = {
     "PEFT LoRA, r = 64, q and v": {**LORA, "r": 64},  # about as many trained parameters as HyperFormer++
     IA3: {"kind": "ia3"},
 }
-ADAPTERS = {"Houlsby": "double_seq_bn[reduction_factor=32]", "Compacter": "compacter"}
+EQUAL_FACTOR = 5
+ADAPTERS = {
+    "Houlsby": "double_seq_bn[reduction_factor=32]",
+    f"Houlsby, r = {EQUAL_FACTOR}": f"double_seq_bn[reduction_factor={EQUAL_FACTOR}]",
+    "Compacter": "compacter",
+}
 NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 # method -> tasks in the batch -> what is asked of a step: at most so many times the floor (None: nothing), and full
 # fine-tuning.
@@ -113,7 +118,8 @@ def adapted(setting: Setting, **fields: Any) -> dict[str, Spec]:
 
 def quantised(setting: Setting, **fields: Any) -> dict[str, Spec]:
     """Specify HyperFormer++ on a base model in four bits, which its frozen weights allow."""
-    low = spec(setting, "hyperadapt", options_of("hyperformer++"), quantization=NF4, **fields)
+    products = {"bnb_4bit_compute_dtype": "bfloat16"} if setting.on_device else {}
+    low = spec(setting, "hyperadapt", options_of("hyperformer++"), quantization=NF4 | products, **fields)
     return {"hyperformer++, 8 tasks, base in 4 bits": low}
 
 
@@ -135,7 +141,7 @@ def step_goals(setting: Setting, found: Mapping[str, Measured]) -> list[Goal]:
                 (FLOOR, FULL), DEVICE_STEP_GOAL if setting.on_device else bounds, strict=True
             ):
                 if bound is not None:
-                    goals.append(Goal(f"{name}: of {reference}", found[name].ratio(reference).median, bound))
+                    goals.append(found[name].ratio(reference).goal(f"{name}: of {reference}", bound))
     return goals
 
 
@@ -148,20 +154,24 @@ def step(setting: Setting) -> Found:
     contenders = {first: ours[first], **peers, **ours, **quantised(setting)}
     found = side_by_side(frozen_or_not(setting), contenders, setting.rounds)
     goals = step_goals(setting, found)
-    goals += [Goal(f"{first}: of {peer}", found[first].ratio(peer).median, 1.0) for peer in PEERS]
+    goals += [found[first].ratio(peer).goal(f"{first}: of {peer}", 1.0) for peer in PEERS]
     how = (
         f"A training step: {sizes(setting)}; reduction factor 32, the hyperdecoder's bottleneck 64. With 8 tasks all "
-        "are in every batch."
+        f"are in every batch. {setting.rounds} rounds."
     )
-    return Found(how, [cells_of(name, of, [FLOOR, FULL]) for name, of in found.items()], goals)
+    rows = [cells_of(name, of, [FLOOR, FULL]) for name, of in found.items()]
+    return Found(how, rows, goals, times_of(found))
 
 
 def compiled(setting: Setting) -> Found:
     """Measure a training step of compiled models, none with a graph break."""
     found = side_by_side(frozen_or_not(setting, compile=True), adapted(setting, compile=True), setting.rounds)
-    how = f"The same under torch.compile, full fine-tuning and the floor too: {sizes(setting)}."
+    how = (
+        f"The same under torch.compile, full fine-tuning and the floor too: {sizes(setting)}. "
+        f"{setting.rounds} rounds."
+    )
     rows = [cells_of(name, of, [FLOOR, FULL]) for name, of in found.items()]
-    return Found(how, rows, step_goals(setting, found))
+    return Found(how, rows, step_goals(setting, found), times_of(found))
 
 
 def beside_adapters(setting: Setting) -> Found:
@@ -179,9 +189,14 @@ def beside_adapters(setting: Setting) -> Found:
         for name, config in ADAPTERS.items()
     }
     found = side_by_side(references, others, setting.rounds)
-    goals = [Goal(f"{first}: of {peer}", found[first].ratio(peer).median, 1.0) for peer in others]
-    how = f"{sizes(setting)}; the adapters library runs with the older transformers that it needs."
-    return Found(how, [cells_of(name, of, [FLOOR, their_floor]) for name, of in found.items()], goals)
+    goals = [found[first].ratio(peer).goal(f"{first}: of {peer}", 1.0) for peer in others]
+    how = (
+        f"{sizes(setting)}; the adapters library runs with the older transformers that it needs. With a reduction "
+        f"factor of {EQUAL_FACTOR} its Houlsby adapters are about as many parameters as HyperFormer++ trains. "
+        f"{setting.rounds} rounds."
+    )
+    rows = [cells_of(name, of, [FLOOR, their_floor]) for name, of in found.items()]
+    return Found(how, rows, goals, times_of(found))
 
 
 def many_tasks(setting: Setting) -> Found:
@@ -194,35 +209,37 @@ def many_tasks(setting: Setting) -> Found:
     }
     found = side_by_side(references, others, setting.rounds)
     [reference] = references
-    ratio = found[f"{many} tasks"].ratio(reference).median
+    goal = found[f"{many} tasks"].ratio(reference).goal(f"{many:,} tasks: of {reference}", 1.05)
     how = (
         f"HyperFormer++ for {few} tasks and for {many:,}: {sizes(setting)}; of the latter every row has a task of its "
-        "own."
+        f"own. {setting.rounds} rounds."
     )
     rows_found = [cells_of(name, of, [reference]) for name, of in found.items()]
-    return Found(how, rows_found, [Goal(f"{many:,} tasks: of {reference}", ratio, 1.05)])
+    return Found(how, rows_found, [goal], times_of(found))
 
 
 def shapes(setting: Setting) -> Found:
     """Measure the overhead over the floor by depth and width."""
-    rows, goals = [], []
+    # A step of the large model takes ten of the small one's.
+    rows, goals, rounds = [], [], max(setting.rounds // 2, 1)
+    seconds: dict[str, dict[str, list[float]]] = {}
     for shape in ("t5-small", "t5-base", "t5-large"):
         model = t5(shape, setting)
         references = {FLOOR: spec(setting, "transformers", {"train": "layer_norms"}, model=model)}
         others = {
             "hyperformer++, 8 tasks": spec(setting, "hyperadapt", options_of("hyperformer++"), model=model)
         }
-        # A step of the large model takes ten of the small one's.
-        found = side_by_side(references, others, max(setting.rounds // 2, 1))
+        found = side_by_side(references, others, rounds)
         rows += [cells_of(f"{named(shape, setting)}: {name}", of, [FLOOR]) for name, of in found.items()]
-        ratio = found["hyperformer++, 8 tasks"].ratio(FLOOR).median
-        goals.append(Goal(f"{shape}: of {FLOOR}", ratio, 1.10))
+        ratio = found["hyperformer++, 8 tasks"].ratio(FLOOR)
+        goals.append(ratio.goal(f"{shape}: of {FLOOR}", 1.10))
+        seconds |= {f"{shape}: {name}": of for name, of in times_of(found).items()}
     number, tokens, targets = setting.batch
     how = (
         f"A training step of HyperFormer++, {number} rows of {tokens} source and {targets} target tokens, by the "
-        "model's shape."
+        f"model's shape. {rounds} rounds."
     )
-    return Found(how, rows, goals)
+    return Found(how, rows, goals, seconds)
 
 
 def memory(setting: Setting) -> Found:
@@ -249,7 +266,8 @@ def memory(setting: Setting) -> Found:
     goals = [Goal(f"{name}: of {FULL}", peaks[name] / peaks[FULL], bound) for name in adapted(setting)]
     how = (
         f"The highest memory of two training steps: {sizes(setting, 't5-base')}, gradient checkpointing off; the "
-        "device's allocator, or on a CPU the process, its libraries included."
+        "device's allocator, or on a CPU the process, its libraries included. Of a base in 4 bits transformers leaves "
+        "the embeddings and the feed-forward's second matrices as they are."
     )
     return Found(how, rows, goals)
 
@@ -270,19 +288,17 @@ def generation(setting: Setting) -> Found:
     others[alone] = spec(setting, "hyperadapt", options_of("adapters_dagger"), 1, tasks=1, **work)
     found = side_by_side(references, others, setting.rounds)
     bounds = {name: 1.15 if name.startswith("hyperdecoder") else 1.10 for name in others}
-    goals = [
-        Goal(f"{name}: of {BARE}", found[name].ratio(BARE).median, bound) for name, bound in bounds.items()
-    ]
-    goals.append(Goal(f"{alone}: of {mixed}", found[alone].ratio(mixed).median, 1.0))
+    goals = [found[name].ratio(BARE).goal(f"{name}: of {BARE}", bound) for name, bound in bounds.items()]
+    goals.append(found[alone].ratio(mixed).goal(f"{alone}: of {mixed}", 1.0))
     rows = [cells_of(name, of, [BARE]) for name, of in found.items()]
     for cells in rows:
         cells.pop("trained (M)", None)
     number, tokens, _ = setting.batch
     how = (
         f"Greedy generation of {work['targets']} tokens: {named(setting.shape, setting)}, {number} rows of {tokens} "
-        "source tokens."
+        f"source tokens. A table of one task's adapters is what materialising it would leave. {setting.rounds} rounds."
     )
-    return Found(how, rows, goals)
+    return Found(how, rows, goals, times_of(found))
 
 
 def start_up(setting: Setting) -> Found:
@@ -318,7 +334,9 @@ def start_up(setting: Setting) -> Found:
     ]
     rows = [{"": name, "seconds": f"{seconds:.3f}"} for name, seconds in of.items()]
     return Found(
-        "Processes of their own, the median of the rounds; `adapt` without what it imports.", rows, goals
+        f"Processes of their own, the median of {setting.rounds} rounds; `adapt` without what it imports.",
+        rows,
+        goals,
     )
 
 
