@@ -349,7 +349,8 @@ def adapt_with_features(
 def keep_differentiable(base: PreTrainedModel) -> None:
     """Keep bitsandbytes from packing weights of 4 bits, which it does when they are first evaluated on a CPU.
 
-    Its packed product has no gradient: a training that goes on after an evaluation would silently lose most of its own.
+    Its packed product, faster where only few rows are predicted, has no gradient: a training that goes on after an
+    evaluation would silently lose most of its own.
 
     Raises:
         UserError: if they are packed already, which rounds their scales for good.
