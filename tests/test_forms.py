@@ -273,3 +273,14 @@ def test_the_norm_in_few_passes_is_t5s(
     ):
         assert got.dtype == wanted.dtype
         torch.testing.assert_close(got, wanted, rtol=10 * tolerance, atol=10 * tolerance)
+
+
+def test_nothing_is_folded_where_no_backward_follows_and_the_output_is_the_same() -> None:
+    form = Bottleneck(FOLDED_FROM)
+    weights, y = draw(form.weights(SITE), 3), states()
+    stacked = {name: weight.unsqueeze(1) for name, weight in weights.items()}
+    assert "variance" in form.prepare(stacked, y.dtype)
+    folded = applied(form, y, y, weights)
+    with torch.no_grad():
+        assert "variance" not in form.prepare(stacked, y.dtype)
+        torch.testing.assert_close(applied(form, y, y, weights), folded, rtol=1e-5, atol=1e-5)

@@ -258,7 +258,7 @@ class TrainedNorm(nn.Module):
 
     eps: float
     weight: Tensor
-    stack: tuple[PreTrainedModel]
+    embeddings: tuple[nn.Module]  # whose type the output has; in a tuple, so as to be no child
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         y = (
@@ -266,7 +266,7 @@ class TrainedNorm(nn.Module):
             if torch.is_grad_enabled()
             else super().forward(hidden_states)
         )
-        return y.to(self.stack[0].dtype) if self.weight.dtype == torch.float32 else y
+        return y.to(self.embeddings[0].weight.dtype) if self.weight.dtype == torch.float32 else y
 
 
 class bound:  # noqa: N801 - reads as a statement
@@ -376,11 +376,11 @@ def freeze(base: PreTrainedModel, backbone: Backbone, adaptation: Adaptation) ->
     if adaptation.trained_backbone == "decoder":
         base.get_output_embeddings().requires_grad_(True)
     if adaptation.trained_backbone == "layer_norms":
-        for name, stack in backbone.stacks(base).items():
-            for site in backbone.norm_sites(base, name):
+        for stack in backbone.stacks(base):
+            for site in backbone.norm_sites(base, stack):
                 norm: Any = base.get_submodule(site.path).float().requires_grad_(True)
                 subclass(norm, TrainedNorm)
-                norm.eps, norm.stack = backbone.norm_eps(base), (stack,)
+                norm.eps, norm.embeddings = backbone.norm_eps(base), (base.get_input_embeddings(),)
 
 
 def insert(model: Any, backbone: Backbone, adaptation: Adaptation) -> None:

@@ -18,9 +18,10 @@ from hyperadapt.forms.base import ACTIVATIONS, Form, add_linear, cast, grouped, 
 from hyperadapt.sites import Site, Weight
 
 LAYER_NORM_EPS = 1e-5
-# From this reduction factor on the layer norm is folded into the up projection, on a CPU: as fast as the plain way, and
-# nothing of width d_model is kept for the backward (docs/benchmarks.md). On an accelerator, where launches count, the
-# plain way has fewer. Not in float16, whose range the normed activations may leave.
+# From this reduction factor on the layer norm is folded into the up projection, in training on a CPU: as fast as the
+# plain way, and nothing of width d_model is kept for the backward (docs/benchmarks.md). The plain way has fewer
+# operators, which count on an accelerator and for a generated token. Not in float16, whose range the normed activations
+# may leave.
 FOLDED_FROM = 8
 
 
@@ -64,14 +65,15 @@ class Bottleneck(Form):
         return {**block, **norm} if self.adapter_block else norm
 
     def prepare(self, weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-        """Fold the layer norm into the up projection, on a CPU and unless the bottleneck is wide.
+        """Fold the layer norm into the up projection, in training on a CPU and unless the bottleneck is wide.
 
         With a = [act(D x + b_D); 1] and C = [U, b_U] less the mean of each column, the centred U a + b_U is C a, and
         its variance a^T G a, G = C^T C / d_model. So A(x) = [diag(gamma) C, beta] [a / sqrt(a^T G a + eps); 1] + x: one
         product, and nothing of width d_model is normed. G is in float64, as C a may be far smaller than C and a are.
         """
         on_cpu, narrow = weights["norm_weight"].device.type == "cpu", self.reduction_factor >= FOLDED_FROM
-        if not (self.adapter_block and narrow and on_cpu) or dtype == torch.float16:
+        worth_it = narrow and on_cpu and torch.is_grad_enabled()
+        if not (self.adapter_block and worth_it) or dtype == torch.float16:
             return cast(weights, dtype)
         up = torch.cat([weights["up"], weights["up_bias"].unsqueeze(-1)], -1)
         centred = up - up.mean(-2, keepdim=True)
