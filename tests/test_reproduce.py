@@ -53,6 +53,7 @@ def test_every_run_of_every_scale_is_a_configuration(name: str, scale: str) -> N
     assert (not names) == (name == "parameters")
     for cell in planned.cells():
         cell.config.build_method()
+        assert cell.config.training.max_steps <= {"paper": 2**18, "small": 600, "smoke": 2}[scale]
 
 
 @pytest.mark.parametrize(

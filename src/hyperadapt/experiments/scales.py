@@ -190,6 +190,7 @@ SCALES = {
             },
             "training": {"max_steps": 2, "batch_size": 4, "eval_steps": 2},
         },
+        low_resource={},
         transfer={},
         timed={},
         seeds=(1,),
