@@ -49,7 +49,7 @@ def timed_page(planned: Plan) -> str:
                 "memory (MB)": peak,
                 "added by training (MB)": peak - loaded,
             }
-    variants = planned.methods(FULL, DAGGER, HYPER, HYPER_PP)
+    variants = dict.fromkeys(cell.variant for cell in cells)  # the first round has them in order
     whole = [of for of in rounds.values() if len(of) == len(variants)]
     rows: list[dict[str, Any]] = []
     for variant in variants if whole else ():
@@ -129,7 +129,7 @@ def parameters_page(planned: Plan) -> str:
     }
     rows, pictures, crossings = [], [], []
     for number, (what, grid) in enumerate(grids.items()):
-        lines: dict[str, Line] = {ADAPTERS: [], DAGGER: [], HYPER_PP: []}
+        lines: dict[str, Line] = {}
         for tasks, layers in grid:
             deep = copy.deepcopy(config)
             deep.num_layers = deep.num_decoder_layers = layers
@@ -137,15 +137,15 @@ def parameters_page(planned: Plan) -> str:
             for method, count in formulas(tasks, layers).items():
                 row[f"{method}, formula"] = f"{count:,}"
                 row[f"{method}, real"] = f"{real_count(method, deep, tasks, reduction_factor=r):,}"
-                lines[method].append(((tasks, layers)[number], count / 1e6, None))
+                lines.setdefault(method, []).append(((tasks, layers)[number], count / 1e6, None))
             rows.append(row)
         fixed = f"{depth} layers a stack" if what == "tasks" else "8 tasks"
         label = f"{what}, {fixed}"
         pictures.append(
             planned.picture(what, scores_by_size(lines, label, "million parameters added", log_y=True))
         )
+        counts = [formulas(n, depth) if what == "tasks" else formulas(8, n) for n in range(1, 10_000)]
         for other in (ADAPTERS, DAGGER):
-            counts = (formulas(n, depth) if what == "tasks" else formulas(8, n) for n in range(1, 10_000))
             smaller = next(n for n, of in enumerate(counts, start=1) if of[HYPER_PP] < of[other])
             crossings.append(f"than {other} from {smaller} {what} on ({fixed})")
     return (
