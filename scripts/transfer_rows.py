@@ -1,4 +1,4 @@
-"""The rows that Table 2's tasks have in a local copy, and what a constant answer scores: scripts/transfer_rows.py DATA_DIR
+"""The rows of Table 2's tasks in a local copy, and what a constant answer scores: scripts/transfer_rows.py DATA_DIR
 
 Training rows are those to draw from; scored are the test rows that the `small` scale takes.
 """
