@@ -36,10 +36,11 @@ ADAPTERS := $(VENV)/adapters
 # Rows of real lengths need a local copy of GLUE: make bench DATA=/path, or without it, all but those sections.
 # BENCH has further options, as "step --rounds 3".
 DATA ?= $(wildcard ../shared/data)
+TOKENIZER ?= $(wildcard ../shared/tokenizer/t5)
 
 bench: setup $(ADAPTERS)/.installed
 	$(BIN)/hyperadapt bench --adapters-python $(ADAPTERS)/bin/python $(if $(DATA),--data-dir $(DATA)) \
-		--page docs/benchmarks.md $(BENCH)
+		$(if $(TOKENIZER),--tokenizer $(TOKENIZER)) --page docs/benchmarks.md $(BENCH)
 
 $(ADAPTERS)/.installed:
 	$(PYTHON) -m venv $(ADAPTERS)

@@ -10,8 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from hyperadapt.bench import NOTES, SECTIONS, Setting, asked_of, bench, real_rows, sections, worker, written
+from hyperadapt.bench import (
+    NOTES,
+    SECTIONS,
+    Setting,
+    asked_of,
+    bench,
+    launches,
+    real_rows,
+    sections,
+    worker,
+    written,
+)
 from hyperadapt.bench.measure import Measured, Spec, peak_alone, side_by_side
 from hyperadapt.bench.section import Goal
 from hyperadapt.bench.sections import FLOOR, FULL, LORA, options_of, spec
@@ -95,8 +107,29 @@ def test_contenders_run_in_processes_of_their_own_and_take_turns() -> None:
     assert len(ours.seconds) == len(ours.beside[FLOOR]) == 2
     assert ours.beside["ours"] == ours.seconds
     assert ours.trained > found[FLOOR].trained
-    assert ours.launches > found[FLOOR].launches
+    assert ours.operators > found[FLOOR].operators
     assert 50 < ours.peak < 10_000  # MB
+
+
+def test_operators_are_counted_without_those_that_do_no_work() -> None:
+    x = torch.ones(2, 3)
+    assert (
+        worker.operators(lambda: x.t().reshape(6).view(2, 3) + 1, CPU) == 2
+    )  # a transposed tensor's copy, a sum
+    assert worker.operators(lambda: x.view(6)[None].unbind(1), CPU) == 0
+
+
+def test_a_norm_counts_as_a_kernel_forward_and_two_backward_as_on_an_accelerator() -> None:
+    x, weight = (torch.empty(size, device=launches.META, requires_grad=True) for size in ((2, 3, 4), (4,)))
+
+    def both() -> None:
+        with launches.AsOnAnAccelerator():
+            y = F.rms_norm(x, weight.shape, weight)
+        y.backward(gradient)
+
+    gradient = torch.empty_like(x)
+    assert worker.operators(both, launches.META) == 3
+    assert (x.grad.shape, weight.grad.shape) == (x.shape, weight.shape)
 
 
 def in_this_process(references: Any, others: Any, rounds: int) -> dict[str, Measured]:
@@ -123,7 +156,7 @@ def test_every_section_measures_all_that_it_writes(
     monkeypatch.setattr(sections, "peak_alone", lambda name, of: worked(of))
     setting = replace(TINY, data_dir=str(shared / "data"), adapters_python=sys.executable)
     found = SECTIONS[name].measure(setting)
-    assert found.goals
+    assert found.goals or name in ("operators", "compiled")  # of which nothing is asked on a CPU
     for goal in found.goals:  # "a contender: of another", whose times are told apart by in_this_process
         name, _, reference = goal.what.rpartition(": of ")
         if name in found.seconds and reference in found.seconds[name]:
@@ -158,11 +191,11 @@ def test_a_contender_that_dies_says_why() -> None:
 
 def test_a_ratio_is_the_median_of_the_rounds_and_not_of_the_times() -> None:
     measured = Measured(
-        [1.0, 4.0, 3.0, 4.0, 5.0], {"other": [1.0, 2.0, 1.0, 1.0, 1.0]}, peak=0, trained=0, launches=0
+        [1.0, 4.0, 3.0, 4.0, 5.0], {"other": [1.0, 2.0, 1.0, 1.0, 1.0]}, peak=0, trained=0, operators=0
     )
     assert measured.ratio("other") == (3.0, 2.0, 4.0)
     assert measured.ratio("other").inverse == (1 / 3, 1 / 4, 1 / 2)
-    few = Measured([1.0, 4.0, 3.0], {"other": [1.0, 2.0, 1.0]}, peak=0, trained=0, launches=0)
+    few = Measured([1.0, 4.0, 3.0], {"other": [1.0, 2.0, 1.0]}, peak=0, trained=0, operators=0)
     assert str(few.ratio("other")) == "2.000"
 
 
@@ -205,6 +238,10 @@ def test_the_page_has_the_sections_that_were_measured(tmp_path: Path) -> None:
     [
         (["generatoin"], "section 'generatoin' is unknown; did you mean 'generation'?"),
         (["lengths"], "section 'lengths' needs --data-dir"),
+        (
+            ["lengths", "--data-dir", ".", "--tokenizer", "./none"],
+            "--tokenizer: there is no directory './none'",
+        ),
         (["adapters"], "section 'adapters' needs --adapters-python"),
         (
             ["adapters", "--adapters-python", "no/python"],

@@ -14,7 +14,7 @@ from hyperadapt.errors import UserError
 from hyperadapt.forms import Bottleneck, LowRank, NormScale, ParallelBottleneck
 from hyperadapt.forms.base import ACTIVATIONS, add_linear, linear
 from hyperadapt.forms.bottleneck import FOLDED_FROM, inverse_deviation
-from hyperadapt.forms.norm import RmsNorm
+from hyperadapt.forms.norm import RmsNorm, fused_rms_norm
 from hyperadapt.sites import Site, Weight, numel, split
 
 SITE = Site("encoder", 0, "feed_forward", "encoder.block.0.layer.1.DenseReluDense", 16, 16)
@@ -254,15 +254,16 @@ def test_a_flat_vector_is_cut_row_major_in_the_order_of_the_weights() -> None:
     ("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 2e-6), (torch.bfloat16, 2e-2)]
 )
 @pytest.mark.parametrize("trained", [(True, True), (True, False), (False, True)])
-def test_the_norm_in_few_passes_is_t5s(
-    dtype: torch.dtype, tolerance: float, trained: tuple[bool, bool]
+@pytest.mark.parametrize("rms_norm", [RmsNorm.apply, fused_rms_norm], ids=["few passes", "one kernel"])
+def test_a_trained_norm_is_t5s(
+    rms_norm: Any, dtype: torch.dtype, tolerance: float, trained: tuple[bool, bool]
 ) -> None:
     norm = T5LayerNorm(16, eps=1e-3)
     weight_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     norm.weight = torch.nn.Parameter(1 + 0.3 * torch.randn(16, dtype=weight_dtype), requires_grad=trained[1])
     x = states(dtype=dtype).requires_grad_(trained[0])
     leaves = [of for of in (x, norm.weight) if of.requires_grad]
-    expected, found = norm(x), RmsNorm.apply(x, norm.weight, 1e-3)
+    expected, found = norm(x), rms_norm(x, norm.weight, 1e-3)
     assert found.dtype == expected.dtype
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
     towards = torch.randn(expected.shape, dtype=expected.dtype)

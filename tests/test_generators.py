@@ -171,6 +171,13 @@ def test_rows_of_the_distinct_tasks_give_the_batchs_tasks_back(task_ids: list[in
     assert len(ids) == min(4, len(given))
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_the_rows_of_a_model_of_one_task_are_one_group(device: str) -> None:
+    ids, rows = distinct(torch.zeros(3, dtype=torch.long, device=device), 1)
+    assert ids.shape == (1,)
+    assert rows is None or rows.shape == (1,)
+
+
 @pytest.mark.parametrize("projector", [None, (7, 5)])
 def test_a_task_is_embedded_by_its_z_through_the_projector(projector: tuple[int, int] | None) -> None:
     embedding = redrawn(TaskEmbedding(("a", "b", "c"), 4, projector))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -431,6 +432,23 @@ def test_the_compiled_models_gradients_are_the_eager_ones() -> None:
         backward(compiled, batch)
         for name, value in gradients(eager).items():
             assert relative_error(value, expected[name]) < TOLERANCE, name
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="inductor: no g++ or clang++")
+@pytest.mark.usefixtures("fresh_compiler")
+def test_inductors_code_has_the_eager_gradients() -> None:
+    model, batch = tiny_adapted(num_layers=1), tiny_batch()
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "task_ids")}
+    found = []
+    for encoder in (model.encoder, torch.compile(model.encoder, fullgraph=True)):
+        model.zero_grad()
+        encoder(**inputs).last_hidden_state.square().mean().backward()
+        found.append({name: of.grad.clone() for name, of in model.named_parameters() if of.grad is not None})
+    eager, compiled = found
+    assert eager.keys() == compiled.keys()
+    assert len(eager) > 10
+    for name, value in compiled.items():
+        assert relative_error(value, eager[name]) < TOLERANCE, name
 
 
 @every_method

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 import hyperadapt as ha
+from hyperadapt.counting import count_parameters
 from hyperadapt.errors import UserError
 from hyperadapt.runs import load_run
 from tiny import TASKS, redraw, tiny_batch, tiny_t5
@@ -127,6 +128,7 @@ def test_it_computes_what_the_full_precision_does_but_for_the_rounding(
     low.hyperadapt.load_state_dict(plain.hyperadapt.state_dict())
     expected = logits(plain)
     assert 1e-4 < (logits(low) - expected).norm() / expected.norm() < tolerance
+    assert count_parameters(low) == count_parameters(plain)
 
 
 @pytest.mark.parametrize("method", [ha.FullFineTuning(), ha.HyperGrid(variant="L")])

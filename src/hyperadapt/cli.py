@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+from hyperadapt import tiny_t5
 from hyperadapt.errors import UserError
 
 if TYPE_CHECKING:
@@ -318,6 +319,9 @@ def bench(
     data_dir: Annotated[
         str | None, typer.Option(help="A local copy of GLUE, for rows of real lengths.")
     ] = None,
+    tokenizer: Annotated[
+        str, typer.Option(metavar="NAME", help="Whose tokens those lengths are; a directory or hub name.")
+    ] = tiny_t5.NAME,
     adapters_python: Annotated[
         str | None,
         typer.Option(
@@ -335,7 +339,13 @@ def bench(
 
     given: dict[str, Any] = {} if threads is None else {"threads": threads}
     setting = Setting(
-        rounds, dropout=dropout, data_dir=data_dir, adapters_python=adapters_python, smoke=smoke, **given
+        rounds,
+        dropout=dropout,
+        data_dir=data_dir,
+        tokenizer=tokenizer,
+        adapters_python=adapters_python,
+        smoke=smoke,
+        **given,
     )
     page = page or output_dir / "benchmarks.md"
     if goals := bench(sections or [], setting, output_dir, page):

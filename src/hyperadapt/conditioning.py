@@ -66,6 +66,8 @@ def distinct(task_ids: Tensor, n_tasks: int) -> tuple[Tensor, Tensor | None]:
         ids, rows = torch.unique(task_ids, return_inverse=True)
         _, runs = torch.unique_consecutive(task_ids, return_counts=True)
         return ids, rows[:: gcd(*runs.tolist()) or 1]
+    if n_tasks == 1:  # a group of all rows, which need no copies of its weights
+        return torch.zeros(1, dtype=task_ids.dtype, device=task_ids.device), None
     if n_tasks <= task_ids.shape[0]:
         return torch.arange(n_tasks, device=task_ids.device), task_ids
     return task_ids, None

@@ -26,7 +26,7 @@ from hyperadapt.errors import UserError, nearest
 from hyperadapt.forms import Gate
 from hyperadapt.forms.base import autocast_dtype
 from hyperadapt.forms.grid import gated_linear
-from hyperadapt.forms.norm import RmsNorm
+from hyperadapt.forms.norm import RmsNorm, fused_rms_norm
 from hyperadapt.methods import Method
 from hyperadapt.methods.base import Host
 from hyperadapt.sites import Site
@@ -261,11 +261,13 @@ class TrainedNorm(nn.Module):
     embeddings: tuple[nn.Module]  # whose type the output has; in a tuple, so as to be no child
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        y = (
-            RmsNorm.apply(hidden_states, self.weight, self.eps)
-            if torch.is_grad_enabled()
-            else super().forward(hidden_states)
-        )
+        y: Any
+        if hidden_states.device.type != "cpu":
+            y = fused_rms_norm(hidden_states, self.weight, self.eps)
+        elif torch.is_grad_enabled():
+            y = RmsNorm.apply(hidden_states, self.weight, self.eps)
+        else:
+            y = super().forward(hidden_states)
         return y.to(self.embeddings[0].weight.dtype) if self.weight.dtype == torch.float32 else y
 
 

@@ -263,6 +263,17 @@ class MixtureTrainer(Seq2SeqTrainer):
                     optimizer.add_param_group({**group, "params": [parameter], "lr": rate})
         return optimizer
 
+    def _prepare_input(self, data: Any) -> Any:
+        """Move a batch to the device without waiting for the step before, on which a plain copy would."""
+        if isinstance(data, Tensor) and not self.is_deepspeed_enabled:
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """Count the step's target tokens where the batch is, unless others count too: a copy waits for the device."""
+        alone = max(self.args.world_size, self.args.n_gpu) == 1
+        return super()._get_num_items_in_batch(batch_samples, torch.device("cpu") if alone else device)
+
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Take the step, and keep its loss to be checked."""
         task_ids = inputs["task_ids"]

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hyperadapt.bench import real_rows, sections
+from hyperadapt.bench import launches, real_rows, sections
 from hyperadapt.bench.section import Goal, Section, Setting
 from hyperadapt.comparison import markdown
 from hyperadapt.errors import UserError, nearest
@@ -26,7 +26,8 @@ SECTIONS = {
     section.name: section
     for section in (
         Section("step", "A training step", sections.step, libraries=("peft", "bitsandbytes")),
-        Section("compiled", "A compiled training step", sections.compiled, "on_device"),
+        Section("operators", "Operators of a step", launches.operators, libraries=("peft",)),
+        Section("compiled", "A compiled training step", sections.compiled),
         Section("adapters", "Beside the adapters library", sections.beside_adapters, "adapters_python"),
         Section("tasks", "A thousand tasks", sections.many_tasks),
         Section("shapes", "Depth and width", sections.shapes),
@@ -52,7 +53,8 @@ def bench(names: Sequence[str], setting: Setting, output: Path, page: Path) -> l
         What was asked and what came out, a row a goal.
 
     Raises:
-        UserError: if a section is unknown, lacks what it needs, a library is missing, or a contender dies.
+        UserError: if a section is unknown or lacks what it needs, a library is missing, the tokenizer cannot be
+            loaded, or a contender dies.
     """
     for name in names:
         if name not in SECTIONS:
@@ -66,6 +68,8 @@ def bench(names: Sequence[str], setting: Setting, output: Path, page: Path) -> l
                 raise UserError(f"section '{section.name}' measures {library} too: pip install {library}")
     if setting.adapters_python is not None:
         check_has_adapters(setting.adapters_python)
+    if setting.data_dir is not None:
+        real_rows.tokenizer_of(setting)
     goals = []
     for directory in (output, page.parent):
         directory.mkdir(parents=True, exist_ok=True)

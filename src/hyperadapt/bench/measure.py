@@ -17,7 +17,7 @@ from hyperadapt.bench.section import Goal
 from hyperadapt.errors import UserError
 
 WORKER = Path(__file__).with_name("worker.py")
-Question = Literal["run", "peak", "trained", "launches"]
+Question = Literal["run", "peak", "trained", "operators"]
 ENOUGH = 4  # rounds for quartiles to mean something
 WARM_UP = 2  # runs before any is timed: the first allocates memory, the optimizer's state included
 
@@ -115,14 +115,14 @@ class Measured:
         beside: by name, the seconds of all that ran beside it, itself included, in the same rounds.
         peak: the highest memory, in MB.
         trained: parameters that are trained.
-        launches: operators that a run calls, or kernels that it launches.
+        operators: that a run calls, views left out, or on an accelerator the kernels that it launches.
     """
 
     seconds: list[float]
     beside: dict[str, list[float]]
     peak: float
     trained: int
-    launches: int
+    operators: int
 
     def ratio(self, reference: str) -> Ratio:
         """Return the median over the rounds of the time as a multiple of another's that ran beside it."""
@@ -193,7 +193,11 @@ def take_turns(specs: Mapping[str, Spec], rounds: int) -> dict[str, Measured]:
                     seconds[one.name].append(taken)
         return {
             one.name: Measured(
-                seconds[one.name], seconds, one.ask("peak"), int(one.ask("trained")), int(one.ask("launches"))
+                seconds[one.name],
+                seconds,
+                one.ask("peak"),
+                int(one.ask("trained")),
+                int(one.ask("operators")),
             )
             for one in running
         }

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from hyperadapt.bench.measure import WARM_UP, side_by_side, times_of
 from hyperadapt.bench.section import Found, Goal, Setting
 from hyperadapt.bench.sections import named, options_of, spec
 from hyperadapt.tasks import SUITES, TASKS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MAX_SOURCE_LENGTH = 128
 
@@ -17,18 +21,36 @@ MAX_SOURCE_LENGTH = 128
 def token_lengths(
     setting: Setting, split: str, max_rows: int | None, column: Literal["source", "target"] = "source"
 ) -> list[list[int]]:
-    """Count the tokens of GLUE's rows, of each task at most so many, in tiny-t5's vocabulary of 8,000."""
+    """Count the tokens of GLUE's rows, of each task at most so many."""
     from hyperadapt.evaluation import tokenize_inputs
     from hyperadapt.tasks.task import load_split
-    from hyperadapt.tiny_t5 import load_tiny_t5
 
-    _, tokenizer = load_tiny_t5()
+    tokenizer = tokenizer_of(setting)
     found = []
     for name in SUITES["glue"]:
         rows = load_split(TASKS[name], split, setting.data_dir, max_rows)
         ids, _ = tokenize_inputs({"source": rows[column]}, tokenizer, MAX_SOURCE_LENGTH, 0)
         found.append([len(row) for row in ids])
     return found
+
+
+def tokenizer_of(setting: Setting) -> PreTrainedTokenizerBase:
+    """Load what counts the tokens.
+
+    Raises:
+        UserError: if it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    from hyperadapt.runs import quietly
+    from hyperadapt.tiny_t5 import place_of
+
+    return quietly(AutoTokenizer.from_pretrained, place_of(setting.tokenizer), "--tokenizer")
+
+
+def vocabulary(setting: Setting) -> str:
+    """Name whose tokens are counted."""
+    return f"{Path(setting.tokenizer).name}'s vocabulary"
 
 
 def training_lengths(setting: Setting) -> Found:
@@ -70,7 +92,8 @@ def training_lengths(setting: Setting) -> Found:
     how = (
         f"{batches} steps of HyperFormer++ on the same {batches * size} rows of GLUE's training sets, "
         f"{named(setting.shape, setting)}: "
-        "tokens that are no padding, by the second. Lengths are those of tiny-t5's vocabulary, at most 128."
+        f"tokens that are no padding, by the second. Lengths are those of {vocabulary(setting)}, at most "
+        f"{MAX_SOURCE_LENGTH}."
     )
     goal = Goal(
         "useful tokens a second: of batches at random", speed[ours] / speed[random], 1.5, at_most=False
@@ -80,7 +103,7 @@ def training_lengths(setting: Setting) -> Found:
 
 def evaluating(setting: Setting) -> Found:
     """Measure the evaluation of all tasks at once beside one task after another."""
-    every = 64 if setting.smoke else 32
+    every = 64 if setting.smoke else 16
     lengths = [of_task[::every] for of_task in token_lengths(setting, "validation", None)]
     # A trained model ends where the targets do, not where it must.
     answers = [max(of_task) for of_task in token_lengths(setting, "validation", None, "target")]
@@ -100,10 +123,11 @@ def evaluating(setting: Setting) -> Found:
     found = side_by_side({one_by_one: naive}, {at_once: replace(naive, work="evaluate", pad_to=None)}, rounds)
     faster = found[at_once].ratio(one_by_one).inverse
     how = (
-        f"Predictions of HyperFormer++ for one row in {every} of GLUE's eight validation sets, "
-        f"{n_rows} of their real lengths, {named(setting.shape, setting)}, 64 rows a batch, answers as long as a "
-        f"task's longest target, {min(answers)} to {max(answers)} tokens. Padded to {MAX_SOURCE_LENGTH} "
-        f"the encoder reads {MAX_SOURCE_LENGTH * n_rows / real:.2f} times the tokens. {rounds} rounds."
+        f"Predictions of HyperFormer++ for one row in {every} of GLUE's eight validation sets, {n_rows} of their real "
+        f"lengths in {vocabulary(setting)}, {named(setting.shape, setting)}, 64 rows a "
+        f"batch, answers as long as a task's longest target, {min(answers)} to {max(answers)} tokens. Padded to "
+        f"{MAX_SOURCE_LENGTH} the encoder reads {MAX_SOURCE_LENGTH * n_rows / real:.2f} times the tokens. "
+        f"{rounds} rounds."
     )
     table = [
         {"": name, "seconds": f"{median(of.seconds):.2f}", f"of {one_by_one}": str(of.ratio(one_by_one))}

@@ -87,7 +87,8 @@ def cells_of(name: str, measured: Measured, references: Sequence[str]) -> dict[s
     cells: dict[str, Any] = {"": name, "seconds": f"{median(measured.seconds):.3f}"}
     cells |= {f"of {reference}": str(measured.ratio(reference)) for reference in references}
     trained = {"trained (M)": f"{measured.trained / 1e6:.2f}"} if measured.trained else {}
-    return cells | {"memory (MB)": f"{measured.peak:.0f}"} | trained | {"operators": str(measured.launches)}
+    called = {"operators": str(measured.operators)} if measured.operators else {}
+    return cells | {"memory (MB)": f"{measured.peak:.0f}"} | trained | called
 
 
 def named(shape: str, setting: Setting) -> str:
@@ -171,7 +172,8 @@ def compiled(setting: Setting) -> Found:
         f"{setting.rounds} rounds."
     )
     rows = [cells_of(name, of, [FLOOR, FULL]) for name, of in found.items()]
-    return Found(how, rows, step_goals(setting, found), times_of(found))
+    goals = step_goals(setting, found) if setting.on_device else []  # of a CPU nothing is asked
+    return Found(how, rows, goals, times_of(found))
 
 
 def beside_adapters(setting: Setting) -> Found:

@@ -4,7 +4,7 @@
 
 Each line of standard input is a question, answered by a line of JSON on standard output: "run" does one piece of work
 and answers its seconds; "peak" answers the highest memory of the process (the device's allocator, where there is one)
-in MB; "trained" how many parameters are trained; "launches" how many operators, or kernels of the device, a run
+in MB; "trained" how many parameters are trained; "operators" how many of them, or kernels of the device, a run
 starts. SPEC is the JSON of `Spec.__dict__`. Nothing of hyperadapt is imported unless it is the contender, so that
 libraries which need older versions of others can run this file in an environment of their own.
 """
@@ -21,6 +21,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 FIRST_WORD = 3  # of a vocabulary whose first tokens are padding, end and unknown
+# Beside views: what only names memory, or reserves it.
+NO_WORK = (
+    "aten::_unsafe_view",
+    "aten::_reshape_alias",
+    "aten::squeeze_",
+    "aten::unsqueeze_",
+    "aten::empty",
+    "aten::new_empty",
+)
 
 
 def main() -> None:
@@ -48,7 +57,7 @@ def main() -> None:
         "run": run,
         "peak": lambda: peak_memory(device),
         "trained": lambda: sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "launches": lambda: launches(work, device),
+        "operators": lambda: 0 if device.type == "cpu" and spec["compile"] else operators(work, device),
     }
     for question in sys.stdin:
         print(json.dumps(questions[question.strip()]()), file=answers, flush=True)
@@ -66,7 +75,7 @@ def adapted(spec: dict[str, Any]) -> Any:
     from transformers import T5Config, T5ForConditionalGeneration
 
     model: Any = T5ForConditionalGeneration(T5Config(**spec["model"]))
-    if spec["bf16"] and spec["work"] != "train":
+    if spec["bf16"] and (spec["work"] != "train" or spec["options"].get("train") != "all"):
         model = model.to(torch.bfloat16)
     if spec["quantization"]:
         with TemporaryDirectory() as place:
@@ -232,19 +241,31 @@ def peak_memory(device: Any) -> float:
     return int(line.split()[1]) / 1024
 
 
-def launches(work: Any, device: Any) -> int:
-    """Count the kernels that a run launches on the device, or, on the CPU, the operators that call no other."""
+def operators(work: Any, device: Any) -> int:
+    """Count the kernels that a run launches on the device; elsewhere its operators, those left out that only view."""
     from torch.profiler import DeviceType, ProfilerActivity, profile
+    from torch.utils._python_dispatch import TorchDispatchMode
 
-    kind = {"cpu": ProfilerActivity.CPU, "cuda": ProfilerActivity.CUDA, "xpu": ProfilerActivity.XPU}[
-        device.type
-    ]
-    with profile(activities=[kind]) as profiled:
+    activities = {"cuda": ProfilerActivity.CUDA, "xpu": ProfilerActivity.XPU}
+    if device.type in activities:
+        with profile(activities=[activities[device.type]]) as profiled:
+            work()
+        events = profiled.events() or []
+        return sum(
+            event.device_type != DeviceType.CPU and not event.name.startswith("Mem") for event in events
+        )
+
+    class Counter(TorchDispatchMode):
+        number = 0
+
+        def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if not (operator.is_view or operator.name().startswith(NO_WORK)):
+                self.number += 1
+            return operator(*args, **(kwargs or {}))
+
+    with Counter() as counter:
         work()
-    events = profiled.events() or []
-    if device.type == "cpu":
-        return sum(event.name.startswith("aten::") and not event.cpu_children for event in events)
-    return sum(event.device_type != DeviceType.CPU and not event.name.startswith("Mem") for event in events)
+    return counter.number
 
 
 if __name__ == "__main__":

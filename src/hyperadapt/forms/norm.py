@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hyperadapt.forms.base import Form, grouped
@@ -33,6 +34,11 @@ class NormScale(Form):
         variance = x.to(torch.float32).pow(2).mean(-1, keepdim=True)
         normed = (x * torch.rsqrt(variance + self.eps)).to(y.dtype)
         return (scale * grouped(normed, len(scale))).view_as(y)
+
+
+def fused_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Compute the norm as PyTorch does, on an accelerator by one kernel, which takes one type alone."""
+    return F.rms_norm(x.to(weight.dtype), weight.shape, weight, eps)
 
 
 class RmsNorm(torch.autograd.Function):
