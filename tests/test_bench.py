@@ -18,8 +18,9 @@ from hyperadapt.bench import (
     Setting,
     asked_of,
     bench,
-    launches,
+    operators,
     real_rows,
+    section_text,
     sections,
     worker,
     written,
@@ -119,17 +120,54 @@ def test_operators_are_counted_without_those_that_do_no_work() -> None:
     assert worker.operators(lambda: x.view(6)[None].unbind(1), CPU) == 0
 
 
-def test_a_norm_counts_as_a_kernel_forward_and_two_backward_as_on_an_accelerator() -> None:
-    x, weight = (torch.empty(size, device=launches.META, requires_grad=True) for size in ((2, 3, 4), (4,)))
+@pytest.mark.parametrize(
+    ("function", "inputs"),
+    [
+        (lambda x, weight: F.rms_norm(x, (4,), weight), [(2, 3, 4), (4,)]),
+        (F.scaled_dot_product_attention, [(2, 3, 4)] * 3),
+    ],
+)
+def test_what_is_a_kernel_on_an_accelerator_is_one_operator_and_one_for_each_gradient(
+    function: Any, inputs: list[tuple[int, ...]]
+) -> None:
+    given = [torch.empty(size, device=operators.META, requires_grad=True) for size in inputs]
+    gradient = torch.empty(inputs[0], device=operators.META)
 
     def both() -> None:
-        with launches.AsOnAnAccelerator():
-            y = F.rms_norm(x, weight.shape, weight)
+        with operators.AsOnAnAccelerator():
+            y = function(*given)
         y.backward(gradient)
 
-    gradient = torch.empty_like(x)
-    assert worker.operators(both, launches.META) == 3
-    assert (x.grad.shape, weight.grad.shape) == (x.shape, weight.shape)
+    assert worker.operators(both, operators.META) == 1 + len(inputs)
+    assert [of.grad.shape for of in given if of.grad is not None] == [of.shape for of in given]
+
+
+def test_a_model_of_one_task_has_fewer_operators_and_our_norms_fewer_than_t5s() -> None:
+    rows = SECTIONS["operators"].measure(TINY).rows
+    counts = {row[""]: int(row["operators"]) for row in rows}
+    assert counts[operators.OUR_NORMS] < counts[FLOOR] < counts[FULL]
+    assert (
+        counts[operators.OUR_NORMS]
+        < counts["hyperformer++, a model of 1 task"]
+        < counts["hyperformer++, 8 tasks"]
+    )
+
+
+def test_a_compiled_step_asks_for_compiled_contenders_and_counts_no_operators(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Spec] = []
+
+    def keep(references: Any, others: Any, rounds: int) -> dict[str, Measured]:
+        asked.extend([*references.values(), *others.values()])
+        return {
+            name: replace(of, operators=0) for name, of in in_this_process(references, others, rounds).items()
+        }
+
+    monkeypatch.setattr(sections, "side_by_side", keep)
+    found = SECTIONS["compiled"].measure(TINY)
+    assert all(of.compile for of in asked)
+    assert all("operators" not in row for row in found.rows)
 
 
 def in_this_process(references: Any, others: Any, rounds: int) -> dict[str, Measured]:
@@ -231,6 +269,13 @@ def test_the_page_has_the_sections_that_were_measured(tmp_path: Path) -> None:
     assert all(f"| {goal['what']} | {goal['asked']} | {goal['measured']} |" in page for goal in goals)
     (tmp_path / "out" / "start-up.json").unlink()
     assert "## Starting" not in written(tmp_path / "out")
+
+
+def test_the_page_says_how_many_rounds_were_timed() -> None:
+    record = {"how": "A step.", "machine": "A machine.", "rows": [{"": "ours"}], "goals": []}
+    timed = {"ours": {"ours": [1.0, 2.0, 3.0], "theirs": [1.0, 2.0, 3.0]}}
+    assert "A step. 3 rounds.\n" in section_text(SECTIONS["step"], {**record, "seconds": timed})
+    assert "A step.\n" in section_text(SECTIONS["memory"], {**record, "seconds": {}})
 
 
 @pytest.mark.parametrize(

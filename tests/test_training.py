@@ -23,8 +23,8 @@ from hyperadapt.checkpoint import read
 from hyperadapt.config import RunConfig
 from hyperadapt.errors import UserError
 from hyperadapt.methods import METHODS
-from hyperadapt.runs import build_base, load_run
-from hyperadapt.training import last_checkpoint, token_loss
+from hyperadapt.runs import build_base, load_run, train
+from hyperadapt.training import MixtureTrainer, last_checkpoint, token_loss
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = [
@@ -237,6 +237,36 @@ def test_only_what_may_change_may_change_on_resume(
         checkpoint_to_resume(uninterrupted, other_method)
     longer = RunConfig.load(config, [f"output_dir={uninterrupted}", "training.max_steps=30"])
     assert checkpoint_to_resume(uninterrupted, longer).name == "checkpoint-20"
+
+
+@pytest.fixture
+def trainer(tmp_path: Path, tasks: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A run's trainer, before its first step."""
+    made: list[Any] = []
+
+    class BeganError(Exception):
+        pass
+
+    def keep(self: Any, **_: Any) -> None:
+        made.append(self)
+        raise BeganError
+
+    monkeypatch.setattr(MixtureTrainer, "train", keep)
+    with pytest.raises(BeganError):
+        train(RunConfig.load(write_config(tmp_path, tasks, gradient_accumulation_steps=2), []))
+    return made[0]
+
+
+def test_target_tokens_are_counted_where_the_batch_is_unless_processes_add_theirs_up(
+    trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iterator = iter(trainer.get_train_dataloader())
+    batches, count = trainer.get_batch_samples(iterator, 2, torch.device("meta"))
+    assert count.device.type == "cpu"
+    assert count == sum(int((batch["labels"] != -100).sum()) for batch in batches)
+    monkeypatch.setattr(trainer.args, "_n_gpu", 2)
+    _, count = trainer.get_batch_samples(iterator, 1, torch.device("meta"))
+    assert count.device.type == "meta"
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -60,13 +60,14 @@ def distinct(task_ids: Tensor, n_tasks: int) -> tuple[Tensor, Tensor | None]:
         task_ids: (batch,).
 
     Returns:
-        ids (U,) and rows (G,), as in `Condition`; on the CPU beams, and tasks in runs of like length, are groups.
+        ids (U,) and rows (G,), as in `Condition`; on the CPU beams, and tasks in runs of like length, are groups. Of
+        one task, elsewhere, all rows are a group, and task_ids are not read.
     """
     if task_ids.device.type == "cpu" and not torch.compiler.is_compiling():
         ids, rows = torch.unique(task_ids, return_inverse=True)
         _, runs = torch.unique_consecutive(task_ids, return_counts=True)
         return ids, rows[:: gcd(*runs.tolist()) or 1]
-    if n_tasks == 1:  # a group of all rows, which need no copies of its weights
+    if n_tasks == 1:
         return torch.zeros(1, dtype=task_ids.dtype, device=task_ids.device), None
     if n_tasks <= task_ids.shape[0]:
         return torch.arange(n_tasks, device=task_ids.device), task_ids

@@ -51,7 +51,7 @@ class ParameterCount:
 
 
 def count_parameters(model: Any) -> ParameterCount:
-    """Count the parameters of an adapted model; tied ones once, those in four bits as the numbers that they stand for."""
+    """Count the parameters of an adapted model; tied ones once, those in four bits as what they stand for."""
     own = sum(parameter.numel() for parameter in model.hyperadapt.parameters())
     total = model.num_parameters()
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -378,11 +378,16 @@ def freeze(base: PreTrainedModel, backbone: Backbone, adaptation: Adaptation) ->
     if adaptation.trained_backbone == "decoder":
         base.get_output_embeddings().requires_grad_(True)
     if adaptation.trained_backbone == "layer_norms":
-        for stack in backbone.stacks(base):
-            for site in backbone.norm_sites(base, stack):
-                norm: Any = base.get_submodule(site.path).float().requires_grad_(True)
-                subclass(norm, TrainedNorm)
-                norm.eps, norm.embeddings = backbone.norm_eps(base), (base.get_input_embeddings(),)
+        train_norms(base, backbone)
+
+
+def train_norms(base: PreTrainedModel, backbone: Backbone) -> None:
+    """Train the base model's norms, in float32."""
+    for stack in backbone.stacks(base):
+        for site in backbone.norm_sites(base, stack):
+            norm: Any = base.get_submodule(site.path).float().requires_grad_(True)
+            subclass(norm, TrainedNorm)
+            norm.eps, norm.embeddings = backbone.norm_eps(base), (base.get_input_embeddings(),)
 
 
 def insert(model: Any, backbone: Backbone, adaptation: Adaptation) -> None:

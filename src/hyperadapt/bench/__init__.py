@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hyperadapt.bench import launches, real_rows, sections
+from hyperadapt.bench import operators, real_rows, sections
 from hyperadapt.bench.section import Goal, Section, Setting
 from hyperadapt.comparison import markdown
 from hyperadapt.errors import UserError, nearest
@@ -26,7 +26,7 @@ SECTIONS = {
     section.name: section
     for section in (
         Section("step", "A training step", sections.step, libraries=("peft", "bitsandbytes")),
-        Section("operators", "Operators of a step", launches.operators, libraries=("peft",)),
+        Section("operators", "Operators of a step", operators.operators, libraries=("peft",)),
         Section("compiled", "A compiled training step", sections.compiled),
         Section("adapters", "Beside the adapters library", sections.beside_adapters, "adapters_python"),
         Section("tasks", "A thousand tasks", sections.many_tasks),
@@ -68,7 +68,7 @@ def bench(names: Sequence[str], setting: Setting, output: Path, page: Path) -> l
                 raise UserError(f"section '{section.name}' measures {library} too: pip install {library}")
     if setting.adapters_python is not None:
         check_has_adapters(setting.adapters_python)
-    if setting.data_dir is not None:
+    if setting.data_dir is not None and any(section.needs == "data_dir" for section in chosen):
         real_rows.tokenizer_of(setting)
     goals = []
     for directory in (output, page.parent):
@@ -126,9 +126,9 @@ def section_text(section: Section, record: dict[str, Any]) -> str:
     """Write one section."""
     asked = [asked_of(Goal(**goal)) for goal in record["goals"]]
     goals = f"{markdown(asked)}\n" if asked else ""
-    return (
-        f"## {section.title}\n\n{record['how']}\n\n{record['machine']}\n\n{markdown(record['rows'])}\n{goals}"
-    )
+    rounds = {len(times) for group in record["seconds"].values() for times in group.values()}
+    how = " ".join([record["how"], *(f"{number} rounds." for number in rounds)])
+    return f"## {section.title}\n\n{how}\n\n{record['machine']}\n\n{markdown(record['rows'])}\n{goals}"
 
 
 def asked_of(goal: Goal) -> dict[str, str]:
@@ -164,9 +164,10 @@ def lines_of(path: str) -> list[str]:
 NOTES = "## What was tried\n"
 PREFACE = """# Benchmarks
 
-Written by `hyperadapt bench` (`make bench`). Models have random weights of published shapes, in fp32 on a CPU, in bf16
-on a GPU. Contenders are processes of their own whose runs take turns; a ratio is the median over the rounds of two runs
-of the same round, with its quartiles; seconds are medians, and those of different groups of six cannot be compared. A
-goal is open where the quartiles lie on both sides of what is asked. The floor is the frozen model of which only the
-layer norms are trained. A step is forward, backward and fused AdamW.
+Written by `hyperadapt bench` (`make bench`). Models have random weights of published shapes, in fp32 on a CPU; on a
+GPU all train under bf16 autocast, frozen weights are in bf16. Contenders are processes of their own whose runs take
+turns; a ratio is the median over the rounds of two runs of the same round, with its quartiles; seconds are medians, and
+those of different groups of six cannot be compared. A goal is open where the quartiles lie on both sides of what is
+asked. The floor is the frozen model of which only the layer norms are trained. A step is forward, backward and fused
+AdamW. Operators are those of a run, without views.
 """

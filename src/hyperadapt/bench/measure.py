@@ -38,7 +38,8 @@ class Spec:
         answers: tokens of each task's answers, to evaluate.
         pad_to: width of every batch; None takes that of its longest row.
         quantization: of the base model's frozen weights, as transformers takes it.
-        bf16: autocast to bfloat16 in training; a base model in bfloat16 otherwise.
+        dtype: of the base model's weights.
+        autocast: to bfloat16, in training.
         compile: torch.compile without a graph break, and a static cache to generate.
         threads: of the CPU.
         python: the interpreter that runs it, where that is not this one.
@@ -54,7 +55,8 @@ class Spec:
     answers: Sequence[int] = ()
     pad_to: int | None = None
     quantization: dict[str, Any] | None = None
-    bf16: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    autocast: bool = False
     compile: bool = False
     threads: int = 1
     python: str = field(default=sys.executable)
@@ -115,7 +117,7 @@ class Measured:
         beside: by name, the seconds of all that ran beside it, itself included, in the same rounds.
         peak: the highest memory, in MB.
         trained: parameters that are trained.
-        operators: that a run calls, views left out, or on an accelerator the kernels that it launches.
+        operators: how many a run calls, views left out, or on a GPU how many kernels it launches.
     """
 
     seconds: list[float]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Literal
@@ -103,7 +104,8 @@ def training_lengths(setting: Setting) -> Found:
 
 def evaluating(setting: Setting) -> Found:
     """Measure the evaluation of all tasks at once beside one task after another."""
-    every = 64 if setting.smoke else 16
+    every = 1 if setting.on_device else 16
+    every = 64 if setting.smoke else every
     lengths = [of_task[::every] for of_task in token_lengths(setting, "validation", None)]
     # A trained model ends where the targets do, not where it must.
     answers = [max(of_task) for of_task in token_lengths(setting, "validation", None, "target")]
@@ -124,10 +126,10 @@ def evaluating(setting: Setting) -> Found:
     faster = found[at_once].ratio(one_by_one).inverse
     how = (
         f"Predictions of HyperFormer++ for one row in {every} of GLUE's eight validation sets, {n_rows} of their real "
-        f"lengths in {vocabulary(setting)}, {named(setting.shape, setting)}, 64 rows a "
-        f"batch, answers as long as a task's longest target, {min(answers)} to {max(answers)} tokens. Padded to "
-        f"{MAX_SOURCE_LENGTH} the encoder reads {MAX_SOURCE_LENGTH * n_rows / real:.2f} times the tokens. "
-        f"{rounds} rounds."
+        f"lengths in {vocabulary(setting)}, {named(setting.shape, setting)}, 64 rows a batch, "
+        f"{sum(ceil(len(of_task) / 64) for of_task in rows)} batches task by task where {ceil(n_rows / 64)} hold all; "
+        f"answers as long as a task's longest target, {min(answers)} to {max(answers)} tokens. Padded to "
+        f"{MAX_SOURCE_LENGTH} the encoder reads {MAX_SOURCE_LENGTH * n_rows / real:.2f} times the tokens."
     )
     table = [
         {"": name, "seconds": f"{median(of.seconds):.2f}", f"of {one_by_one}": str(of.ratio(one_by_one))}

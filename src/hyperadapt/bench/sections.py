@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -76,7 +77,8 @@ def spec(setting: Setting, library: Any, options: dict[str, Any], n_tasks: int =
         "model": t5(setting.shape, setting),
         "batches": rows_of(setting, n_tasks),
         "targets": setting.batch[2],
-        "bf16": setting.on_device,
+        "dtype": "bfloat16" if setting.on_device else "float32",
+        "autocast": setting.on_device,
         "threads": setting.threads,
     }
     return Spec(library=library, options=options, **{**given, **fields})
@@ -126,8 +128,11 @@ def quantised(setting: Setting, **fields: Any) -> dict[str, Spec]:
 
 def frozen_or_not(setting: Setting, **fields: Any) -> dict[str, Spec]:
     """Specify what a step is measured beside."""
+    full = spec(setting, "transformers", {"train": "all"}, **fields)
+    low = {f"{FULL}, weights in bfloat16": full} if setting.on_device else {}
     return {
-        FULL: spec(setting, "transformers", {"train": "all"}, **fields),
+        FULL: replace(full, dtype="float32"),  # as it is trained, so that a step does not round away
+        **low,
         FLOOR: spec(setting, "transformers", {"train": "layer_norms"}, **fields),
     }
 
@@ -158,7 +163,7 @@ def step(setting: Setting) -> Found:
     goals += [found[first].ratio(peer).goal(f"{first}: of {peer}", 1.0) for peer in PEERS]
     how = (
         f"A training step: {sizes(setting)}; reduction factor 32, the hyperdecoder's bottleneck 64. With 8 tasks all "
-        f"are in every batch. {setting.rounds} rounds."
+        "are in every batch."
     )
     rows = [cells_of(name, of, [FLOOR, FULL]) for name, of in found.items()]
     return Found(how, rows, goals, times_of(found))
@@ -167,10 +172,7 @@ def step(setting: Setting) -> Found:
 def compiled(setting: Setting) -> Found:
     """Measure a training step of compiled models, none with a graph break."""
     found = side_by_side(frozen_or_not(setting, compile=True), adapted(setting, compile=True), setting.rounds)
-    how = (
-        f"The same under torch.compile, full fine-tuning and the floor too: {sizes(setting)}. "
-        f"{setting.rounds} rounds."
-    )
+    how = f"The same under torch.compile, full fine-tuning and the floor too: {sizes(setting)}."
     rows = [cells_of(name, of, [FLOOR, FULL]) for name, of in found.items()]
     goals = step_goals(setting, found) if setting.on_device else []  # of a CPU nothing is asked
     return Found(how, rows, goals, times_of(found))
@@ -194,8 +196,7 @@ def beside_adapters(setting: Setting) -> Found:
     goals = [found[first].ratio(peer).goal(f"{first}: of {peer}", 1.0) for peer in others]
     how = (
         f"{sizes(setting)}; the adapters library runs with the older transformers that it needs. With a reduction "
-        f"factor of {EQUAL_FACTOR} its Houlsby adapters are about as many parameters as HyperFormer++ trains. "
-        f"{setting.rounds} rounds."
+        f"factor of {EQUAL_FACTOR} its Houlsby adapters are about as many parameters as HyperFormer++ trains."
     )
     rows = [cells_of(name, of, [FLOOR, their_floor]) for name, of in found.items()]
     return Found(how, rows, goals, times_of(found))
@@ -214,7 +215,7 @@ def many_tasks(setting: Setting) -> Found:
     goal = found[f"{many} tasks"].ratio(reference).goal(f"{many:,} tasks: of {reference}", 1.05)
     how = (
         f"HyperFormer++ for {few} tasks and for {many:,}: {sizes(setting)}; of the latter every row has a task of its "
-        f"own. {setting.rounds} rounds."
+        "own."
     )
     rows_found = [cells_of(name, of, [reference]) for name, of in found.items()]
     return Found(how, rows_found, [goal], times_of(found))
@@ -239,7 +240,7 @@ def shapes(setting: Setting) -> Found:
     number, tokens, targets = setting.batch
     how = (
         f"A training step of HyperFormer++, {number} rows of {tokens} source and {targets} target tokens, by the "
-        f"model's shape. {rounds} rounds."
+        "model's shape."
     )
     return Found(how, rows, goals, seconds)
 
@@ -298,7 +299,8 @@ def generation(setting: Setting) -> Found:
     number, tokens, _ = setting.batch
     how = (
         f"Greedy generation of {work['targets']} tokens: {named(setting.shape, setting)}, {number} rows of {tokens} "
-        f"source tokens. A table of one task's adapters is what materialising it would leave. {setting.rounds} rounds."
+        f"source tokens{', a static cache, compiled where generate does so' * setting.on_device}. A table of one "
+        "task's adapters is what materialising it would leave."
     )
     return Found(how, rows, goals, times_of(found))
 

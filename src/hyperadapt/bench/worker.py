@@ -4,8 +4,8 @@
 
 Each line of standard input is a question, answered by a line of JSON on standard output: "run" does one piece of work
 and answers its seconds; "peak" answers the highest memory of the process (the device's allocator, where there is one)
-in MB; "trained" how many parameters are trained; "operators" how many of them, or kernels of the device, a run
-starts. SPEC is the JSON of `Spec.__dict__`. Nothing of hyperadapt is imported unless it is the contender, so that
+in MB; "trained" how many parameters are trained; "operators" how many a run calls, or how many kernels of a GPU it
+launches. SPEC is the JSON of `Spec.__dict__`. Nothing of hyperadapt is imported unless it is the contender, so that
 libraries which need older versions of others can run this file in an environment of their own.
 """
 
@@ -75,8 +75,7 @@ def adapted(spec: dict[str, Any]) -> Any:
     from transformers import T5Config, T5ForConditionalGeneration
 
     model: Any = T5ForConditionalGeneration(T5Config(**spec["model"]))
-    if spec["bf16"] and (spec["work"] != "train" or spec["options"].get("train") != "all"):
-        model = model.to(torch.bfloat16)
+    model = model.to(getattr(torch, spec["dtype"]))
     if spec["quantization"]:
         with TemporaryDirectory() as place:
             model.save_pretrained(place)
@@ -152,7 +151,7 @@ def training(spec: dict[str, Any], model: Any, device: Any) -> Any:
     forward = torch.compile(model, fullgraph=True) if spec["compile"] else model
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=spec["bf16"]):
+        with torch.autocast(device.type, torch.bfloat16, enabled=spec["autocast"]):
             loss = forward(**next(cycle)).loss
         loss.backward()
         optimizer.step()
@@ -242,7 +241,7 @@ def peak_memory(device: Any) -> float:
 
 
 def operators(work: Any, device: Any) -> int:
-    """Count the kernels that a run launches on the device; elsewhere its operators, those left out that only view."""
+    """Count the kernels that a run launches on a GPU; elsewhere the operators that it calls, views left out."""
     from torch.profiler import DeviceType, ProfilerActivity, profile
     from torch.utils._python_dispatch import TorchDispatchMode
 

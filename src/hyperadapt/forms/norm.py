@@ -37,7 +37,10 @@ class NormScale(Form):
 
 
 def fused_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Compute the norm as PyTorch does, on an accelerator by one kernel, which takes one type alone."""
+    """Compute the norm as PyTorch does: on an accelerator one kernel instead of seven operators.
+
+    It takes one type alone: of a base model in bfloat16 x is copied to float32, and the copy kept for the backward.
+    """
     return F.rms_norm(x.to(weight.dtype), weight.shape, weight, eps)
 
 
