@@ -126,7 +126,7 @@ def section_text(section: Section, record: dict[str, Any]) -> str:
     """Write one section."""
     asked = [asked_of(Goal(**goal)) for goal in record["goals"]]
     goals = f"{markdown(asked)}\n" if asked else ""
-    rounds = {len(times) for group in record["seconds"].values() for times in group.values()}
+    rounds = {len(times) for group in record.get("seconds", {}).values() for times in group.values()}
     how = " ".join([record["how"], *(f"{number} rounds." for number in rounds)])
     return f"## {section.title}\n\n{how}\n\n{record['machine']}\n\n{markdown(record['rows'])}\n{goals}"
 
