@@ -60,9 +60,8 @@ def operators(setting: Setting) -> Found:
     plain = {FULL: {"train": "all"}, FLOOR: floor, OUR_NORMS: floor}
     contenders = {
         **{name: spec(setting, "transformers", options) for name, options in plain.items()},
-        **{
-            name: of for name, of in adapted(setting).items() if of.tasks > 1 and not name.endswith(" 1 task")
-        },
+        # An accelerator generates all tasks, so that a batch of one counts as one of all.
+        **{name: of for name, of in adapted(setting).items() if not name.endswith(" 1 task")},
         "hyperformer++, a model of 1 task": spec(
             setting, "hyperadapt", options_of("hyperformer++"), 1, tasks=1
         ),

@@ -179,7 +179,7 @@ def evaluation(spec: dict[str, Any], model: Any, device: Any) -> Any:
     from hyperadapt.tiny_t5 import load_tiny_t5
 
     rows, answers = texts(spec), spec["answers"]
-    [tokenizer] = load_tiny_t5()[1:]
+    [tokenizer] = load_tiny_t5()[1:]  # it pads and decodes; which words it knows does not matter
     sources = [ids for of_task in rows for ids in of_task]
     tasks = [task for task, of_task in enumerate(rows) for _ in of_task]
     lengths = [(answers[task], answers[task]) for task in tasks]
