@@ -206,7 +206,6 @@ class MixtureTrainer(Seq2SeqTrainer):
         self.config, self.evaluation_set, self.tokenizer = config, evaluation_set, tokenizer
         self.lengths = [[len(ids) for ids in rows["input_ids"]] for rows in train_rows]
         self.unchecked: list[tuple[int, Tensor, Tensor]] = []
-        self.steps_between_checks = args.logging_steps * args.gradient_accumulation_steps
         super().__init__(
             model=model,
             args=args,
@@ -266,7 +265,7 @@ class MixtureTrainer(Seq2SeqTrainer):
 
     def _prepare_input(self, data: Any) -> Any:
         """Move a batch to the device without waiting, from pinned memory, for the step before to end."""
-        if isinstance(data, Tensor) and not self.is_deepspeed_enabled:
+        if isinstance(data, Tensor):
             return data.to(self.args.device, non_blocking=data.is_pinned())
         return super()._prepare_input(data)
 
@@ -281,7 +280,8 @@ class MixtureTrainer(Seq2SeqTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.unchecked.append((self.state.global_step + 1, task_ids, loss))
         # Reading a loss waits for the device, so elsewhere it is read where Trainer itself waits.
-        if loss.device.type == "cpu" or len(self.unchecked) >= self.steps_between_checks:
+        batches = self.args.logging_steps * self.args.gradient_accumulation_steps
+        if loss.device.type == "cpu" or len(self.unchecked) >= batches:
             self.check_losses()
         return loss
 

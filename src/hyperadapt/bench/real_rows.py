@@ -104,8 +104,7 @@ def training_lengths(setting: Setting) -> Found:
 
 def evaluating(setting: Setting) -> Found:
     """Measure the evaluation of all tasks at once beside one task after another."""
-    every = 1 if setting.on_device else 16
-    every = 64 if setting.smoke else every
+    every = 64 if setting.smoke else 1 if setting.on_device else 16
     lengths = [of_task[::every] for of_task in token_lengths(setting, "validation", None)]
     # A trained model ends where the targets do, not where it must.
     answers = [max(of_task) for of_task in token_lengths(setting, "validation", None, "target")]

@@ -11,7 +11,6 @@ from typing import Any, Literal
 from hyperadapt import tiny_t5
 
 NEEDS = {"data_dir": "--data-dir", "adapters_python": "--adapters-python"}
-ON_CPU, ON_DEVICE = (16, 96, 4), (32, 128, 4)  # rows, source tokens and target tokens of a step
 
 
 def available_cores() -> int:
@@ -63,7 +62,7 @@ class Setting:
         """Rows, source tokens and target tokens of a step."""
         if self.smoke:
             return 8, 6, 2
-        return ON_DEVICE if self.on_device else ON_CPU
+        return (32, 128, 4) if self.on_device else (16, 96, 4)
 
 
 @dataclass(frozen=True)
