@@ -514,6 +514,20 @@ def test_the_base_models_parameters_keep_their_names_and_values(model: Any) -> N
     assert tiny_t5()(**plain).logits.shape == (6, 4, 96)
 
 
+def test_a_cache_that_the_configuration_turns_off_is_not_made_unless_asked_for(model: Any) -> None:
+    model, places = copy.deepcopy(model), list(inspect.signature(model.forward).parameters)
+    by_position = [BATCH.get(name) for name in places[: places.index("use_cache")]] + [True]
+    with torch.no_grad():
+        with_cache = model(**BATCH)
+        model.config.use_cache = False  # as Trainer does
+        without = model(**BATCH)
+        assert model(**BATCH, use_cache=True).past_key_values is not None
+        assert model(*by_position, task_ids=BATCH["task_ids"]).past_key_values is not None
+    assert with_cache.past_key_values is not None
+    assert without.past_key_values is None
+    torch.testing.assert_close(without.logits, with_cache.logits)
+
+
 def test_hidden_states_and_attentions_are_returned_when_asked_for(model: Any) -> None:
     model = copy.deepcopy(model)
     with torch.no_grad():

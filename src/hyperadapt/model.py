@@ -29,6 +29,7 @@ from hyperadapt.forms.grid import gated_linear
 from hyperadapt.forms.norm import RmsNorm, fused_rms_norm
 from hyperadapt.methods import Method
 from hyperadapt.methods.base import Host
+from hyperadapt.output_layer import OutputLayer
 from hyperadapt.sites import Site
 
 
@@ -64,6 +65,13 @@ class AdaptedModel(PreTrainedModel):
         """
         if self.method.task_conditioned:
             kwargs["task_ids"] = task_ids
+        by_position = (
+            list(inspect.signature(type(self).forward).parameters)[1 : len(args) + 1] if args else []
+        )
+        if not self.config.use_cache and kwargs.get("use_cache") is None and "use_cache" not in by_position:
+            # As Trainer sets it. T5's decoder looks at a copy of this configuration, and would go on to copy every key
+            # and value into a cache.
+            kwargs["use_cache"] = False
         return super().forward(*args, **kwargs)
 
     @property
@@ -336,6 +344,7 @@ def adapt_with_features(
         keep_differentiable(base)
     fingerprint = checkpoint.fingerprint(base)
     freeze(base, backbone, adaptation)
+    take_fast_output_layer(base)
     trained = tuple(name for name, parameter in base.named_parameters() if parameter.requires_grad)
     subclass(base, AdaptedModel)
     base.method, base.tasks, base.base_fingerprint = method, tuple(tasks), fingerprint  # type: ignore[assignment]
@@ -388,6 +397,13 @@ def train_norms(base: PreTrainedModel, backbone: Backbone) -> None:
             norm: Any = base.get_submodule(site.path).float().requires_grad_(True)
             subclass(norm, TrainedNorm)
             norm.eps, norm.embeddings = backbone.norm_eps(base), (base.get_input_embeddings(),)
+
+
+def take_fast_output_layer(base: Any) -> None:
+    """Compute the output layer by the faster product, if it is a frozen linear map."""
+    layer = base.get_output_embeddings()
+    if type(layer) is nn.Linear and layer.bias is None and not layer.weight.requires_grad:
+        subclass(layer, OutputLayer)
 
 
 def insert(model: Any, backbone: Backbone, adaptation: Adaptation) -> None:

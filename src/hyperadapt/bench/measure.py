@@ -29,7 +29,8 @@ class Spec:
     Attributes:
         model: fields of a T5Config; the weights are random.
         library: "transformers" alone, or the one that adapts the model.
-        options: the method's, as the library names them; of transformers {"train": "all" | "layer_norms"}.
+        options: the method's, as the library names them; of transformers {"train": "all" | "layer_norms"}, and
+            "as_hyperadapt" for what hyperadapt does for any base model, before a method.
         tasks: how many the model is adapted for.
         batches: rows as (source tokens, task id), taken in turns.
         targets: target tokens of each row, or tokens to generate.

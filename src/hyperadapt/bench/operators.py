@@ -11,14 +11,23 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from hyperadapt.backbones import backbone_of
 from hyperadapt.bench import worker
 from hyperadapt.bench.section import Found, Setting
-from hyperadapt.bench.sections import FLOOR, FULL, LORA, LORA_R8, adapted, options_of, sizes, spec, t5
-from hyperadapt.model import train_norms
+from hyperadapt.bench.sections import (
+    FLOOR,
+    FULL,
+    LORA,
+    LORA_R8,
+    OUR_FLOOR,
+    adapted,
+    options_of,
+    our_floor,
+    sizes,
+    spec,
+    t5,
+)
 
 META = torch.device("meta")  # shapes without numbers, which no method takes for a CPU
-OUR_NORMS = f"{FLOOR}, its norms hyperadapt's"
 
 
 class Fused(torch.autograd.Function):
@@ -58,24 +67,23 @@ class AsOnAnAccelerator(TorchFunctionMode):
 def operators(setting: Setting) -> Found:
     """Count what a step calls, each operator at least a kernel to launch."""
     low: dict[str, Any] = {"model": t5("t5-base", setting), "dtype": "bfloat16"}
-    floor, options = {"train": "layer_norms"}, options_of("hyperformer++")
-    plain = {FULL: {"train": "all"}, FLOOR: floor, OUR_NORMS: floor}
+    options, plain = options_of("hyperformer++"), {FULL: {"train": "all"}, FLOOR: {"train": "layer_norms"}}
     contenders = {
         **{name: spec(setting, "transformers", trained, **low) for name, trained in plain.items()},
+        **our_floor(setting, **low),
         # An accelerator generates all tasks, so that a batch of one counts as one of all.
         **{name: of for name, of in adapted(setting, **low).items() if not name.endswith(" 1 task")},
         "hyperformer++, a model of 1 task": spec(setting, "hyperadapt", options, 1, tasks=1, **low),
         LORA_R8: spec(setting, "peft", LORA, **low),
     }
     counts = {
-        name: worker.operators(forward_and_backward(asdict(of), name == OUR_NORMS), META)
-        for name, of in contenders.items()
+        name: worker.operators(forward_and_backward(asdict(of)), META) for name, of in contenders.items()
     }
     rows = [
         {
             "": name,
             "operators": str(count),
-            **{f"of {other}": f"{count / counts[other]:.3f}" for other in (FLOOR, OUR_NORMS)},
+            **{f"of {other}": f"{count / counts[other]:.3f}" for other in (FLOOR, OUR_FLOOR)},
         }
         for name, count in counts.items()
     ]
@@ -89,17 +97,11 @@ def operators(setting: Setting) -> Found:
     return Found(how, rows, [])
 
 
-def forward_and_backward(fields: dict[str, Any], our_norms: bool = False) -> Callable[[], None]:
-    """Return a contender's step but for the optimizer, on tensors without numbers.
-
-    Args:
-        fields: of its `Spec`.
-        our_norms: train its norms as hyperadapt does.
-    """
+def forward_and_backward(fields: dict[str, Any]) -> Callable[[], None]:
+    """Return a contender's step but for the optimizer, on tensors without numbers."""
     with META:
         model = worker.adapted(fields).train()
-    if our_norms:
-        train_norms(model, backbone_of(model))
+    model.config.use_cache = False  # as Trainer sets it
     [batch] = worker.inputs(fields, META)
     del batch["attention_mask"]  # of which transformers would ask whether it has padding
     labels = torch.zeros(len(batch["input_ids"]), fields["targets"], dtype=torch.long, device=META)

@@ -5,8 +5,8 @@
 Each line of standard input is a question, answered by a line of JSON on standard output: "run" does one piece of work
 and answers its seconds; "peak" answers the highest memory of the process (the device's allocator, where there is one)
 in MB; "trained" how many parameters are trained; "operators" how many a run calls, or how many kernels of a GPU it
-launches. SPEC is the JSON of `Spec.__dict__`. Nothing of hyperadapt is imported unless it is the contender, so that
-libraries which need older versions of others can run this file in an environment of their own.
+launches. SPEC is the JSON of `Spec.__dict__`. Nothing of hyperadapt is imported unless the contender has something of
+it, so that libraries which need older versions of others can run this file in an environment of their own.
 """
 
 from __future__ import annotations
@@ -105,6 +105,13 @@ def adapted(spec: dict[str, Any]) -> Any:
     else:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(options["train"] == "all" or "layer_norm" in name)
+        if options.get("as_hyperadapt"):
+            from hyperadapt.backbones import backbone_of
+            from hyperadapt.model import take_fast_output_layer, train_norms
+
+            train_norms(model, backbone_of(model))
+            take_fast_output_layer(model)
+            model.decoder.config.use_cache = False
     return model
 
 
@@ -148,6 +155,7 @@ def training(spec: dict[str, Any], model: Any, device: Any) -> Any:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     model.train()
+    model.config.use_cache = False  # as Trainer sets it
     forward = torch.compile(model, fullgraph=True) if spec["compile"] else model
 
     def step() -> None:

@@ -1,0 +1,78 @@
+"""A linear map's products by MKL and by oneDNN: python benchmarks/linear_maps.py [SHAPE ...]
+
+Of every width of a published T5, for the tokens of a training step's encoder and decoder and for a generated token:
+y = W x and dx = W^T dy, the median milliseconds of ROUNDS in turns, and oneDNN's as a multiple of MKL's with quartiles.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from statistics import median, quantiles
+from time import perf_counter
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hyperadapt.backbones import published_config
+from hyperadapt.bench import Setting
+from hyperadapt.output_layer import HAS_BOTH, product
+
+ROUNDS, WARM_UP = 30, 3
+
+
+def race(mkl: Callable[[], Tensor], onednn: Callable[[], Tensor]) -> str:
+    """Time two ways in turns."""
+    taken: dict[Callable[[], Tensor], list[float]] = {mkl: [], onednn: []}
+    for number in range(WARM_UP + ROUNDS):
+        for way in (mkl, onednn) if number % 2 else (onednn, mkl):
+            start = perf_counter()
+            way()
+            if number >= WARM_UP:
+                taken[way].append(1000 * (perf_counter() - start))
+    ratios = [ours / theirs for ours, theirs in zip(taken[onednn], taken[mkl], strict=True)]
+    low, middle, high = quantiles(ratios, n=4)
+    times = f"{median(taken[mkl]):7.2f} {median(taken[onednn]):7.2f}"
+    return f"{times}  {middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+@torch.no_grad()
+def main() -> None:
+    """Print a table for each shape."""
+    if not HAS_BOTH:
+        sys.exit("this PyTorch does not have both MKL and oneDNN")
+    setting = Setting()
+    torch.set_num_threads(setting.threads)
+    rows, source, target = setting.batch
+    for shape in sys.argv[1:] or ["t5-small", "t5-base"]:
+        config = published_config(shape)
+        d_model, d_ff = config.d_model, config.d_ff
+        for d_in, d_out in (
+            (d_model, d_model),
+            (d_model, d_ff),
+            (d_ff, d_model),
+            (d_model, config.vocab_size),
+        ):
+            weight = torch.randn(d_out, d_in)
+            for tokens in (rows * source, rows * target, rows):
+                if tokens == rows * source and d_out == config.vocab_size:
+                    continue  # the output layer is the decoder's alone
+                x, gradient = torch.randn(tokens, d_in), torch.randn(tokens, d_out)
+                ways = {
+                    "W x    ": (partial(F.linear, x, weight), partial(product, x, weight)),
+                    "W^T dy ": (
+                        partial(torch.matmul, gradient, weight),
+                        partial(product, gradient, weight.T),
+                    ),
+                }
+                for name, (mkl, onednn) in ways.items():
+                    print(
+                        f"{shape}  {d_in:5} -> {d_out:5}  {tokens:5} tokens  {name}  {race(mkl, onednn)}",
+                        flush=True,
+                    )
+
+
+if __name__ == "__main__":
+    main()
