@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from tiny_run import hyperadapt, write_config, write_tasks
+from tiny_run import hyperadapt, one_after_another, write_config, write_tasks
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -37,6 +37,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(trained: Path, tmp_path: Path) -> Path:
     """A copy of the trained run, to be damaged or written to."""
     return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+@pytest.fixture
+def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs of a comparison are trained one after another in the tests' own process, which is far faster."""
+    monkeypatch.setattr("hyperadapt.comparison.spread_over_processes", one_after_another)
 
 
 @pytest.fixture

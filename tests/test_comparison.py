@@ -131,12 +131,13 @@ def test_a_cell_is_the_run_that_train_makes_of_its_configuration(compared: Path,
     assert weights(tmp_path / "alone") == weights(compared / "table/r=4/seed-1")
 
 
+@pytest.mark.usefixtures("in_one_process")
 def test_what_is_finished_is_not_run_again_and_what_is_added_is(comparison: Path) -> None:
     before = contents(comparison / "table")
     assert hyperadapt("compare", comparison / "compare.yaml").code == 0
     assert trained_between(before, contents(comparison / "table")) == set()
     shutil.rmtree(comparison / "table/adapters/seed-1")
-    outcome = hyperadapt("compare", comparison / "compare.yaml", "seeds=[0, 1, 2]", "--jobs", "2")
+    outcome = hyperadapt("compare", comparison / "compare.yaml", "seeds=[0, 1, 2]")
     assert outcome.code == 0, outcome.err
     after = contents(comparison / "table")
     assert trained_between(before, after) >= {"adapters/seed-2", "r=4/seed-2"}
@@ -201,6 +202,7 @@ def test_sigterm_lets_the_runs_write_their_checkpoints_and_they_go_on_from_there
         assert again == sorted(set(again))  # no step was trained twice
 
 
+@pytest.mark.usefixtures("in_one_process")
 def test_variants_of_different_tasks_have_no_common_average_and_each_task_its_majority(
     tmp_path: Path,
 ) -> None:

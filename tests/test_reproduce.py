@@ -34,9 +34,10 @@ def smoke_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.usefixtures("in_one_process")
 def test_smoke(smoke_folder: Path, name: str) -> None:
     planned = plan(name, "smoke", smoke_folder)
-    page = reproduce(planned, jobs=1 if EXPERIMENTS[name].timed else 2)
+    page = reproduce(planned)
     assert all(cell.finished for cell in planned.cells())
     text = page.read_text()
     assert text.startswith(f"# {EXPERIMENTS[name].source}: ")
@@ -319,11 +320,12 @@ def test_the_mean_over_tasks_is_of_those_that_have_every_size(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_one_process")
 def test_a_run_that_failed_leaves_a_page_of_the_others(tmp_path: Path) -> None:
     planned = plan("table-3", "smoke", tmp_path)
     diverging = replace(planned.scale, learning_rates={HYPER: 1e30})
     with pytest.raises(UserError, match=r"1 of 2 runs failed; hyperformer,r=8, seed 1 .*the loss is nan"):
-        reproduce(replace(planned, scale=diverging), jobs=2)
+        reproduce(replace(planned, scale=diverging))
     text = (planned.folder / "table-3.md").read_text()
     assert "1 of 2 runs are not finished" in text
     assert "| adapters_dagger,r=2 | 1 |" in text
