@@ -24,7 +24,7 @@ from sklearn.decomposition import PCA
 
 from hyperadapt.config import CompareConfig
 from hyperadapt.runs import load_run
-from tiny_run import BASE, assert_one_line, contents, hyperadapt, write_tasks
+from tiny_run import BASE, assert_one_line, contents, hyperadapt, one_after_another, write_tasks
 
 pytestmark = pytest.mark.xdist_group("comparison")  # or each worker would train the runs that all look at
 
@@ -56,7 +56,9 @@ def write_comparison(directory: Path, **changes: Any) -> Path:
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a comparison that is finished, for reading only."""
     directory = tmp_path_factory.mktemp("comparison")
-    outcome = hyperadapt("compare", write_comparison(directory), "--jobs", "2")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("hyperadapt.comparison.spread_over_processes", one_after_another)
+        outcome = hyperadapt("compare", write_comparison(directory))
     assert outcome.code == 0, outcome.err
     assert "mean ± deviation" in outcome.out
     return directory
@@ -238,7 +240,7 @@ def test_a_run_of_two_processes_is_the_run_of_one(compared: Path, tmp_path: Path
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
-def test_the_runs_of_a_ray_cluster_are_those_of_processes(compared: Path, tmp_path: Path) -> None:
+def test_the_runs_of_a_ray_cluster_are_those_of_this_process(compared: Path, tmp_path: Path) -> None:
     config = write_comparison(tmp_path, seeds=[0])
     outcome = hyperadapt("compare", config, "--ray", "local", "--jobs", "2")
     assert outcome.code == 0, outcome.err
