@@ -65,13 +65,12 @@ class AdaptedModel(PreTrainedModel):
         """
         if self.method.task_conditioned:
             kwargs["task_ids"] = task_ids
-        by_position = (
-            list(inspect.signature(type(self).forward).parameters)[1 : len(args) + 1] if args else []
-        )
-        if not self.config.use_cache and kwargs.get("use_cache") is None and "use_cache" not in by_position:
+        if not self.config.use_cache:
             # As Trainer sets it. T5's decoder looks at a copy of this configuration, and would go on to copy every key
             # and value into a cache.
-            kwargs["use_cache"] = False
+            args, kwargs = (), by_name(self, args, kwargs)
+            if kwargs.get("use_cache") is None:
+                kwargs["use_cache"] = False
         return super().forward(*args, **kwargs)
 
     @property
@@ -164,8 +163,7 @@ class AdaptedStack(nn.Module):
         self, *args: Any, task_ids: Tensor | None = None, past_key_values: Any = None, **kwargs: Any
     ) -> Any:
         if len(args) > 1:  # by name, so that masks and states are found below
-            names = [name for name in inspect.signature(type(self).forward).parameters if name != "self"]
-            args, kwargs = (), {**dict(zip(names, args, strict=False)), **kwargs}
+            args, kwargs = (), by_name(self, args, kwargs)
             past_key_values = kwargs.pop("past_key_values", past_key_values)
         tokens = args[0] if args else kwargs.get("input_ids")
         tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
@@ -210,6 +208,14 @@ class AdaptedStack(nn.Module):
         if cache is not None:
             cache.site_weights = Kept(task_ids, encoded, site_weights)
         return output
+
+
+def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Name what a module's forward is given by position."""
+    if not args:
+        return kwargs
+    names = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 def shape_of(states: Tensor | None) -> torch.Size | None:
