@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from statistics import median, quantiles
+from statistics import median
 from time import perf_counter
 
 import torch
@@ -18,24 +18,23 @@ from torch import Tensor
 
 from hyperadapt.backbones import published_config
 from hyperadapt.bench import Setting
+from hyperadapt.bench.measure import Measured
 from hyperadapt.output_layer import HAS_BOTH, product
 
 ROUNDS, WARM_UP = 30, 3
 
 
-def race(mkl: Callable[[], Tensor], onednn: Callable[[], Tensor]) -> str:
-    """Time two ways in turns."""
-    taken: dict[Callable[[], Tensor], list[float]] = {mkl: [], onednn: []}
+def race(**ways: Callable[[], Tensor]) -> str:
+    """Time MKL's way and oneDNN's in turns."""
+    taken: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(WARM_UP + ROUNDS):
-        for way in (mkl, onednn) if number % 2 else (onednn, mkl):
+        for name in sorted(ways, reverse=number % 2 == 1):
             start = perf_counter()
-            way()
+            ways[name]()
             if number >= WARM_UP:
-                taken[way].append(1000 * (perf_counter() - start))
-    ratios = [ours / theirs for ours, theirs in zip(taken[onednn], taken[mkl], strict=True)]
-    low, middle, high = quantiles(ratios, n=4)
-    times = f"{median(taken[mkl]):7.2f} {median(taken[onednn]):7.2f}"
-    return f"{times}  {middle:.2f} ({low:.2f} to {high:.2f})"
+                taken[name].append(1000 * (perf_counter() - start))
+    ratio = Measured(taken["onednn"], taken, peak=0, trained=0, operators=0).ratio("mkl")
+    return f"{median(taken['mkl']):7.2f} {median(taken['onednn']):7.2f}  {ratio}"
 
 
 @torch.no_grad()
@@ -69,7 +68,7 @@ def main() -> None:
                 }
                 for name, (mkl, onednn) in ways.items():
                     print(
-                        f"{shape}  {d_in:5} -> {d_out:5}  {tokens:5} tokens  {name}  {race(mkl, onednn)}",
+                        f"{shape}  {d_in:5} -> {d_out:5}  {tokens:5} tokens  {name}  {race(mkl=mkl, onednn=onednn)}",
                         flush=True,
                     )
 
