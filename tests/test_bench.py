@@ -25,7 +25,7 @@ from hyperadapt.bench import (
     worker,
     written,
 )
-from hyperadapt.bench.measure import Measured, Spec, peak_alone, side_by_side
+from hyperadapt.bench.measure import Measured, Ratio, Spec, peak_alone, side_by_side
 from hyperadapt.bench.section import Goal
 from hyperadapt.bench.sections import FLOOR, FULL, LORA, OUR_FLOOR, options_of, spec
 from hyperadapt.errors import UserError
@@ -102,10 +102,12 @@ def test_both_ways_to_evaluate_generate_as_many_tokens_for_every_row(monkeypatch
 
 
 def test_contenders_run_in_processes_of_their_own_and_take_turns() -> None:
-    found = side_by_side({FLOOR: CONTENDERS[FLOOR]}, {"ours": CONTENDERS["hyperformer++"]}, rounds=2)
+    found = side_by_side(
+        {FLOOR: CONTENDERS[FLOOR]}, {"ours": CONTENDERS["hyperformer++"]}, rounds=3, a_launch=2
+    )
     assert list(found) == [FLOOR, "ours"]
     ours = found["ours"]
-    assert len(ours.seconds) == len(ours.beside[FLOOR]) == 2
+    assert len(ours.seconds) == len(ours.beside[FLOOR]) == 3
     assert ours.beside["ours"] == ours.seconds
     assert ours.trained > found[FLOOR].trained
     assert ours.operators > found[FLOOR].operators
@@ -165,7 +167,7 @@ def test_a_compiled_step_asks_for_compiled_contenders_and_counts_no_operators(
     assert all("operators" not in row for row in found.rows)
 
 
-def in_this_process(references: Any, others: Any, rounds: int) -> dict[str, Measured]:
+def in_this_process(references: Any, others: Any, rounds: int, a_launch: int = 1) -> dict[str, Measured]:
     """Let every contender do its work once, as `side_by_side` does in processes of their own."""
     specs = {**references, **others}
     seconds = {name: [worked(of) * (2 + number)] for number, (name, of) in enumerate(specs.items())}
@@ -205,7 +207,8 @@ def test_batches_of_like_length_hold_the_same_rows_as_those_at_random(
 ) -> None:
     seen: dict[str, Spec] = {}
 
-    def keep(references: Any, others: Any, rounds: int) -> dict[str, Measured]:
+    def keep(references: Any, others: Any, rounds: int, a_launch: int) -> dict[str, Measured]:
+        assert a_launch == rounds  # or a batch would be timed twice, and another never
         seen.update({**references, **others})
         return in_this_process(references, others, rounds)
 
@@ -226,10 +229,25 @@ def test_a_ratio_is_the_median_of_the_rounds_and_not_of_the_times() -> None:
     measured = Measured(
         [1.0, 4.0, 3.0, 4.0, 5.0], {"other": [1.0, 2.0, 1.0, 1.0, 1.0]}, peak=0, trained=0, operators=0
     )
-    assert measured.ratio("other") == (3.0, 2.0, 4.0)
-    assert measured.ratio("other").inverse == (1 / 3, 1 / 4, 1 / 2)
+    ratio = measured.ratio("other")
+    assert (ratio.median, ratio.quartiles) == (3.0, (2.0, 4.0))
+    assert (ratio.inverse.median, ratio.inverse.quartiles) == (1 / 3, (1 / 4, 1 / 2))
+    assert str(ratio) == "3.000 (2.000 to 4.000)"
     few = Measured([1.0, 4.0, 3.0], {"other": [1.0, 2.0, 1.0]}, peak=0, trained=0, operators=0)
     assert str(few.ratio("other")) == "2.000"
+
+
+def test_a_goal_has_the_interval_in_which_the_median_is_likely_to_lie() -> None:
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.rand(1000, 15, generator=generator) - 0.5  # of which 0 is the median
+    intervals = [Ratio(tuple(rounds)).interval for rounds in draws.tolist()]
+    held = sum(ends is not None and ends[0] <= 0 <= ends[1] for ends in intervals)
+    assert 950 <= held <= 975  # between the 4th and the 12th of 15: 96.5 %
+    ratio = Ratio((1.0, 6.0, 2.0, 5.0, 3.0, 4.0))
+    goal = ratio.goal("a", 3.5)
+    assert (goal.measured, goal.low, goal.high) == (3.5, 1.0, 6.0)
+    assert asked_of(goal)["measured"] == "3.500 (1.000 to 6.000)"
+    assert Ratio(ratio.rounds[:5]).interval is None
 
 
 @pytest.mark.parametrize(

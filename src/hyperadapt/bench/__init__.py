@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperadapt.bench import operators, real_rows, sections
-from hyperadapt.bench.section import Goal, Section, Setting
+from hyperadapt.bench.section import Goal, Section, Setting, between
 from hyperadapt.comparison import markdown
 from hyperadapt.errors import UserError, nearest
 
@@ -133,10 +133,11 @@ def section_text(section: Section, record: dict[str, Any]) -> str:
 
 def asked_of(goal: Goal) -> dict[str, str]:
     """Lay out what was asked and what came out."""
+    ends = None if goal.low is None or goal.high is None else (goal.low, goal.high)
     return {
         "what": goal.what,
         "asked": f"at {'most' if goal.at_most else 'least'} {goal.bound:g}",
-        "measured": f"{goal.measured:.3f}",
+        "measured": f"{goal.measured:.3f}{between(ends)}",
         "met": goal.met,
     }
 
@@ -166,8 +167,9 @@ PREFACE = """# Benchmarks
 
 Written by `hyperadapt bench` (`make bench`). Models have random weights of published shapes, in fp32 on a CPU; on a
 GPU all train under bf16 autocast, frozen weights are in bf16. Contenders are processes of their own whose runs take
-turns; a ratio is the median over the rounds of two runs of the same round, with its quartiles; seconds are medians, and
-those of different groups of six cannot be compared. A goal is open where the quartiles lie on both sides of what is
-asked. The floor is the frozen model of which only the layer norms are trained. A step is forward, backward and fused
-AdamW. Operators are those of a run, without views.
+turns, and which start anew after six rounds; a ratio is the median over the rounds of two runs of the same round, with
+its quartiles; seconds are medians, and those of different groups of six cannot be compared. What is measured of a goal
+has the median's 95 % confidence interval; the goal is open where that lies on both sides of what is asked. The floor is
+the frozen model of which only the layer norms are trained. A step is forward, backward and fused AdamW. Operators are
+those of a run, without views.
 """

@@ -11,15 +11,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
 from tempfile import TemporaryFile
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from hyperadapt.bench.section import Goal
+from hyperadapt.bench.section import Goal, between
 from hyperadapt.errors import UserError
 
 WORKER = Path(__file__).with_name("worker.py")
 Question = Literal["run", "peak", "trained", "operators"]
 ENOUGH = 4  # rounds for quartiles to mean something
 WARM_UP = 2  # runs before any is timed: the first allocates memory, the optimizer's state included
+A_LAUNCH = (
+    6  # rounds, after which all start anew: where its memory lies makes one process faster than its twin
+)
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -128,33 +132,57 @@ class Measured:
     operators: int
 
     def ratio(self, reference: str) -> Ratio:
-        """Return the median over the rounds of the time as a multiple of another's that ran beside it."""
-        ratios = [own / other for own, other in zip(self.seconds, self.beside[reference], strict=True)]
-        if len(ratios) < ENOUGH:
-            return Ratio(median(ratios))
-        low, _, high = quantiles(ratios, n=4, method="inclusive")
-        return Ratio(median(ratios), low, high)
+        """Return the time as a multiple of another's that ran beside it."""
+        pairs = zip(self.seconds, self.beside[reference], strict=True)
+        return Ratio(tuple(own / other for own, other in pairs))
 
 
-class Ratio(NamedTuple):
-    """A median and its quartiles, which fewer than `ENOUGH` rounds do not have."""
+@dataclass(frozen=True)
+class Ratio:
+    """A multiple, measured in several rounds.
 
-    median: float
-    low: float | None = None
-    high: float | None = None
+    Attributes:
+        rounds: what came out in each.
+    """
+
+    rounds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The median of the rounds."""
+        return median(self.rounds)
+
+    @property
+    def quartiles(self) -> tuple[float, float] | None:
+        """How far the rounds lie apart; None if they are fewer than `ENOUGH`."""
+        if len(self.rounds) < ENOUGH:
+            return None
+        low, _, high = quantiles(self.rounds, n=4, method="inclusive")
+        return low, high
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % confidence interval of the median, between two of the rounds; None if they are too few for one.
+
+        The median lies below the k-th smallest of n with the probability that fewer than k of n coins show heads.
+        """
+        from scipy.stats import binom
+
+        rank = int(binom.ppf((1 - CONFIDENCE) / 2, len(self.rounds), 0.5))
+        in_order = sorted(self.rounds)
+        return (in_order[rank - 1], in_order[-rank]) if rank else None
 
     @property
     def inverse(self) -> Ratio:
         """The ratio the other way round."""
-        return Ratio(1 / self.median, *(None if end is None else 1 / end for end in (self.high, self.low)))
+        return Ratio(tuple(1 / ratio for ratio in self.rounds))
 
     def goal(self, what: str, bound: float, at_most: bool = True) -> Goal:
         """Set it beside what is asked."""
-        return Goal(what, self.median, bound, at_most, self.low, self.high)
+        return Goal(what, self.median, bound, at_most, *(self.interval or ()))
 
     def __str__(self) -> str:
-        spread = "" if self.low is None or self.high is None else f" ({self.low:.3f} to {self.high:.3f})"
-        return f"{self.median:.3f}{spread}"
+        return f"{self.median:.3f}{between(self.quartiles)}"
 
 
 def times_of(found: Mapping[str, Measured]) -> dict[str, dict[str, list[float]]]:
@@ -166,44 +194,47 @@ def times_of(found: Mapping[str, Measured]) -> dict[str, dict[str, list[float]]]
 
 
 def side_by_side(
-    references: Mapping[str, Spec], others: Mapping[str, Spec], rounds: int, at_once: int = 6
+    references: Mapping[str, Spec],
+    others: Mapping[str, Spec],
+    rounds: int,
+    at_once: int = 6,
+    a_launch: int = A_LAUNCH,
 ) -> dict[str, Measured]:
     """Time contenders whose runs take turns, so that what else the machine does falls on all alike.
 
     Args:
         references: run beside every group of the others.
         others: in groups of `at_once`, as memory has to hold a group.
-        rounds: runs of each that are timed, after `WARM_UP`.
+        rounds: runs of each that are timed.
+        at_once: how many of the others.
+        a_launch: rounds until all start anew, with `WARM_UP` runs that are not timed.
     """
     names, measured = list(others), dict[str, Measured]()
     for start in range(0, max(len(names), 1), at_once):
         group = {**references, **{name: others[name] for name in names[start : start + at_once]}}
-        for name, of in take_turns(group, rounds).items():
+        for name, of in take_turns(group, rounds, a_launch).items():
             measured.setdefault(name, of)
     return measured
 
 
-def take_turns(specs: Mapping[str, Spec], rounds: int) -> dict[str, Measured]:
+def take_turns(specs: Mapping[str, Spec], rounds: int, a_launch: int) -> dict[str, Measured]:
     """Time contenders that all fit into memory; each round begins with another."""
     seconds: dict[str, list[float]] = {name: [] for name in specs}
-    with ExitStack() as stack:
-        running = [stack.enter_context(Contender(name, spec)) for name, spec in specs.items()]
-        for number in range(WARM_UP + rounds):
-            first = number % len(running)
-            for one in running[first:] + running[:first]:
-                taken = one.ask("run")
-                if number >= WARM_UP:
-                    seconds[one.name].append(taken)
-        return {
-            one.name: Measured(
-                seconds[one.name],
-                seconds,
-                one.ask("peak"),
-                int(one.ask("trained")),
-                int(one.ask("operators")),
-            )
-            for one in running
-        }
+    of_process: dict[str, tuple[float, int, int]] = {}
+    for start in range(0, rounds, a_launch):
+        with ExitStack() as stack:
+            running = [stack.enter_context(Contender(name, spec)) for name, spec in specs.items()]
+            for number in range(-WARM_UP, min(a_launch, rounds - start)):
+                first = (start + number) % len(running)
+                for one in running[first:] + running[:first]:
+                    taken = one.ask("run")
+                    if number >= 0:
+                        seconds[one.name].append(taken)
+            of_process = {
+                one.name: (one.ask("peak"), int(one.ask("trained")), int(one.ask("operators")))
+                for one in running
+            }
+    return {name: Measured(seconds[name], seconds, *of) for name, of in of_process.items()}
 
 
 def peak_alone(name: str, spec: Spec) -> float:

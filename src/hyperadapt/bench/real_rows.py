@@ -73,7 +73,7 @@ def training_lengths(setting: Setting) -> Found:
     plain = spec(setting, "hyperadapt", options_of("hyperformer++"), batches=composed(False))
     specs = {ours: replace(plain, batches=composed(True)), fixed: replace(plain, pad_to=MAX_SOURCE_LENGTH)}
     # As many rounds as batches: each is timed once, and those of the warm-up come again at the end.
-    found = side_by_side({random: plain}, specs, rounds=batches)
+    found = side_by_side({random: plain}, specs, rounds=batches, a_launch=batches)
     assert batches >= WARM_UP
     useful = sum(length for batch in plain.batches for length, _ in batch)
     speed = {name: useful / sum(of.seconds) for name, of in found.items()}

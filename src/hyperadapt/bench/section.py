@@ -25,8 +25,7 @@ class Setting:
     Attributes:
         rounds: of runs that take turns.
         threads: of the CPU.
-        dropout: of the models in training; T5's is 0.1, and its random numbers cost a CPU a fifth of a step, alike for
-            all.
+        dropout: of the models in training; T5's is 0.1, whose random numbers cost a CPU much of a step, alike for all.
         data_dir: a local copy of GLUE, for real lengths.
         tokenizer: whose tokens those are, a hub name or a directory.
         adapters_python: interpreter of an environment with the `adapters` library, which needs older transformers.
@@ -74,7 +73,7 @@ class Goal:
         measured: what came out, the median of the rounds.
         bound: what was asked.
         at_most: whether it is an upper bound, else a lower.
-        low, high: quartiles of the rounds, where there were enough.
+        low, high: the 95 % confidence interval of that median, where there were enough rounds for one.
     """
 
     what: str
@@ -86,10 +85,15 @@ class Goal:
 
     @property
     def met(self) -> Literal["yes", "no", "open"]:
-        """Whether it was reached; open where the quartiles lie on both sides of the bound."""
+        """Whether it was reached; open where the interval's ends lie on both sides of the bound."""
         ends = [self.measured if end is None else end for end in (self.low, self.high)]
         within = [end <= self.bound if self.at_most else end >= self.bound for end in ends]
         return "yes" if all(within) else "open" if any(within) else "no"
+
+
+def between(ends: tuple[float, float] | None) -> str:
+    """Write how far apart the ends of something lie."""
+    return "" if ends is None else f" ({ends[0]:.3f} to {ends[1]:.3f})"
 
 
 @dataclass(frozen=True)
