@@ -1,6 +1,7 @@
 """A linear map's products by MKL and by oneDNN: python benchmarks/linear_maps.py [SHAPE ...]
 
-Of every width of a published T5, for the tokens of a training step's encoder and decoder and for a generated token:
+Of every width of a published T5, for the tokens of a training step's encoder, of few (up to which the output
+layer takes oneDNN), of the decoder and of generation:
 y = W x and dx = W^T dy, the median milliseconds of ROUNDS in turns, and oneDNN's as a multiple of MKL's with quartiles.
 """
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from hyperadapt.backbones import published_config
 from hyperadapt.bench import Setting
 from hyperadapt.bench.measure import Measured
-from hyperadapt.output_layer import HAS_BOTH, product
+from hyperadapt.output_layer import FEW_TOKENS, HAS_BOTH, product
 
 ROUNDS, WARM_UP = 30, 3
 
@@ -55,9 +56,7 @@ def main() -> None:
             (d_model, config.vocab_size),
         ):
             weight = torch.randn(d_out, d_in)
-            for tokens in (rows * source, rows * target, rows):
-                if tokens == rows * source and d_out == config.vocab_size:
-                    continue  # the output layer is the decoder's alone
+            for tokens in (rows * source, FEW_TOKENS, rows * target, rows):
                 x, gradient = torch.randn(tokens, d_in), torch.randn(tokens, d_out)
                 ways = {
                     "W x    ": (partial(F.linear, x, weight), partial(product, x, weight)),

@@ -141,12 +141,24 @@ def traced(module: Any, x: Tensor) -> Tensor:
     return torch.jit.trace(module, (x,), check_trace=False)(x)
 
 
+def with_many_tokens(module: Any, x: Tensor) -> Tensor:
+    return module(x.repeat(1, 20, 1))
+
+
 def with_a_trained_weight(module: Any, x: Tensor) -> Tensor:
     module.weight.requires_grad_(True)
     return module(x)
 
 
-ELSEWHERE = [in_float64, in_bfloat16, under_autocast, switched_off, traced, with_a_trained_weight]
+ELSEWHERE = [
+    in_float64,
+    in_bfloat16,
+    under_autocast,
+    switched_off,
+    traced,
+    with_many_tokens,
+    with_a_trained_weight,
+]
 
 
 @pytest.mark.parametrize("way", ELSEWHERE)

@@ -2,9 +2,9 @@
 
     y = W x,    dx = W^T dy
 
-MKL takes up to twice as long for a few tokens and a whole vocabulary; for the other maps neither is the better one
-(`python benchmarks/linear_maps.py`). PyTorch's binding of oneDNN's product has no gradient, as a trained W would need
-one; a frozen one needs none.
+MKL takes longer for a few tokens and a whole vocabulary, on an AMD processor up to twice as long; for the other maps
+and for many tokens it is the better one or as good (`python benchmarks/linear_maps.py`). PyTorch's binding of oneDNN's
+product has no gradient, as a trained W would need one; a frozen one needs none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from torch import Tensor, nn
 
 from hyperadapt.forms.base import autocast_dtype
 
-HAS_BOTH = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+HAS_BOTH = (
+    torch.backends.mkl.is_available()
+    and torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+FEW_TOKENS = 256
 
 
 class OutputLayer(nn.Module):
@@ -31,7 +36,7 @@ class OutputLayer(nn.Module):
 
 
 def takes_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN is there and allowed, and these tensors are for it: W frozen, no shard, and not quantised."""
+    """Whether oneDNN is there and allowed, and these tensors are for it: few x; W frozen, no shard, not quantised."""
     return (
         HAS_BOTH
         and bool(torch.backends.mkldnn.enabled)
@@ -42,6 +47,7 @@ def takes_onednn(x: Tensor, weight: Tensor) -> bool:
         and autocast_dtype("cpu") is None
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
+        and x.numel() <= FEW_TOKENS * x.shape[-1]
     )
 
 

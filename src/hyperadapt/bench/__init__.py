@@ -11,6 +11,8 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import date
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -66,8 +68,7 @@ def bench(names: Sequence[str], setting: Setting, output: Path, page: Path) -> l
         for library in section.libraries:
             if find_spec(library) is None:
                 raise UserError(f"section '{section.name}' measures {library} too: pip install {library}")
-    if setting.adapters_python is not None:
-        check_has_adapters(setting.adapters_python)
+    theirs = "" if setting.adapters_python is None else f" {versions_beside(setting.adapters_python)}."
     if setting.data_dir is not None and any(section.needs == "data_dir" for section in chosen):
         real_rows.tokenizer_of(setting)
     goals = []
@@ -79,28 +80,33 @@ def bench(names: Sequence[str], setting: Setting, output: Path, page: Path) -> l
             continue
         print(f"measuring {section.name}", flush=True)
         found = section.measure(setting)
-        record = {**asdict(found), "machine": machine(setting)}
+        asked = [asked_of(goal) for goal in found.goals]
+        record = {**asdict(found), "goals": asked, "machine": f"{machine(setting)}{theirs}"}
         (output / f"{section.name}.json").write_text(json.dumps(record, indent=1))
         page.write_text(written(output, page.read_text() if page.exists() else ""))
-        goals += [{"section": section.name, **asked_of(goal)} for goal in found.goals]
+        goals += [{"section": section.name, **of} for of in asked]
     return goals
 
 
-def check_has_adapters(python: str) -> None:
-    """Check that an interpreter has the adapters library."""
-    command = [
-        python,
-        "-c",
-        "import importlib.util, sys; sys.exit(importlib.util.find_spec('adapters') is None)",
-    ]
+def versions_beside(python: str) -> str:
+    """Name the versions of the adapters library and of the transformers beside it.
+
+    Raises:
+        UserError: if the interpreter has no such library.
+    """
+    words = (
+        "from importlib.metadata import version as v; "
+        'print(f\'adapters {v("adapters")}, with transformers {v("transformers")}\')'
+    )
     try:
-        failed = subprocess.run(command, check=False, capture_output=True).returncode
+        done = subprocess.run([python, "-c", words], check=False, capture_output=True, text=True)
     except OSError as error:
         raise UserError(f"--adapters-python {python} cannot be run: {error.strerror}") from None
-    if failed:
+    if done.returncode:
         raise UserError(
             f"--adapters-python {python} has no library adapters: {python} -m pip install adapters"
         )
+    return done.stdout.strip()
 
 
 def written(output: Path, before: str = "") -> str:
@@ -124,8 +130,7 @@ def written(output: Path, before: str = "") -> str:
 
 def section_text(section: Section, record: dict[str, Any]) -> str:
     """Write one section."""
-    asked = [asked_of(Goal(**goal)) for goal in record["goals"]]
-    goals = f"{markdown(asked)}\n" if asked else ""
+    goals = f"{markdown(record['goals'])}\n" if record["goals"] else ""
     rounds = {len(times) for group in record.get("seconds", {}).values() for times in group.values()}
     how = " ".join([record["how"], *(f"{number} rounds." for number in rounds)])
     return f"## {section.title}\n\n{how}\n\n{record['machine']}\n\n{markdown(record['rows'])}\n{goals}"
@@ -145,16 +150,17 @@ def asked_of(goal: Goal) -> dict[str, str]:
 def machine(setting: Setting) -> str:
     """Describe what measured."""
     import torch
-    import transformers
 
     name = platform.processor() or platform.machine()
     models = [line for line in lines_of("/proc/cpuinfo") if line.startswith("model name")]
     name = models[0].partition(": ")[2] if models else name
     if torch.accelerator.is_available():
         name = f"{torch.cuda.get_device_name()}, " * torch.cuda.is_available() + name
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    named = [library for library in ("torch", "transformers", "peft", "bitsandbytes") if find_spec(library)]
+    versions = ", ".join(f"{library} {version(library)}" for library in named)
     tiny = "Tiny models, whose numbers mean nothing: " if setting.smoke else ""
-    return f"{tiny}{setting.threads} threads of {name}; {versions}; dropout {setting.dropout:g} in training."
+    how = f"{setting.threads} threads of {name}; {versions}; dropout {setting.dropout:g} in training"
+    return f"{tiny}{how}; {date.today()}."
 
 
 def lines_of(path: str) -> list[str]:
@@ -167,9 +173,10 @@ PREFACE = """# Benchmarks
 
 Written by `hyperadapt bench` (`make bench`). Models have random weights of published shapes, in fp32 on a CPU; on a
 GPU all train under bf16 autocast, frozen weights are in bf16. Contenders are processes of their own whose runs take
-turns, and which start anew after six rounds; a ratio is the median over the rounds of two runs of the same round, with
-its quartiles; seconds are medians, and those of different groups of six cannot be compared. What is measured of a goal
-has the median's 95 % confidence interval; the goal is open where that lies on both sides of what is asked. The floor is
-the frozen model of which only the layer norms are trained. A step is forward, backward and fused AdamW. Operators are
-those of a run, without views.
+turns, in another order each round; a ratio is the median over the rounds of two runs of the same round, with its
+quartiles; seconds are medians, and those of different groups of six cannot be compared. The rounds are spread over six
+launches, as a process may be a few percent faster than its twin while both live: a goal's 95 % confidence interval is
+Student's, of the logarithms of the launches' medians, and the goal is open where it lies on both sides of what is
+asked. Memory, real lengths and starting have none. The floor is the frozen model of which only the layer norms are trained. A step is
+forward, backward and fused AdamW. Operators are those of a run, without views.
 """

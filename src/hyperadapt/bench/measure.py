@@ -8,8 +8,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from math import ceil, exp, inf, log, sqrt
 from pathlib import Path
-from statistics import median, quantiles
+from random import Random
+from statistics import median, quantiles, stdev
 from tempfile import TemporaryFile
 from typing import Any, Literal
 
@@ -20,9 +22,7 @@ WORKER = Path(__file__).with_name("worker.py")
 Question = Literal["run", "peak", "trained", "operators"]
 ENOUGH = 4  # rounds for quartiles to mean something
 WARM_UP = 2  # runs before any is timed: the first allocates memory, the optimizer's state included
-A_LAUNCH = (
-    6  # rounds, after which all start anew: where its memory lies makes one process faster than its twin
-)
+LAUNCHES = 6  # in which all start anew: a process may be faster than its twin for as long as both live
 CONFIDENCE = 0.95
 
 
@@ -123,6 +123,7 @@ class Measured:
         peak: the highest memory, in MB.
         trained: parameters that are trained.
         operators: how many a run calls, views left out, or on a GPU how many kernels it launches.
+        a_launch: rounds of the same processes, before all start anew.
     """
 
     seconds: list[float]
@@ -130,11 +131,12 @@ class Measured:
     peak: float
     trained: int
     operators: int
+    a_launch: int = 1
 
     def ratio(self, reference: str) -> Ratio:
         """Return the time as a multiple of another's that ran beside it."""
         pairs = zip(self.seconds, self.beside[reference], strict=True)
-        return Ratio(tuple(own / other for own, other in pairs))
+        return Ratio(tuple(own / other for own, other in pairs), self.a_launch)
 
 
 @dataclass(frozen=True)
@@ -143,9 +145,11 @@ class Ratio:
 
     Attributes:
         rounds: what came out in each.
+        a_launch: how many of them are of the same processes, which no chance parts.
     """
 
     rounds: tuple[float, ...]
+    a_launch: int = 1
 
     @property
     def median(self) -> float:
@@ -161,25 +165,26 @@ class Ratio:
         return low, high
 
     @property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95 % confidence interval of the median, between two of the rounds; None if they are too few for one.
+    def interval(self) -> tuple[float, float]:
+        """The 95 % confidence interval: Student's, of the logarithms of the launches' medians; boundless of one launch."""
+        from scipy.stats import t
 
-        The median lies below the k-th smallest of n with the probability that fewer than k of n coins show heads.
-        """
-        from scipy.stats import binom
-
-        rank = int(binom.ppf((1 - CONFIDENCE) / 2, len(self.rounds), 0.5))
-        in_order = sorted(self.rounds)
-        return (in_order[rank - 1], in_order[-rank]) if rank else None
+        starts = range(0, len(self.rounds), self.a_launch)
+        launches = [log(median(self.rounds[start : start + self.a_launch])) for start in starts]
+        if len(launches) < 2:
+            return 0.0, inf
+        quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(launches) - 1))
+        factor = exp(quantile * stdev(launches) / sqrt(len(launches)))
+        return self.median / factor, self.median * factor
 
     @property
     def inverse(self) -> Ratio:
         """The ratio the other way round."""
-        return Ratio(tuple(1 / ratio for ratio in self.rounds))
+        return Ratio(tuple(1 / ratio for ratio in self.rounds), self.a_launch)
 
     def goal(self, what: str, bound: float, at_most: bool = True) -> Goal:
         """Set it beside what is asked."""
-        return Goal(what, self.median, bound, at_most, *(self.interval or ()))
+        return Goal(what, self.median, bound, at_most, *self.interval)
 
     def __str__(self) -> str:
         return f"{self.median:.3f}{between(self.quartiles)}"
@@ -198,7 +203,7 @@ def side_by_side(
     others: Mapping[str, Spec],
     rounds: int,
     at_once: int = 6,
-    a_launch: int = A_LAUNCH,
+    launches: int = LAUNCHES,
 ) -> dict[str, Measured]:
     """Time contenders whose runs take turns, so that what else the machine does falls on all alike.
 
@@ -207,34 +212,35 @@ def side_by_side(
         others: in groups of `at_once`, as memory has to hold a group.
         rounds: runs of each that are timed.
         at_once: how many of the others.
-        a_launch: rounds until all start anew, with `WARM_UP` runs that are not timed.
+        launches: in so many all start anew, with `WARM_UP` runs that are not timed, and share the rounds.
     """
     names, measured = list(others), dict[str, Measured]()
     for start in range(0, max(len(names), 1), at_once):
         group = {**references, **{name: others[name] for name in names[start : start + at_once]}}
-        for name, of in take_turns(group, rounds, a_launch).items():
+        for name, of in take_turns(group, rounds, ceil(rounds / launches)).items():
             measured.setdefault(name, of)
     return measured
 
 
 def take_turns(specs: Mapping[str, Spec], rounds: int, a_launch: int) -> dict[str, Measured]:
-    """Time contenders that all fit into memory; each round begins with another."""
+    """Time contenders that all fit into memory, in each round in another order."""
     seconds: dict[str, list[float]] = {name: [] for name in specs}
-    of_process: dict[str, tuple[float, int, int]] = {}
+    peaks = dict.fromkeys(specs, 0.0)
+    order = Random(0)
+    counted: dict[str, tuple[int, int]] = {}
     for start in range(0, rounds, a_launch):
         with ExitStack() as stack:
             running = [stack.enter_context(Contender(name, spec)) for name, spec in specs.items()]
             for number in range(-WARM_UP, min(a_launch, rounds - start)):
-                first = (start + number) % len(running)
-                for one in running[first:] + running[:first]:
+                for one in order.sample(running, len(running)):
                     taken = one.ask("run")
                     if number >= 0:
                         seconds[one.name].append(taken)
-            of_process = {
-                one.name: (one.ask("peak"), int(one.ask("trained")), int(one.ask("operators")))
-                for one in running
-            }
-    return {name: Measured(seconds[name], seconds, *of) for name, of in of_process.items()}
+            for one in running:
+                peaks[one.name] = max(peaks[one.name], one.ask("peak"))
+                if start + a_launch >= rounds:
+                    counted[one.name] = int(one.ask("trained")), int(one.ask("operators"))
+    return {name: Measured(seconds[name], seconds, peaks[name], *counted[name], a_launch) for name in specs}
 
 
 def peak_alone(name: str, spec: Spec) -> float:

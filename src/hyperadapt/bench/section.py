@@ -73,7 +73,7 @@ class Goal:
         measured: what came out, the median of the rounds.
         bound: what was asked.
         at_most: whether it is an upper bound, else a lower.
-        low, high: the 95 % confidence interval of that median, where there were enough rounds for one.
+        low, high: its 95 % confidence interval, of a ratio of times.
     """
 
     what: str

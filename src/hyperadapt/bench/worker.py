@@ -172,11 +172,13 @@ def generation(spec: dict[str, Any], model: Any, device: Any) -> Any:
     """Return a greedy generation of exactly `targets` tokens."""
     cycle = itertools.cycle(inputs(spec, device))
     model.eval()
-    length = {"min_new_tokens": spec["targets"], "max_new_tokens": spec["targets"]}
+    # No fewest tokens, for which generate would mask the vocabulary: random weights do not find the end before.
+    length = {"max_new_tokens": spec["targets"]}
     static = {"cache_implementation": "static"} if spec["compile"] else {}
 
     def generate() -> None:
-        model.generate(**next(cycle), **length, **static, do_sample=False, num_beams=1)
+        made = model.generate(**next(cycle), **length, **static, do_sample=False, num_beams=1)
+        assert made.shape[1] == 1 + spec["targets"], f"only {made.shape[1] - 1} tokens were generated"
 
     return generate
 
@@ -190,7 +192,7 @@ def evaluation(spec: dict[str, Any], model: Any, device: Any) -> Any:
     [tokenizer] = load_tiny_t5()[1:]  # it pads and decodes; which words it knows does not matter
     sources = [ids for of_task in rows for ids in of_task]
     tasks = [task for task, of_task in enumerate(rows) for _ in of_task]
-    lengths = [(0, answers[task]) for task in tasks]  # random weights do not find the end before
+    lengths = [(0, answers[task]) for task in tasks]
     return lambda: generate_answers(model, tokenizer, sources, tasks, lengths, [False] * len(tasks))
 
 
