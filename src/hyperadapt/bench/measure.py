@@ -166,7 +166,7 @@ class Ratio:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % confidence interval: Student's, of the logarithms of the launches' medians; boundless of one launch."""
+        """Its 95 % confidence interval, Student's of the launches' medians' logarithms; boundless of one launch."""
         from scipy.stats import t
 
         starts = range(0, len(self.rounds), self.a_launch)
