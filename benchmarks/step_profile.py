@@ -1,6 +1,7 @@
 """Where a training step's time goes beyond the floor's: python benchmarks/step_profile.py [CONTENDER ...]
 
-Operators by the milliseconds that they take more or less than in the floor, from PyTorch's profiler, mean of STEPS.
+Operators by the milliseconds that they take more or less than in the floor, from PyTorch's profiler, mean of STEPS in
+turns.
 """
 
 from __future__ import annotations
@@ -13,21 +14,26 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from hyperadapt.bench import Setting, worker
+from hyperadapt.bench.measure import Spec
 from hyperadapt.bench.sections import FLOOR, PEERS, adapted, frozen_or_not, spec
 from hyperadapt.errors import nearest
 
 STEPS, WARM_UP, SHOWN = 8, 3, 12
 
 
-def milliseconds(fields: dict[str, object]) -> Counter[str]:
-    """Profile a contender's steps, and return each operator's own time in one."""
-    step = worker.training(fields, worker.adapted(fields), torch.device("cpu"))
-    for _ in range(WARM_UP):
-        step()
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        for _ in range(STEPS):
-            step()
-    return Counter({event.key: event.self_cpu_time_total / 1000 / STEPS for event in profiled.key_averages()})
+def milliseconds(contenders: dict[str, Spec]) -> dict[str, Counter[str]]:
+    """Profile steps of contenders that take turns, and return each operator's own time in a step of each."""
+    made = {name: asdict(of) for name, of in contenders.items()}
+    steps = {name: worker.training(of, worker.adapted(of), torch.device("cpu")) for name, of in made.items()}
+    spent: dict[str, Counter[str]] = {name: Counter() for name in steps}
+    for number in range(WARM_UP + STEPS):
+        for name, step in steps.items():
+            with profile(activities=[ProfilerActivity.CPU]) as profiled:
+                step()
+            if number >= WARM_UP:
+                for event in profiled.key_averages():
+                    spent[name][event.key] += event.self_cpu_time_total / 1000 / STEPS
+    return spent
 
 
 def main() -> None:
@@ -39,11 +45,9 @@ def main() -> None:
     for name in sys.argv[1:]:
         if name not in contenders:
             sys.exit(f"contender '{name}' is unknown; {nearest(name, contenders)}")
-    floor = milliseconds(asdict(contenders[FLOOR]))
-    print(f"{FLOOR}: {floor.total():.0f} ms")
-    for name in sys.argv[1:] or list(contenders):
-        own = milliseconds(asdict(contenders[name]))
-        print(f"\n{name}: {own.total():.0f} ms")
+    for name in sys.argv[1:] or [name for name in contenders if name != FLOOR]:
+        floor, own = milliseconds({FLOOR: contenders[FLOOR], name: contenders[name]}).values()
+        print(f"\n{name}: {own.total():.0f} ms; {FLOOR}: {floor.total():.0f} ms")
         apart = {key: own[key] - floor[key] for key in {*own, *floor}}
         for key in sorted(apart, key=lambda key: -abs(apart[key]))[:SHOWN]:
             print(f"  {apart[key]:+7.1f} ms  {key}")
