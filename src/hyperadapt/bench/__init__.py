@@ -175,8 +175,8 @@ Written by `hyperadapt bench` (`make bench`). Models have random weights of publ
 all train under bf16 autocast, frozen weights are in bf16. Contenders are processes of their own whose runs take turns,
 in another order each round; a ratio is the median over the rounds of two runs of the same round, with its quartiles;
 seconds are medians, and those of different groups of six cannot be compared. The rounds are spread over six launches,
-as a process may be a few percent faster than its twin while both live: a goal's 95 % confidence interval is Student's,
-of the logarithms of the launches' medians, and the goal is open where it lies on both sides of what is asked. Memory,
-real lengths and starting have none. The floor is the frozen model of which only the layer norms are trained. A step is
-forward, backward and fused AdamW. Operators are those of a run, without views.
+or as many as they are, as a process may be faster than its twin while both live: a goal's 95 % confidence interval is
+Student's, of the logarithms of the launches' medians, and the goal is open where it lies on both sides of what is
+asked. Memory, real lengths and starting have none. The floor is the frozen model of which only the layer norms are
+trained. A step is forward, backward and fused AdamW. Operators are those of a run, without views.
 """
