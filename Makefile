@@ -1,7 +1,7 @@
 # make setup       .venv with everything pinned in constraints.txt
 # make quickstart  train, evaluate, predict and report on small tasks, with nothing to download
 # make test        lint, types and tests
-# make bench       speed and memory beside other libraries: docs/benchmarks.md; an hour on an idle machine of 2 cores
+# make bench       speed and memory beside other libraries: docs/benchmarks.md; an hour and a half on an idle machine of 2 cores
 # make clean       remove what the above made
 
 PYTHON ?= python3.11
@@ -34,7 +34,7 @@ test: lint types
 ADAPTERS := $(VENV)/adapters
 
 # Rows of real lengths need a local copy of GLUE: make bench DATA=/path, or without it, all but those sections.
-# BENCH has further options, as "step --rounds 3".
+# BENCH has further options, as "step --rounds 24".
 DATA ?= $(wildcard ../shared/data)
 TOKENIZER ?= $(wildcard ../shared/tokenizer/t5)
 

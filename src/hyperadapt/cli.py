@@ -311,7 +311,7 @@ def predict(
 @app.command()
 def bench(
     sections: Annotated[list[str] | None, typer.Argument(metavar="SECTION", help="All by default.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Runs of each contender that are timed.")] = 9,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each contender that are timed.")] = 18,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; all by default.")] = None,
     dropout: Annotated[
         float, typer.Option(min=0, max=0.9, help="Of the models in training; T5's is 0.1.")

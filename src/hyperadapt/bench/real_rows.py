@@ -120,7 +120,7 @@ def evaluating(setting: Setting) -> Found:
         answers=answers,
     )
     one_by_one, at_once = "task by task, padded to 128", "all tasks at once, sorted by length"
-    rounds = max(setting.rounds // 6, 1)
+    rounds = max(setting.rounds // 3, 1)
     found = side_by_side({one_by_one: naive}, {at_once: replace(naive, work="evaluate", pad_to=None)}, rounds)
     faster = found[at_once].ratio(one_by_one).inverse
     how = (

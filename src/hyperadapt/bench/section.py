@@ -32,7 +32,7 @@ class Setting:
         smoke: tiny models, for tests.
     """
 
-    rounds: int = 9
+    rounds: int = 18
     threads: int = field(default_factory=available_cores)
     dropout: float = 0.0
     data_dir: str | None = None
