@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from statistics import median
-from time import perf_counter
 
 import torch
 import torch.nn.functional as F
@@ -19,23 +18,19 @@ from torch import Tensor
 
 from hyperadapt.backbones import published_config
 from hyperadapt.bench import Setting
-from hyperadapt.bench.measure import Measured
+from hyperadapt.bench.measure import Ratio
 from hyperadapt.output_layer import FEW_TOKENS, HAS_BOTH, product
+from turns import in_turns
 
-ROUNDS, WARM_UP = 30, 3
+ROUNDS = 30
 
 
 def race(**ways: Callable[[], Tensor]) -> str:
     """Time MKL's way and oneDNN's in turns."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(WARM_UP + ROUNDS):
-        for name in sorted(ways, reverse=number % 2 == 1):
-            start = perf_counter()
-            ways[name]()
-            if number >= WARM_UP:
-                taken[name].append(1000 * (perf_counter() - start))
-    ratio = Measured(taken["onednn"], taken, peak=0, trained=0, operators=0).ratio("mkl")
-    return f"{median(taken['mkl']):7.2f} {median(taken['onednn']):7.2f}  {ratio}"
+    taken = in_turns(ways, ROUNDS)
+    mkl, onednn = taken["mkl"], taken["onednn"]
+    ratio = Ratio(tuple(own / other for own, other in zip(onednn, mkl, strict=True)))
+    return f"{median(mkl):7.2f} {median(onednn):7.2f}  {ratio}"
 
 
 @torch.no_grad()

@@ -42,11 +42,12 @@ def main() -> None:
     torch.set_num_threads(setting.threads)
     peers = {name: spec(setting, "peft", options) for name, options in PEERS.items()}
     contenders = {**frozen_or_not(setting), **adapted(setting), **peers}
+    reference = contenders.pop(FLOOR)
     for name in sys.argv[1:]:
         if name not in contenders:
             sys.exit(f"contender '{name}' is unknown; {nearest(name, contenders)}")
-    for name in sys.argv[1:] or [name for name in contenders if name != FLOOR]:
-        floor, own = milliseconds({FLOOR: contenders[FLOOR], name: contenders[name]}).values()
+    for name in sys.argv[1:] or contenders:
+        floor, own = milliseconds({FLOOR: reference, name: contenders[name]}).values()
         print(f"\n{name}: {own.total():.0f} ms; {FLOOR}: {floor.total():.0f} ms")
         apart = {key: own[key] - floor[key] for key in {*own, *floor}}
         for key in sorted(apart, key=lambda key: -abs(apart[key]))[:SHOWN]:

@@ -138,11 +138,10 @@ def section_text(section: Section, record: dict[str, Any]) -> str:
 
 def asked_of(goal: Goal) -> dict[str, str]:
     """Lay out what was asked and what came out."""
-    ends = None if goal.low is None or goal.high is None else (goal.low, goal.high)
     return {
         "what": goal.what,
         "asked": f"at {'most' if goal.at_most else 'least'} {goal.bound:g}",
-        "measured": f"{goal.measured:.3f}{between(ends)}",
+        "measured": f"{goal.measured:.3f}{between(goal.interval)}",
         "met": goal.met,
     }
 

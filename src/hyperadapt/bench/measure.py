@@ -184,7 +184,7 @@ class Ratio:
 
     def goal(self, what: str, bound: float, at_most: bool = True) -> Goal:
         """Set it beside what is asked."""
-        return Goal(what, self.median, bound, at_most, *self.interval)
+        return Goal(what, self.median, bound, at_most, self.interval)
 
     def __str__(self) -> str:
         return f"{self.median:.3f}{between(self.quartiles)}"

@@ -73,20 +73,19 @@ class Goal:
         measured: what came out, the median of the rounds.
         bound: what was asked.
         at_most: whether it is an upper bound, else a lower.
-        low, high: its 95 % confidence interval, of a ratio of times.
+        interval: its 95 % confidence interval, of a ratio of times.
     """
 
     what: str
     measured: float
     bound: float
     at_most: bool = True
-    low: float | None = None
-    high: float | None = None
+    interval: tuple[float, float] | None = None
 
     @property
     def met(self) -> Literal["yes", "no", "open"]:
         """Whether it was reached; open where the interval's ends lie on both sides of the bound."""
-        ends = [self.measured if end is None else end for end in (self.low, self.high)]
+        ends = self.interval or (self.measured,)
         within = [end <= self.bound if self.at_most else end >= self.bound for end in ends]
         return "yes" if all(within) else "open" if any(within) else "no"
 
