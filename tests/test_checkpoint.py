@@ -299,8 +299,9 @@ from tiny import tiny_adapted
 # Enough to write that a kill often falls within a save.
 model, directory = tiny_adapted(d_model=64, num_layers=4), Path(sys.argv[1])
 random.seed(0)
-partly = 0
-for attempt in range(12):
+attempts = partly = 0
+while attempts < 12 or partly < 2:  # how many of the kills fall within a save is the disk's to say
+    attempts += 1
     child = os.fork()
     if child == 0:
         while True:
@@ -316,11 +317,12 @@ for attempt in range(12):
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     (directory / "begun").unlink(missing_ok=True)
-    partly += any(path.suffix == ".tmp" for path in directory.iterdir())
+    for unfinished in directory.glob(".*.tmp"):
+        unfinished.unlink()
+        partly += 1
     config, tensors = checkpoint.read(directory)
     own = [tensor for name, tensor in tensors.items() if name.startswith("hyperadapt.")]
     assert len({tensor.unique().item() for tensor in own}) == 1, "of two saves"
-print("killed within a save:", partly)
 """
 
 
@@ -332,7 +334,6 @@ def test_a_kill_at_any_moment_leaves_a_whole_model(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split(":")[1]) > 0, "no kill fell within a save: this shows nothing"
     assert ha.load(tmp_path, base_model=tiny_t5(d_model=64, num_layers=4)).tasks == TASKS
 
 
