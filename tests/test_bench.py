@@ -27,7 +27,6 @@ from hyperadapt.bench import (
     written,
 )
 from hyperadapt.bench.measure import (
-    LAUNCHES,
     WARM_UP,
     Contender,
     Measured,
@@ -120,13 +119,13 @@ def test_contenders_run_in_processes_of_their_own_and_take_turns(monkeypatch: py
             begun.append(name)
             super().__init__(name, of)
 
-        def ask(self, question: Any) -> float:
+        def put(self, question: Any) -> None:
             asked.append((self.name, question))
-            return super().ask(question)
+            super().put(question)
 
     monkeypatch.setattr(measure, "Contender", Noted)
     others = {"ours": CONTENDERS["hyperformer++"]}
-    found = side_by_side({FLOOR: CONTENDERS[FLOOR]}, others, rounds=3, launches=2)
+    found = side_by_side({FLOOR: CONTENDERS[FLOOR]}, others, replace(TINY, rounds=3, launches=2))
     assert list(found) == [FLOOR, "ours"]
     ours = found["ours"]
     assert (len(ours.seconds), len(ours.beside[FLOOR]), ours.a_launch) == (3, 3, 2)
@@ -183,10 +182,11 @@ def test_a_compiled_step_asks_for_compiled_contenders_and_counts_no_operators(
 ) -> None:
     asked: list[Spec] = []
 
-    def keep(references: Any, others: Any, rounds: int) -> dict[str, Measured]:
+    def keep(references: Any, others: Any, setting: Setting) -> dict[str, Measured]:
         asked.extend([*references.values(), *others.values()])
         return {
-            name: replace(of, operators=0) for name, of in in_this_process(references, others, rounds).items()
+            name: replace(of, operators=0)
+            for name, of in in_this_process(references, others, setting).items()
         }
 
     monkeypatch.setattr(sections, "side_by_side", keep)
@@ -195,9 +195,7 @@ def test_a_compiled_step_asks_for_compiled_contenders_and_counts_no_operators(
     assert all("operators" not in row for row in found.rows)
 
 
-def in_this_process(
-    references: Any, others: Any, rounds: int, launches: int = LAUNCHES
-) -> dict[str, Measured]:
+def in_this_process(references: Any, others: Any, setting: Setting) -> dict[str, Measured]:
     """Let every contender do its work once, in the groups of `side_by_side`, which has processes of their own."""
 
     def take_turns(specs: dict[str, Spec], rounds: int, a_launch: int) -> dict[str, Measured]:
@@ -206,7 +204,7 @@ def in_this_process(
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(measure, "take_turns", take_turns)
-        return side_by_side(references, others, rounds, launches=launches)
+        return side_by_side(references, others, setting)
 
 
 def worked(of: Spec) -> float:
@@ -246,10 +244,10 @@ def test_batches_of_like_length_hold_the_same_rows_as_those_at_random(
 ) -> None:
     seen: dict[str, Spec] = {}
 
-    def keep(references: Any, others: Any, rounds: int, launches: int) -> dict[str, Measured]:
-        assert launches == 1  # or a batch would be timed twice, and another never
+    def keep(references: Any, others: Any, setting: Setting) -> dict[str, Measured]:
+        assert setting.launches == 1  # or a batch would be timed twice, and another never
         seen.update({**references, **others})
-        return in_this_process(references, others, rounds)
+        return in_this_process(references, others, setting)
 
     monkeypatch.setattr(real_rows, "side_by_side", keep)
     real_rows.training_lengths(replace(TINY, data_dir=str(shared / "data")))

@@ -312,6 +312,7 @@ def predict(
 def bench(
     sections: Annotated[list[str] | None, typer.Argument(metavar="SECTION", help="All by default.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Runs of each contender that are timed.")] = 18,
+    launches: Annotated[int, typer.Option(min=1, help="In which all start anew, and share the rounds.")] = 6,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; all by default.")] = None,
     dropout: Annotated[
         float, typer.Option(min=0, max=0.9, help="Of the models in training; T5's is 0.1.")
@@ -340,6 +341,7 @@ def bench(
     given: dict[str, Any] = {} if threads is None else {"threads": threads}
     setting = Setting(
         rounds,
+        launches,
         dropout=dropout,
         data_dir=data_dir,
         tokenizer=tokenizer,

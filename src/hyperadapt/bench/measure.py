@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from math import ceil, exp, inf, log, sqrt
 from pathlib import Path
@@ -15,14 +15,13 @@ from statistics import median, quantiles, stdev
 from tempfile import TemporaryFile
 from typing import Any, Literal
 
-from hyperadapt.bench.section import Goal, between
+from hyperadapt.bench.section import Goal, Setting, between
 from hyperadapt.errors import UserError
 
 WORKER = Path(__file__).with_name("worker.py")
 Question = Literal["run", "peak", "trained", "operators"]
 ENOUGH = 4  # rounds for quartiles to mean something
 WARM_UP = 2  # runs before any is timed: the first allocates memory, the optimizer's state included
-LAUNCHES = 6  # in which all start anew: a process may be faster than its twin for as long as both live
 CONFIDENCE = 0.95
 
 
@@ -90,22 +89,31 @@ class Contender:
         self.process.wait()
         self.words.close()
 
-    def ask(self, question: Question) -> float:
-        """Put a question to the worker.
+    def put(self, question: Question) -> None:
+        """Put a question to the worker, and leave it to its work; one that has died says so when it should answer."""
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            print(question, file=self.process.stdin, flush=True)
+
+    def answer(self) -> float:
+        """Wait for its answer.
 
         Raises:
             UserError: with its last words, if it has died.
         """
-        assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
-            print(question, file=self.process.stdin, flush=True)
             return json.loads(self.process.stdout.readline())
-        except (BrokenPipeError, json.JSONDecodeError):
+        except json.JSONDecodeError:
             self.process.kill()
             self.process.wait()
             self.words.seek(0)
             raise UserError(f"bench: {self.name} ended: {last_line(self.words.read())}") from None
+
+    def ask(self, question: Question) -> float:
+        """Put a question, and wait for its answer."""
+        self.put(question)
+        return self.answer()
 
 
 def last_line(words: str) -> str:
@@ -201,23 +209,19 @@ def times_of(found: Mapping[str, Measured]) -> dict[str, dict[str, list[float]]]
 def side_by_side(
     references: Mapping[str, Spec],
     others: Mapping[str, Spec],
-    rounds: int,
-    at_once: int = 6,
-    launches: int = LAUNCHES,
+    setting: Setting,
 ) -> dict[str, Measured]:
     """Time contenders whose runs take turns, so that what else the machine does falls on all alike.
 
     Args:
         references: run beside every group of the others.
         others: in groups of `at_once`, as memory has to hold a group.
-        rounds: runs of each that are timed.
-        at_once: how many of the others.
-        launches: in so many all start anew, with `WARM_UP` runs that are not timed, and share the rounds.
+        setting: with the rounds, which the launches share; each begins with `WARM_UP` runs that are not timed.
     """
     names, measured = list(others), dict[str, Measured]()
-    for start in range(0, max(len(names), 1), at_once):
-        group = {**references, **{name: others[name] for name in names[start : start + at_once]}}
-        for name, of in take_turns(group, rounds, ceil(rounds / launches)).items():
+    for start in range(0, max(len(names), 1), setting.at_once):
+        group = {**references, **{name: others[name] for name in names[start : start + setting.at_once]}}
+        for name, of in take_turns(group, setting.rounds, ceil(setting.rounds / setting.launches)).items():
             measured.setdefault(name, of)
     return measured
 
@@ -231,11 +235,14 @@ def take_turns(specs: Mapping[str, Spec], rounds: int, a_launch: int) -> dict[st
     for start in range(0, rounds, a_launch):
         with ExitStack() as stack:
             running = [stack.enter_context(Contender(name, spec)) for name, spec in specs.items()]
-            for number in range(-WARM_UP, min(a_launch, rounds - start)):
+            for _ in range(WARM_UP):  # all at once, as a model may take minutes to compile
+                for one in running:
+                    one.put("run")
+                for one in running:
+                    one.answer()
+            for _ in range(min(a_launch, rounds - start)):
                 for one in order.sample(running, len(running)):
-                    taken = one.ask("run")
-                    if number >= 0:
-                        seconds[one.name].append(taken)
+                    seconds[one.name].append(one.ask("run"))
             for one in running:
                 peaks[one.name] = max(peaks[one.name], one.ask("peak"))
                 if start + a_launch >= rounds:

@@ -73,7 +73,7 @@ def training_lengths(setting: Setting) -> Found:
     plain = spec(setting, "hyperadapt", options_of("hyperformer++"), batches=composed(False))
     specs = {ours: replace(plain, batches=composed(True)), fixed: replace(plain, pad_to=MAX_SOURCE_LENGTH)}
     # As many rounds as batches: each is timed once, and those of the warm-up come again at the end.
-    found = side_by_side({random: plain}, specs, rounds=batches, launches=1)
+    found = side_by_side({random: plain}, specs, replace(setting, rounds=batches, launches=1))
     assert batches >= WARM_UP
     useful = sum(length for batch in plain.batches for length, _ in batch)
     speed = {name: useful / sum(of.seconds) for name, of in found.items()}
@@ -120,8 +120,8 @@ def evaluating(setting: Setting) -> Found:
         answers=answers,
     )
     one_by_one, at_once = "task by task, padded to 128", "all tasks at once, sorted by length"
-    rounds = max(setting.rounds // 3, 1)
-    found = side_by_side({one_by_one: naive}, {at_once: replace(naive, work="evaluate", pad_to=None)}, rounds)
+    fewer = replace(setting, rounds=max(setting.rounds // 3, 1))
+    found = side_by_side({one_by_one: naive}, {at_once: replace(naive, work="evaluate", pad_to=None)}, fewer)
     faster = found[at_once].ratio(one_by_one).inverse
     how = (
         f"Predictions of HyperFormer++ for one row in {every} of GLUE's eight validation sets, {n_rows} of their real "

@@ -24,6 +24,7 @@ class Setting:
 
     Attributes:
         rounds: of runs that take turns.
+        launches: in which all start anew, as a process may be faster than its twin for as long as both live.
         threads: of the CPU.
         dropout: of the models in training; T5's is 0.1, whose random numbers cost a CPU much of a step, alike for all.
         data_dir: a local copy of GLUE, for real lengths.
@@ -33,6 +34,7 @@ class Setting:
     """
 
     rounds: int = 18
+    launches: int = 6
     threads: int = field(default_factory=available_cores)
     dropout: float = 0.0
     data_dir: str | None = None
@@ -46,6 +48,11 @@ class Setting:
         import torch
 
         return torch.accelerator.is_available()
+
+    @property
+    def at_once(self) -> int:
+        """How many contenders memory holds beside those that all are measured beside."""
+        return 12 if self.on_device else 6
 
     def lacks(self, needed: str | None) -> str | None:
         """Say what is missing of what a section needs, None if nothing is."""

@@ -165,7 +165,7 @@ def step(setting: Setting) -> Found:
     # HyperFormer++ and the peers are in one group, so that they have run in the same rounds.
     contenders = {one_task: ours[one_task], mixed: ours[mixed], **peers, **ours, **quantised(setting)}
     references = {**frozen_or_not(setting), **our_floor(setting)}
-    found = side_by_side(references, contenders, setting.rounds)
+    found = side_by_side(references, contenders, setting)
     goals = step_goals(setting, found)
     goals += [
         found[name].ratio(peer).goal(f"{name}: of {peer}", 1.0)
@@ -183,7 +183,7 @@ def step(setting: Setting) -> Found:
 
 def compiled(setting: Setting) -> Found:
     """Measure a training step of compiled models, none with a graph break."""
-    found = side_by_side(frozen_or_not(setting, compile=True), adapted(setting, compile=True), setting.rounds)
+    found = side_by_side(frozen_or_not(setting, compile=True), adapted(setting, compile=True), setting)
     how = f"The same under torch.compile, full fine-tuning and the floor too: {sizes(setting)}."
     rows = [cells_of(name, of, [FLOOR, FULL]) for name, of in found.items()]
     goals = step_goals(setting, found) if setting.on_device else []  # of a CPU nothing is asked
@@ -204,7 +204,7 @@ def beside_adapters(setting: Setting) -> Found:
         f"adapters {name}": spec(setting, "adapters", {"config": config}, **theirs)
         for name, config in ADAPTERS.items()
     }
-    found = side_by_side(references, others, setting.rounds)
+    found = side_by_side(references, others, setting)
     goals = [found[first].ratio(peer).goal(f"{first}: of {peer}", 1.0) for peer in others]
     how = (
         f"{sizes(setting)}; the adapters library runs with the older transformers that it needs. With a reduction "
@@ -222,7 +222,7 @@ def many_tasks(setting: Setting) -> Found:
     others = {
         f"{many} tasks": spec(setting, "hyperadapt", options_of("hyperformer++"), tasks=many, batches=batch)
     }
-    found = side_by_side(references, others, setting.rounds)
+    found = side_by_side(references, others, setting)
     [reference] = references
     goal = found[f"{many} tasks"].ratio(reference).goal(f"{many:,} tasks: of {reference}", 1.05)
     how = (
@@ -236,7 +236,7 @@ def many_tasks(setting: Setting) -> Found:
 def shapes(setting: Setting) -> Found:
     """Measure the overhead over the floor by depth and width."""
     # A step of the large model takes ten of the small one's.
-    rows, goals, rounds = [], [], max(setting.rounds // 3, 1)
+    rows, goals, fewer = [], [], replace(setting, rounds=max(setting.rounds // 3, 1))
     seconds: dict[str, dict[str, list[float]]] = {}
     for shape in ("t5-small", "t5-base", "t5-large"):
         model = t5(shape, setting)
@@ -244,7 +244,7 @@ def shapes(setting: Setting) -> Found:
         others = {
             "hyperformer++, 8 tasks": spec(setting, "hyperadapt", options_of("hyperformer++"), model=model)
         }
-        found = side_by_side(references, others, rounds)
+        found = side_by_side(references, others, fewer)
         rows += [cells_of(f"{named(shape, setting)}: {name}", of, [FLOOR]) for name, of in found.items()]
         ratio = found["hyperformer++, 8 tasks"].ratio(FLOOR)
         goals.append(ratio.goal(f"{shape}: of {FLOOR}", 1.10))
@@ -304,7 +304,7 @@ def generation(setting: Setting) -> Found:
     }
     # What materialising a task leaves: a table of one row in place of the hypernetwork.
     others[alone] = spec(setting, "hyperadapt", options_of("adapters_dagger"), 1, tasks=1, **work)
-    found = side_by_side(references, others, setting.rounds)
+    found = side_by_side(references, others, setting)
     bounds = {name: 1.15 if name.startswith("hyperdecoder") else 1.10 for name in others}
     goals = [found[name].ratio(BARE).goal(f"{name}: of {BARE}", bound) for name, bound in bounds.items()]
     goals.append(found[alone].ratio(mixed).goal(f"{alone}: of {mixed}", 1.0))
