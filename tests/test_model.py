@@ -400,11 +400,10 @@ def test_a_small_step_moves_all_that_is_trained_whatever_the_base_models_type(
 
 def test_under_autocast_weights_are_made_in_the_type_of_its_products(model: Any) -> None:
     made: list[Any] = []
-    model.hyperadapt.register_forward_hook(lambda module, args, output: made.append(output.by_layer))
+    model.hyperadapt.register_forward_hook(lambda module, args, output: made.extend(output.stacked))
     with torch.autocast("cpu", torch.bfloat16):
         model(**BATCH)
-    sites = [site for by_layer in made for by_position in by_layer.values() for site in by_position.values()]
-    types = {name: weight.dtype for weights in sites for name, weight in weights.items()}
+    types = {name: weight.dtype for weights in made for name, weight in weights.items()}
     wide = {"variance": torch.float64, "scale": torch.float32}  # of a folded norm; of a norm outside autocast
     assert types == {name: wide.get(name, torch.bfloat16) for name in types}
     assert bool(types) == bool(model.hyperadapt.site_groups())

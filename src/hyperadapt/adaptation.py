@@ -22,12 +22,28 @@ TrainedBackbone = Literal["none", "layer_norms", "encoder", "decoder", "all_but_
 DRAFT = "{}_draft"  # the stack's name -> what holds the sites of its first run
 
 
-class SiteWeights(NamedTuple):
-    """Everything that one stack's sites need for one batch.
+class Generated(NamedTuple):
+    """Everything that one stack's sites need for one batch, the weights of all sites in one tensor.
+
+    So they are kept over a generation: a compiled step that reads them takes a few tensors, and not some for each site.
 
     Attributes:
-        by_layer: layer -> position -> name -> (G, ...), as its form prepared it, for G groups of rows; layer -1 holds
-            what lies behind the last block.
+        stack: its name, or its draft's.
+        stacked: for each of its `SiteGroup`s name -> (G, n_sites, ...), as its form prepared it, for G groups of rows.
+        mask, gates: as in `SiteWeights`.
+    """
+
+    stack: str
+    stacked: tuple[dict[str, Tensor], ...]
+    mask: Tensor | None = None
+    gates: dict[str, Tensor] | None = None
+
+
+class SiteWeights(NamedTuple):
+    """The same, site by site.
+
+    Attributes:
+        by_layer: layer -> position -> name -> (G, ...); layer -1 holds what lies behind the last block.
         mask: (batch, seq), 1 where the stack reads a token; None if everywhere.
         gates: path of a site -> its gates, (batch, d_r, d_c), kept from the first step of a generation on; None
             where gradients are wanted.
@@ -85,7 +101,7 @@ class Adaptation(nn.Module):
         self.groups: Any = nn.ModuleDict({stack: nn.ModuleList(of) for stack, of in (groups or {}).items()})
         self.trained_backbone = trained_backbone
 
-    def forward(self, inputs: Inputs, dtype: torch.dtype) -> SiteWeights:
+    def forward(self, inputs: Inputs, dtype: torch.dtype) -> Generated:
         """Generate the weights of all sites of a stack.
 
         Args:
@@ -94,19 +110,30 @@ class Adaptation(nn.Module):
         """
         assert self.conditioning is not None
         condition = self.conditioning(inputs)
-        by_layer: dict[int, dict[str, dict[str, Tensor]]] = {}
+        stacked = []
         for group in self.groups[inputs.stack]:
             weights: dict[str, Tensor] = {}
             for generator in group.generators:
                 weights |= split(generator(condition), generator.weights)
-            for name, weight in group.form.prepare(weights, dtype).items():
-                if condition.rows is not None and weight.shape[0] > 1:
-                    # Here, once for all sites and all tokens of a generation, and not at every site.
-                    weight = weight.index_select(0, condition.rows)
+            prepared = group.form.prepare(weights, dtype)
+            if condition.rows is not None:
+                # Here, once for all sites and all tokens of a generation, and not at every site.
+                prepared = {
+                    name: weight.index_select(0, condition.rows) if weight.shape[0] > 1 else weight
+                    for name, weight in prepared.items()
+                }
+            stacked.append(prepared)
+        return Generated(inputs.stack, tuple(stacked))
+
+    def by_site(self, generated: Generated) -> SiteWeights:
+        """Hand each site its own weights."""
+        by_layer: dict[int, dict[str, dict[str, Tensor]]] = {}
+        for group, weights in zip(self.groups[generated.stack], generated.stacked, strict=True):
+            for name, weight in weights.items():
                 # One unbind: its backward is one stack, where indexing site by site would sum n_sites full tensors.
                 for site, at_site in zip(group.sites, weight.unbind(1), strict=True):
                     by_layer.setdefault(site.layer, {}).setdefault(site.position, {})[name] = at_site
-        return SiteWeights(by_layer)
+        return SiteWeights(by_layer, generated.mask, generated.gates)
 
     def site_groups(self, stack: str | None = None) -> list[SiteGroup]:
         """List the groups of one stack, without its draft's, or all."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hyperadapt import checkpoint
-from hyperadapt.adaptation import DRAFT, Adaptation, AtSite, SiteWeights
+from hyperadapt.adaptation import DRAFT, Adaptation, AtSite, Generated, SiteWeights
 from hyperadapt.backbones import Backbone, backbone_of
 from hyperadapt.conditioning import Inputs
 from hyperadapt.errors import UserError, nearest
@@ -170,7 +170,8 @@ class AdaptedStack(nn.Module):
         model, adaptation = self.model[0], self.model[0].hyperadapt
         encoded, mask = kwargs.get("encoder_hidden_states"), kwargs.get("encoder_attention_mask")
 
-        def run(site_weights: SiteWeights) -> Any:
+        def run(generated: Generated) -> Any:
+            site_weights = adaptation.by_site(generated)
             with_cache = {} if past_key_values is None else {"past_key_values": past_key_values}
             with bound(self, site_weights, -1):
                 return super(AdaptedStack, self).forward(
@@ -179,13 +180,13 @@ class AdaptedStack(nn.Module):
 
         # A cache lives as long as one generation, so the weights kept on it are neither made anew at each step nor
         # left over for the next batch. One that was reset, to be used again, has no states of the encoder.
-        kept: Kept | None = getattr(past_key_values, "site_weights", None)
+        kept: Kept | None = getattr(past_key_values, "generated", None)
         begun = getattr(past_key_values, "is_updated", {}).get(0)
         if kept is not None and begun and kept.task_ids is task_ids:
             # Gates come from the first token, whatever moves the encoder's states between devices.
             moved = adaptation.has_gates(self.stack_name) and shape_of(kept.encoded) == shape_of(encoded)
             if kept.encoded is encoded or moved:
-                return run(kept.site_weights)
+                return run(kept.generated)
         if model.method.task_conditioned:
             check_task_ids(task_ids, tokens, model.tasks)
         assert tokens is not None
@@ -199,14 +200,14 @@ class AdaptedStack(nn.Module):
                 "these past_key_values do not hold the gates, which the first token decides; go on only with what this "
                 "model returned for the same encoder_outputs under torch.no_grad()"
             )
-        site_weights = adaptation(inputs, dtype)._replace(mask=kwargs.get("attention_mask"))
+        generated = adaptation(inputs, dtype)._replace(mask=kwargs.get("attention_mask"))
         if torch.is_grad_enabled():
-            return run(site_weights)
-        site_weights = site_weights._replace(gates={})
-        output = run(site_weights)
+            return run(generated)
+        generated = generated._replace(gates={})
+        output = run(generated)
         cache = getattr(output, "past_key_values", None) if past_key_values is None else past_key_values
         if cache is not None:
-            cache.site_weights = Kept(task_ids, encoded, site_weights)
+            cache.generated = Kept(task_ids, encoded, generated)
         return output
 
 
@@ -228,7 +229,7 @@ class Kept(NamedTuple):
 
     task_ids: Tensor | None
     encoded: Tensor | None
-    site_weights: SiteWeights
+    generated: Generated
 
 
 class AdaptedBlock(nn.Module):
