@@ -129,6 +129,18 @@ def test_a_model_in_bfloat16_trains_under_autocast_as_without(method: Method) ->
 
 
 @pytest.mark.parametrize("method", [PLUS_PLUS, ha.Hyperdecoder(**NARROW)], ids=name_of)
+def test_a_compiled_step_has_the_eager_gradients(method: Method) -> None:
+    found = []
+    for compiled in (False, True):
+        model = tiny_adapted(method).cuda().train()
+        step = torch.compile(model, fullgraph=True) if compiled else model
+        step(**on_gpu(BATCH)).loss.backward()
+        found.append(gradients(model))
+    for name, gradient in found[1].items():
+        assert relative_error(gradient, found[0][name]) < 2e-3, name
+
+
+@pytest.mark.parametrize("method", [PLUS_PLUS, ha.Hyperdecoder(**NARROW)], ids=name_of)
 def test_a_static_cache_whose_steps_are_compiled_generates_the_same(method: Method) -> None:
     model = tiny_adapted(method).cuda()
     batch = {name: tensor for name, tensor in on_gpu(BATCH).items() if name != "labels"}

@@ -53,9 +53,9 @@ class SiteWeights(NamedTuple):
     mask: Tensor | None = None
     gates: dict[str, Tensor] | None = None
 
-    def at(self, layer: int, position: str) -> AtSite:
+    def at(self, site: Site) -> AtSite:
         """Return what one site needs."""
-        return AtSite(self.by_layer[layer][position], self.mask, self.gates)
+        return AtSite(self.by_layer[site.layer][site.position], self.mask, self.gates)
 
 
 class AtSite(NamedTuple):

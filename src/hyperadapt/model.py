@@ -2,8 +2,8 @@
 
     model   names `task_ids` in its forward, so that Trainer keeps the column and generate expands it over beams;
     stack   turns task_ids or the encoded input into the weights of all its sites, once a batch, for its blocks;
-    block   binds its own weights to its sub-layers for the length of its forward;
-    hooks   on the sub-layers apply the form; a linear map that is gated is subclassed itself.
+    block   binds them for the length of its forward;
+    sites   the modules there take their own of what is bound: they apply a form, or gate their matrix.
 
 The base model's code is neither copied nor edited, and its parameters keep their names.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -19,11 +20,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hyperadapt import checkpoint
-from hyperadapt.adaptation import DRAFT, Adaptation, AtSite, Generated, SiteWeights
+from hyperadapt.adaptation import DRAFT, Adaptation, Generated, SiteWeights
 from hyperadapt.backbones import Backbone, backbone_of
 from hyperadapt.conditioning import Inputs
 from hyperadapt.errors import UserError, nearest
-from hyperadapt.forms import Gate
+from hyperadapt.forms import Form, Gate
 from hyperadapt.forms.base import autocast_dtype
 from hyperadapt.forms.grid import gated_linear
 from hyperadapt.forms.norm import RmsNorm, fused_rms_norm
@@ -156,6 +157,7 @@ class AdaptedStack(nn.Module):
     """Mixed in before the class of an encoder or decoder stack."""
 
     stack_name: str
+    binding: Binding
     dtype: torch.dtype
     model: tuple[AdaptedModel]  # in a tuple, or the model would become its own grandchild
 
@@ -173,7 +175,7 @@ class AdaptedStack(nn.Module):
         def run(generated: Generated) -> Any:
             site_weights = adaptation.by_site(generated)
             with_cache = {} if past_key_values is None else {"past_key_values": past_key_values}
-            with bound(self, site_weights, -1):
+            with bound(self.binding, site_weights):
                 return super(AdaptedStack, self).forward(
                     *args, site_weights=site_weights, **with_cache, **kwargs
                 )
@@ -235,40 +237,98 @@ class Kept(NamedTuple):
 class AdaptedBlock(nn.Module):
     """Mixed in before the class of a block."""
 
-    layer_number: int
+    binding: Binding
 
     def forward(self, *args: Any, site_weights: SiteWeights, **kwargs: Any) -> Any:
         # Bound here and not in the stack: a checkpointed recompute runs after the stack's forward has returned.
-        with bound(self, site_weights, self.layer_number):
+        with bound(self.binding, site_weights):
             return super().forward(*args, **kwargs)
+
+
+class Binding:
+    """What the sites of a stack read while one of its blocks runs: all their weights."""
+
+    site_weights: SiteWeights | None = None
+
+
+class bound:  # noqa: N801 - reads as a statement
+    """Bind weights to a stack's sites for a while."""
+
+    def __init__(self, binding: Binding, site_weights: SiteWeights) -> None:
+        self.binding, self.site_weights = binding, site_weights
+        self.before = binding.site_weights
+
+    def __enter__(self) -> None:
+        self.binding.site_weights = self.site_weights
+
+    def __exit__(self, *exc: object) -> None:
+        self.binding.site_weights = self.before
+
+
+class AdaptedSite(nn.Module):
+    """Mixed in before the class of a module whose output a form changes (the first, where it returns several)."""
+
+    form: Form
+    site: Site
+    binding: Binding
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        assert self.binding.site_weights is not None, "a site ran outside its block"
+        at_site = self.binding.site_weights.at(self.site)
+        y = output[0] if isinstance(output, tuple) else output
+        if self.site.insertion == "sequential":
+            x = y
+        else:
+            x = args[0] if self.site.reads is None else self.__dict__.pop("site_input")
+        changed = self.form.apply(x.to(y.dtype), y, at_site.weights)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
 
 class AdaptedLinear(nn.Module):
     """Mixed in before the class of a linear map whose matrix is gated."""
 
-    gate: Gate
+    form: Gate
     site: Site
+    binding: Binding
     weight: Tensor
     bias: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
-        assert self.site_weights is not None, "a site ran outside its block"
-        at_site: AtSite = self.site_weights  # type: ignore[assignment]
+        assert self.binding.site_weights is not None, "a site ran outside its block"
+        at_site = self.binding.site_weights.at(self.site)
         read = self.__dict__.pop("site_input")
         gates = None if at_site.gates is None else at_site.gates.get(self.site.path)
         if gates is None:
             weights = {name: weight.to(x.dtype) for name, weight in at_site.weights.items()}
-            gates = self.gate.gate(read.to(x.dtype), x, weights, at_site.mask)
+            gates = self.form.gate(read.to(x.dtype), x, weights, at_site.mask)
             if at_site.gates is not None:
                 at_site.gates[self.site.path] = gates
         y = gated_linear(x, self.weight, gates)
         return y if self.bias is None else y + self.bias
 
 
-class TrainedNorm(nn.Module):
-    """Mixed in before the class of a root-mean-square norm of the base model whose scale is trained.
+class PlainStack(nn.Module):
+    """Mixed in before the class of a stack: autocast is off where the stack's weights have the type of its products.
 
-    The scale is in float32, whatever the base model's type: in bfloat16 a number near 1 would not move by a step.
+    It would do nothing but look at every operator, and widen what an adapter's layer norm adds.
+    """
+
+    dtype: torch.dtype
+    device: torch.device
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        kind = self.device.type
+        if autocast_dtype(kind) != self.dtype:
+            return super().forward(*args, **kwargs)
+        with torch.autocast(kind, enabled=False):
+            return super().forward(*args, **kwargs)
+
+
+class Norm(nn.Module):
+    """Mixed in before the class of a root-mean-square norm of the base model, frozen or trained.
+
+    A trained scale is in float32, whatever the base model's type: in bfloat16 a number near 1 would not move by a step.
     """
 
     eps: float
@@ -279,27 +339,11 @@ class TrainedNorm(nn.Module):
         y: Any
         if hidden_states.device.type != "cpu":
             y = fused_rms_norm(hidden_states, self.weight, self.eps)
-        elif torch.is_grad_enabled():
+        elif self.weight.requires_grad and self.weight.dtype == torch.float32 and torch.is_grad_enabled():
             y = RmsNorm.apply(hidden_states, self.weight, self.eps)
         else:
             y = super().forward(hidden_states)
-        return y.to(self.embeddings[0].weight.dtype) if self.weight.dtype == torch.float32 else y
-
-
-class bound:  # noqa: N801 - reads as a statement
-    """Bind a layer's weights to the modules at its sites while its forward runs."""
-
-    def __init__(self, holder: nn.Module, site_weights: SiteWeights, layer: int) -> None:
-        self.modules: dict[str, nn.Module] = holder.site_modules  # type: ignore[assignment]
-        self.site_weights, self.layer = site_weights, layer
-
-    def __enter__(self) -> None:
-        for position, module in self.modules.items():
-            module.site_weights = self.site_weights.at(self.layer, position)  # type: ignore[assignment]
-
-    def __exit__(self, *exc: object) -> None:
-        for module in self.modules.values():
-            module.site_weights = None  # type: ignore[assignment]
+        return y.to(self.embeddings[0].weight.dtype)
 
 
 def adapt(base: PreTrainedModel, method: Method, tasks: Sequence[str]) -> Any:
@@ -351,7 +395,7 @@ def adapt_with_features(
         keep_differentiable(base)
     fingerprint = checkpoint.fingerprint(base)
     freeze(base, backbone, adaptation)
-    take_fast_output_layer(base)
+    run_fast(base, backbone)
     trained = tuple(name for name, parameter in base.named_parameters() if parameter.requires_grad)
     subclass(base, AdaptedModel)
     base.method, base.tasks, base.base_fingerprint = method, tuple(tasks), fingerprint  # type: ignore[assignment]
@@ -401,62 +445,43 @@ def train_norms(base: PreTrainedModel, backbone: Backbone) -> None:
     """Train the base model's norms, in float32."""
     for stack in backbone.stacks(base):
         for site in backbone.norm_sites(base, stack):
-            norm: Any = base.get_submodule(site.path).float().requires_grad_(True)
-            subclass(norm, TrainedNorm)
+            base.get_submodule(site.path).float().requires_grad_(True)
+
+
+def run_fast(base: Any, backbone: Backbone) -> None:
+    """Run what the base model has of its own in as few calls as it can be, whatever the method."""
+    for name, stack in backbone.stacks(base).items():
+        subclass(stack, PlainStack)
+        for site in backbone.norm_sites(base, name):
+            norm: Any = base.get_submodule(site.path)
+            subclass(norm, Norm)
             norm.eps, norm.embeddings = backbone.norm_eps(base), (base.get_input_embeddings(),)
-
-
-def take_fast_output_layer(base: Any) -> None:
-    """Compute the output layer by the faster product, if it is a frozen linear map."""
     layer = base.get_output_embeddings()
     if type(layer) is nn.Linear and layer.bias is None and not layer.weight.requires_grad:
         subclass(layer, OutputLayer)
 
 
 def insert(model: Any, backbone: Backbone, adaptation: Adaptation) -> None:
-    """Subclass the stacks and blocks that hold sites, and hook the modules at the sites."""
+    """Subclass the stacks and blocks that hold sites, and the modules at the sites."""
     stack: Any
     block: Any
+    module: Any
     for name, stack in backbone.stacks(model).items():
         if not adaptation.site_groups(name):
             continue
         subclass(stack, AdaptedStack)
-        stack.stack_name, stack.model, stack.site_modules = name, (model,), {}
-        blocks: Sequence[Any] = backbone.blocks(stack)
-        for layer, block in enumerate(blocks):
+        stack.stack_name, stack.model, stack.binding = name, (model,), Binding()
+        for block in backbone.blocks(stack):
             subclass(block, AdaptedBlock)
-            block.layer_number, block.site_modules = layer, {}
+            block.binding = stack.binding
         for group in adaptation.site_groups(name):
             for site in group.sites:
                 module = model.get_submodule(site.path)
-                holder = stack if site.layer < 0 else blocks[site.layer]
-                holder.site_modules[site.position] = module
-                module.site_weights = None
-                if site.insertion == "gate":
-                    subclass(module, AdaptedLinear)
-                    module.gate, module.site = group.form, site
-                else:
-                    module.register_forward_hook(FormHook(group.form, site))
+                assert not isinstance(module, AdaptedSite | AdaptedLinear), f"{site.path} is two sites"
+                subclass(module, AdaptedLinear if site.insertion == "gate" else AdaptedSite)
+                module.form, module.site, module.binding = group.form, site, stack.binding
                 if site.reads is not None:
                     model.get_submodule(site.reads).register_forward_hook(InputHook(module))
-
-
-class FormHook:
-    """Applies a form to a module's output (the first, where it returns several)."""
-
-    def __init__(self, form: Any, site: Site) -> None:
-        self.form, self.site = form, site
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        assert module.site_weights is not None, "a site ran outside its block"
-        at_site: AtSite = module.site_weights  # type: ignore[assignment]
-        y = output[0] if isinstance(output, tuple) else output
-        if self.site.insertion == "sequential":
-            x = y
-        else:
-            x = args[0] if self.site.reads is None else module.__dict__.pop("site_input")
-        changed = self.form.apply(x.to(y.dtype), y, at_site.weights)
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
 
 class InputHook:
@@ -470,12 +495,17 @@ class InputHook:
 
 
 def subclass(module: nn.Module, mixin: Any) -> None:
-    """Put a mixin before a module's class.
+    """Put a mixin before a module's class."""
+    module.__class__ = mixed(mixin, type(module))  # type: ignore[arg-type]
 
-    The class keeps its name and module, by which transformers, FSDP and device maps know it, and its forward's
-    signature, from which Trainer and generate read what may be passed.
+
+@cache
+def mixed(mixin: Any, original: Any) -> type:
+    """Make a class of both, one for all modules of a class, as torch.compile looks at each class anew.
+
+    It keeps its name and module, by which transformers, FSDP and device maps know it, and its forward's signature, from
+    which Trainer and generate read what may be passed.
     """
-    original: Any = type(module)
     signature = inspect.signature(original.forward)
     added = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
@@ -489,7 +519,7 @@ def subclass(module: nn.Module, mixin: Any) -> None:
 
     forward.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     names = {name: getattr(original, name) for name in ("__module__", "__qualname__")}
-    module.__class__ = type(original.__name__, (mixin, original), {**names, "forward": forward})
+    return type(original.__name__, (mixin, original), {**names, "forward": forward})
 
 
 def check_task_ids(task_ids: Tensor | None, inputs: Tensor | None, tasks: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,7 +44,8 @@ def main() -> None:
     torch.manual_seed(0)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     device = device or torch.device("cpu")
-    model = adapted(spec).to(device)
+    with device if spec["quantization"] is None else nullcontext():  # drawn where it will be
+        model = adapted(spec).to(device)
     work = work_of(spec, model, device)
 
     def run() -> float:
@@ -107,10 +109,10 @@ def adapted(spec: dict[str, Any]) -> Any:
             parameter.requires_grad_(options["train"] == "all" or "layer_norm" in name)
         if options.get("as_hyperadapt"):
             from hyperadapt.backbones import backbone_of
-            from hyperadapt.model import take_fast_output_layer, train_norms
+            from hyperadapt.model import run_fast, train_norms
 
             train_norms(model, backbone_of(model))
-            take_fast_output_layer(model)
+            run_fast(model, backbone_of(model))
             model.decoder.config.use_cache = False
     return model
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from hyperadapt.sites import Site, Weights
 
+HAS_TRITON = find_spec("triton") is not None
+WIDEST = 128  # bottleneck of a block in one kernel: more would not fit into a program's registers
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": partial(F.gelu, approximate="tanh"),
     "gelu": F.gelu,
@@ -87,6 +90,11 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
     """Return the type of autocast's products on a kind of device; None where it is off."""
     on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
     return torch.get_autocast_dtype(device_type) if on else None
+
+
+def fuses(down: Tensor) -> bool:
+    """Whether an adapter block with a projection D (..., b, d_in) runs in one kernel, on a GPU with Triton."""
+    return HAS_TRITON and down.is_cuda and down.shape[-2] <= WIDEST and down.dtype != torch.float64
 
 
 def grouped(x: Tensor, groups: int) -> Tensor:

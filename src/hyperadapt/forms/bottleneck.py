@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperadapt.errors import UserError, nearest
-from hyperadapt.forms.base import ACTIVATIONS, Form, add_linear, cast, grouped, linear, with_one
+from hyperadapt.forms.base import ACTIVATIONS, Form, add_linear, cast, fuses, grouped, linear, with_one
 from hyperadapt.sites import Site, Weight
 
 LAYER_NORM_EPS = 1e-5
@@ -87,6 +87,10 @@ class Bottleneck(Form):
     def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
         if not self.adapter_block:
             return y + layer_norm(y, weights["norm_weight"], weights["norm_bias"])
+        if fuses(weights["down"]):
+            from hyperadapt.forms.fused import adapter_block
+
+            return adapter_block(y, None, weights, self.activation, LAYER_NORM_EPS)
         hidden = ACTIVATIONS[self.activation](linear(y, weights["down"], weights["down_bias"]))
         if "variance" not in weights:
             hidden = linear(hidden, weights["up"], weights["up_bias"])

@@ -39,9 +39,9 @@ class NormScale(Form):
 def fused_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Compute the norm as PyTorch does: on an accelerator one kernel instead of seven operators.
 
-    It takes one type alone: of a base model in bfloat16 x is copied to float32, and the copy kept for the backward.
+    It takes one type alone, that of x, to which a scale in float32 is rounded, as autocast rounds what is trained.
     """
-    return F.rms_norm(x.to(weight.dtype), weight.shape, weight, eps)
+    return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
 
 
 class RmsNorm(torch.autograd.Function):
