@@ -10,10 +10,6 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported, whoever does
 
 from tiny_run import hyperadapt, one_after_another, write_config, write_tasks
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import hyperadapt as ha
+from hyperadapt.graphs import CapturedSteps
 from hyperadapt.methods import Method
 from tiny import (
     NARROW,
@@ -83,39 +84,28 @@ def test_a_step_does_not_wait_for_the_gpu(method: Method) -> None:
 @every_conditioned_method
 def test_a_captured_step_trains_as_one_that_is_not(method: Method) -> None:
     """All that a step launches depends on shapes alone, so that a CUDA graph can repeat it."""
-    batch = on_gpu(BATCH)
-    losses = {}
+    losses: dict[bool, list[float]] = {}
     for captured in (False, True):
+        torch.manual_seed(0)
         model = tiny_adapted(method).cuda().train()
         trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=1e-2, fused=True, capturable=True)
-        kept: list[torch.Tensor] = []
+        optimizer = torch.optim.AdamW(trained, lr=1e-2, fused=True)
 
-        def step(model: Any = model, optimizer: Any = optimizer, kept: list[torch.Tensor] = kept) -> None:
-            loss = model(**batch).loss
+        def step(batch: dict[str, torch.Tensor], model: Any = model) -> torch.Tensor:
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = model(**batch).loss
             loss.backward()
+            return loss.detach()
+
+        repeated = CapturedSteps(step, trained) if captured else step
+        losses[captured] = []
+        for number in range(10):  # two shapes in turns
+            batch = on_gpu(tiny_batch(rows=6 + 6 * (number % 2), seed=number % 4))
+            losses[captured].append(repeated(batch).item())
             optimizer.step()
             optimizer.zero_grad()
-            kept[:] = [loss.detach()]
-
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                step()
-        torch.cuda.current_stream().wait_stream(side)
-        again: Any = step
-        if captured:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                step()
-            again = graph.replay
-        losses[captured] = []
-        for _ in range(4):
-            again()
-            losses[captured].append(kept[0].item())
-    assert losses[True] == pytest.approx(losses[False], rel=1e-3)
-    assert losses[True][-1] < losses[True][0]
+    assert losses[True] == pytest.approx(losses[False], rel=2e-2)
+    assert losses[True][-1] < losses[True][1]
 
 
 @every_conditioned_method

@@ -210,7 +210,7 @@ def in_this_process(references: Any, others: Any, setting: Setting) -> dict[str,
 def worked(of: Spec) -> float:
     """Do a contender's work once; the adapters library is in an environment of its own, which tests do not make."""
     if of.library != "adapters":
-        given = fields(of, compile=False)
+        given = fields(of, compile=False, captured=False)
         worker.work_of(given, worker.adapted(given), CPU)()
     return 1.0
 

@@ -178,7 +178,7 @@ def test_in_float16_nothing_is_folded_as_its_range_would_be_left() -> None:
 
 
 def test_under_autocast_the_sum_keeps_the_type_of_what_is_added_to() -> None:
-    y, x, weight = states(), states()[..., :4], torch.randn(1, 16, 4)
+    y, x, weight = states(), states()[..., :4], torch.randn(1, 4, 16)
     with torch.autocast("cpu", torch.bfloat16):
         hidden = linear(x, torch.eye(4)[None])
         found = add_linear(y, hidden, weight)

@@ -149,6 +149,7 @@ class TrainingConfig(Section):
         eval_steps: steps between checkpoints, each evaluated on the validation rows.
         save_total_limit: checkpoints kept: the best and the last, and older ones up to this number.
         logging_steps: steps between logged losses.
+        cuda_graphs: on one GPU, record what forward and backward launch once for each shape of a batch, and repeat it.
         arguments: any other field of transformers' Seq2SeqTrainingArguments, as {bf16: true, report_to: tensorboard}.
     """
 
@@ -164,6 +165,7 @@ class TrainingConfig(Section):
     eval_steps: int = Field(1000, ge=1)
     save_total_limit: int = Field(2, ge=2)
     logging_steps: int = Field(100, ge=1)
+    cuda_graphs: bool = False
     arguments: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -313,6 +315,12 @@ class RunConfig(WrittenConfig):
             raise ValueError("model: a model built from a config needs a tokenizer")
         return self
 
+    @model_validator(mode="after")
+    def _graphs(self) -> RunConfig:
+        if self.training.cuda_graphs and self.model.quantization is not None:
+            raise ValueError("training.cuda_graphs is not for a quantised base model; leave out one of them")
+        return self
+
     def resolved(self) -> dict[str, Any]:
         """Return every field's value, the method's options too.
 
@@ -343,10 +351,12 @@ class PretrainTrainingConfig(TrainingConfig):
     Attributes:
         learning_rate: T5 holds the default for 10,000 steps, and lets it fall as 1 / sqrt(step) then.
         label_smoothing: none; the models' own loss has none.
+        cuda_graphs: none; its batches are numbers that Python reads.
     """
 
     learning_rate: float = Field(1e-2, gt=0)
     t5_adafactor: bool = True
+    cuda_graphs: Literal[False] = False
     label_smoothing: float = Field(0.0, ge=0, le=0)
 
 

@@ -41,6 +41,7 @@ from transformers.training_args import OptimizerNames
 
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.evaluation import SECONDS_BEFORE_PROGRESS_SHOWS, EvaluationSet, Results, evaluate
+from hyperadapt.graphs import CapturedSteps
 from hyperadapt.mixing import MixtureBatchSampler
 from hyperadapt.tasks.chunks import answer_within, chunked
 
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 ROWS_TOKENIZED_AT_ONCE = 10_000
+NUM_ITEMS = "num_items_in_batch"
+GRAPH_WIDTHS = 8  # batches are as wide as a multiple of it, so that few widths, each with a graph, occur
 STEPS_BETWEEN_SIGNAL_CHECKS = 10  # where processes must agree: each check waits for the device
 
 # Fields of Seq2SeqTrainingArguments that the configuration decides -> its own field; "" where there is no choice.
@@ -213,7 +216,12 @@ class MixtureTrainer(Seq2SeqTrainer):
             eval_dataset=concatenate_datasets(
                 [rows.select([0]) for rows in train_rows]
             ),  # ours are in evaluation_set
-            data_collator=DataCollatorForSeq2Seq(tokenizer, model=model, label_pad_token_id=IGNORED),
+            data_collator=DataCollatorForSeq2Seq(
+                tokenizer,
+                model=model,
+                label_pad_token_id=IGNORED,
+                pad_to_multiple_of=GRAPH_WIDTHS if config.training.cuda_graphs else None,
+            ),
             compute_loss_func=lambda outputs, labels, num_items_in_batch=None: token_loss(
                 epsilon, outputs.logits, labels, num_items_in_batch
             ),
@@ -222,6 +230,7 @@ class MixtureTrainer(Seq2SeqTrainer):
         if config.training.t5_adafactor:
             self.optimizer_cls_and_kwargs = t5_adafactor(args.learning_rate)
         self.clock = clock
+        self.repeated: CapturedSteps | None = None
         show_progress(self)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -277,13 +286,28 @@ class MixtureTrainer(Seq2SeqTrainer):
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Take the step, and keep its loss to be checked."""
         task_ids = inputs["task_ids"]
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.config.training.cuda_graphs:
+            loss = self.repeated_step(model, inputs, num_items_in_batch)
+        else:
+            loss = super().training_step(model, inputs, num_items_in_batch)
         self.unchecked.append((self.state.global_step + 1, task_ids, loss))
         # Reading a loss waits for the device, so elsewhere it is read where Trainer itself waits.
         batches = self.args.logging_steps * self.args.gradient_accumulation_steps
         if loss.device.type == "cpu" or len(self.unchecked) >= batches:
             self.check_losses()
         return loss
+
+    def repeated_step(self, model: Any, inputs: dict[str, Any], num_items: Tensor) -> Tensor:
+        """Take the step as `CapturedSteps` does, the number of the step's target tokens one of its inputs."""
+        if self.repeated is None:
+
+            def step(batch: dict[str, Tensor]) -> Tensor:
+                rest = {name: tensor for name, tensor in batch.items() if name != NUM_ITEMS}
+                return super(MixtureTrainer, self).training_step(model, rest, batch[NUM_ITEMS])
+
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            self.repeated = CapturedSteps(step, trained)
+        return self.repeated({**self._prepare_inputs(inputs), NUM_ITEMS: torch.as_tensor(num_items)})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log; a loss has been waited for, and ends a lap."""
@@ -524,7 +548,28 @@ def training_arguments(
             "alone, and all write into the same run"
         )
     args.per_device_train_batch_size = training.rows_at_once(args.world_size)
+    if training.cuda_graphs:
+        check_graphs(args)
     return args
+
+
+def check_graphs(args: Seq2SeqTrainingArguments) -> None:
+    """Check that steps can be CUDA graphs.
+
+    Raises:
+        UserError: if not, with what is in the way.
+    """
+    in_the_way = {
+        "a GPU is needed, and there is none": not torch.cuda.is_available() or args.use_cpu,
+        f"one GPU alone, not {args.n_gpu}": args.n_gpu > 1,
+        f"one process alone, not {args.world_size}": args.world_size > 1,
+        "not with arguments.fp16, whose loss is scaled anew at each step; set bf16": args.fp16,
+        "not with arguments.gradient_checkpointing": args.gradient_checkpointing,
+        "not with arguments.torch_compile, which makes graphs of its own": args.torch_compile,
+        "not with arguments.torch_empty_cache_steps": args.torch_empty_cache_steps is not None,
+    }
+    if reasons := [reason for reason, holds in in_the_way.items() if holds]:
+        raise UserError(f"training.cuda_graphs: {reasons[0]}")
 
 
 def checked_arguments(given: dict[str, Any]) -> dict[str, Any]:

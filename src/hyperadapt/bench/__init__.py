@@ -29,6 +29,7 @@ SECTIONS = {
     for section in (
         Section("step", "A training step", sections.step, libraries=("peft", "bitsandbytes")),
         Section("operators", "Operators of a step", operators.operators, libraries=("peft",)),
+        Section("captured", "A training step as a CUDA graph", sections.captured, "on_gpu", ("peft",)),
         Section("compiled", "A compiled training step", sections.compiled),
         Section("adapters", "Beside the adapters library", sections.beside_adapters, "adapters_python"),
         Section("tasks", "A thousand tasks", sections.many_tasks),

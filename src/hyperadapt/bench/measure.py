@@ -45,6 +45,7 @@ class Spec:
         dtype: of the base model's weights.
         autocast: to bfloat16, in training.
         compile: torch.compile without a graph break, and a static cache to generate.
+        captured: forward and backward are a CUDA graph.
         threads: of the CPU.
         python: the interpreter that runs it, where that is not this one.
     """
@@ -62,6 +63,7 @@ class Spec:
     dtype: Literal["float32", "bfloat16"] = "float32"
     autocast: bool = False
     compile: bool = False
+    captured: bool = False
     threads: int = 1
     python: str = field(default=sys.executable)
 

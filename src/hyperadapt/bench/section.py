@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from hyperadapt import tiny_t5
 
-NEEDS = {"data_dir": "--data-dir", "adapters_python": "--adapters-python"}
+NEEDS = {"data_dir": "--data-dir", "adapters_python": "--adapters-python", "on_gpu": "an NVIDIA or AMD GPU"}
 
 
 def available_cores() -> int:
@@ -53,6 +53,13 @@ class Setting:
     def at_once(self) -> int:
         """How many contenders memory holds beside those that all are measured beside."""
         return 12 if self.on_device else 6
+
+    @cached_property
+    def on_gpu(self) -> bool:
+        """Whether there is one that repeats CUDA graphs."""
+        import torch
+
+        return torch.cuda.is_available()
 
     def lacks(self, needed: str | None) -> str | None:
         """Say what is missing of what a section needs, None if nothing is."""
@@ -134,5 +141,5 @@ class Section:
     name: str
     title: str
     measure: Callable[[Setting], Found]
-    needs: Literal["data_dir", "adapters_python"] | None = None
+    needs: Literal["data_dir", "adapters_python", "on_gpu"] | None = None
     libraries: tuple[str, ...] = ()

@@ -182,6 +182,24 @@ def step(setting: Setting) -> Found:
     return Found(how, rows, goals, times_of(found))
 
 
+def captured(setting: Setting) -> Found:
+    """Measure a training step whose forward and backward are a CUDA graph, full fine-tuning's and LoRA's too."""
+    once: dict[str, Any] = {"captured": True}
+    references = {**frozen_or_not(setting, **once), **our_floor(setting, **once)}
+    contenders = {**adapted(setting, **once), LORA_R8: spec(setting, "peft", LORA, **once)}
+    found = side_by_side(references, contenders, setting)
+    how = (
+        f"The same, forward and backward repeated as `training.cuda_graphs` does: {sizes(setting)}. The optimizer is "
+        "no part of the graph."
+    )
+    rows = [cells_of(name, of, [FLOOR, OUR_FLOOR, FULL]) for name, of in found.items()]
+    goals = step_goals(setting, found)
+    goals.append(
+        found["hyperformer++, 8 tasks"].ratio(LORA_R8).goal(f"hyperformer++, 8 tasks: of {LORA_R8}", 1.0)
+    )
+    return Found(how, rows, goals, times_of(found))
+
+
 def compiled(setting: Setting) -> Found:
     """Measure a training step of compiled models, none with a graph break."""
     found = side_by_side(frozen_or_not(setting, compile=True), adapted(setting, compile=True), setting)

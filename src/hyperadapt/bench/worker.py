@@ -160,10 +160,19 @@ def training(spec: dict[str, Any], model: Any, device: Any) -> Any:
     model.config.use_cache = False  # as Trainer sets it
     forward = torch.compile(model, fullgraph=True) if spec["compile"] else model
 
-    def step() -> None:
+    def loss_of(batch: dict[str, Any]) -> Any:
         with torch.autocast(device.type, torch.bfloat16, enabled=spec["autocast"]):
-            loss = forward(**next(cycle)).loss
+            loss = forward(**batch).loss
         loss.backward()
+        return loss.detach()
+
+    if spec["captured"]:
+        from hyperadapt.graphs import CapturedSteps
+
+        loss_of = CapturedSteps(loss_of, trained)
+
+    def step() -> None:
+        loss_of(next(cycle))
         optimizer.step()
         optimizer.zero_grad()
 

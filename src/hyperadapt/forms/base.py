@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from typing import Protocol
 
 import torch
@@ -13,8 +12,6 @@ from torch import Tensor
 
 from hyperadapt.sites import Site, Weights
 
-HAS_TRITON = find_spec("triton") is not None
-WIDEST = 128  # bottleneck of a block in one kernel: more would not fit into a program's registers
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": partial(F.gelu, approximate="tanh"),
     "gelu": F.gelu,
@@ -92,14 +89,21 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
     return torch.get_autocast_dtype(device_type) if on else None
 
 
-def fuses(down: Tensor) -> bool:
-    """Whether an adapter block with a projection D (..., b, d_in) runs in one kernel, on a GPU with Triton."""
-    return HAS_TRITON and down.is_cuda and down.shape[-2] <= WIDEST and down.dtype != torch.float64
+def for_products(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Give all weights a type, and lay them out as products read them, once for all sites.
+
+    Args:
+        weights: name -> (U, n_sites, d_out, d_in) or (U, n_sites, d).
+
+    Returns:
+        name -> (U, n_sites, d_in, d_out) or (U, n_sites, 1, d).
+    """
+    return {name: of.mT if of.dim() == 4 else of.unsqueeze(-2) for name, of in cast(weights, dtype).items()}
 
 
 def grouped(x: Tensor, groups: int) -> Tensor:
     """Lay the tokens of each group of rows side by side, (batch, seq, d) -> (groups, batch / groups * seq, d)."""
-    return x.reshape(groups, -1, x.shape[-1])
+    return x if len(x) == groups else x.reshape(groups, -1, x.shape[-1])
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -107,30 +111,35 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Args:
         x: (batch, seq, d_in).
-        weight: (G, d_out, d_in).
-        bias: (G, d_out), or None.
+        weight: (G, d_in, d_out).
+        bias: (G, 1, d_out), or None.
 
     Returns:
         (batch, seq, d_out).
     """
-    # T5 keeps parts of a float16 model in float32.
-    weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
-    if weight.shape[0] == 1:
-        return F.linear(x, weight.squeeze(0), None if bias is None else bias.squeeze(0))
-    tokens, weight = grouped(x, weight.shape[0]), weight.transpose(1, 2)
-    y = torch.bmm(tokens, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), tokens, weight)
-    return y.view(*x.shape[:-1], -1)
+    if weight.dtype != x.dtype:  # T5 keeps parts of a float16 model in float32
+        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+    groups = len(weight)
+    if groups == 1:
+        return F.linear(x, weight.squeeze(0).mT, None if bias is None else bias.flatten())
+    tokens = grouped(x, groups)
+    if bias is not None and not torch.compiler.is_compiling():
+        y = torch.baddbmm(bias, tokens, weight)
+    else:  # compiled, the sum is fused with what follows, where the product would have to begin with a copy of it
+        y = torch.bmm(tokens, weight)
+        y = y if bias is None else y + bias
+    return y if len(x) == groups else y.view(*x.shape[:-1], -1)
 
 
 def add_linear(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Add to y (batch, seq, d_out) what `linear` makes of x, in one pass over y."""
     if x.dtype != y.dtype:  # under autocast the product is in bfloat16, and the sum is not
         return y + linear(x, weight)
-    weight = weight.to(x.dtype).transpose(1, 2)
-    if weight.shape[0] == 1:
+    groups, weight = len(weight), weight.to(x.dtype)
+    if groups == 1:
         return torch.addmm(y.flatten(0, -2), x.flatten(0, -2), weight.squeeze(0)).view_as(y)
-    groups = weight.shape[0]
-    return torch.baddbmm(grouped(y, groups), grouped(x, groups), weight).view_as(y)
+    z = torch.baddbmm(grouped(y, groups), grouped(x, groups), weight)
+    return z if len(y) == groups else z.view_as(y)
 
 
 def with_one(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperadapt.errors import UserError, nearest
-from hyperadapt.forms.base import ACTIVATIONS, Form, add_linear, cast, fuses, grouped, linear, with_one
+from hyperadapt.forms.base import ACTIVATIONS, Form, add_linear, for_products, grouped, linear, with_one
 from hyperadapt.sites import Site, Weight
 
 LAYER_NORM_EPS = 1e-5
@@ -74,23 +74,19 @@ class Bottleneck(Form):
         on_cpu, narrow = weights["norm_weight"].device.type == "cpu", self.reduction_factor >= FOLDED_FROM
         worth_it = narrow and on_cpu and torch.is_grad_enabled()
         if not (self.adapter_block and worth_it) or dtype == torch.float16:
-            return cast(weights, dtype)
+            return for_products(weights, dtype)
         up = torch.cat([weights["up"], weights["up_bias"].unsqueeze(-1)], -1)
         centred = up - up.mean(-2, keepdim=True)
         exact = centred.double()
         scaled = centred * weights["norm_weight"].unsqueeze(-1)
         shift = weights["norm_bias"].unsqueeze(-1).expand(*scaled.shape[:-1], 1)
         down = {"down": weights["down"], "down_bias": weights["down_bias"]}
-        folded = cast({**down, "up": torch.cat([scaled, shift], -1)}, dtype)
+        folded = for_products({**down, "up": torch.cat([scaled, shift], -1)}, dtype)
         return {**folded, "variance": exact.mT @ exact / exact.shape[-2]}
 
     def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
         if not self.adapter_block:
             return y + layer_norm(y, weights["norm_weight"], weights["norm_bias"])
-        if fuses(weights["down"]):
-            from hyperadapt.forms.fused import adapter_block
-
-            return adapter_block(y, None, weights, self.activation, LAYER_NORM_EPS)
         hidden = ACTIVATIONS[self.activation](linear(y, weights["down"], weights["down_bias"]))
         if "variance" not in weights:
             hidden = linear(hidden, weights["up"], weights["up_bias"])
@@ -116,9 +112,12 @@ def inverse_deviation(x: Tensor, quadratic: Tensor) -> Tensor:
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Apply to every group of rows a layer norm with its own scale and shift, (G, d_model) each."""
-    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-    if weight.shape[0] == 1:
-        return F.layer_norm(x, x.shape[-1:], weight.squeeze(0), bias.squeeze(0), LAYER_NORM_EPS)
-    normed = grouped(F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS), weight.shape[0])
-    return torch.addcmul(bias.unsqueeze(1), normed, weight.unsqueeze(1)).view_as(x)
+    """Apply to every group of rows a layer norm with its own scale and shift, (G, 1, d_model) each."""
+    if weight.dtype != x.dtype:
+        weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+    if len(weight) == 1:
+        return F.layer_norm(x, x.shape[-1:], weight.flatten(), bias.flatten(), LAYER_NORM_EPS)
+    normed = grouped(F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS), len(weight))
+    # The gradient of addcmul multiplies both its factors by one first.
+    made = normed * weight + bias if torch.is_grad_enabled() else torch.addcmul(bias, normed, weight)
+    return made if len(x) == len(weight) else made.view_as(x)

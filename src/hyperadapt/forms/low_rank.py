@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hyperadapt.forms.base import Form, add_linear, cast, linear
+from hyperadapt.forms.base import Form, add_linear, for_products, linear
 from hyperadapt.sites import Site, Weight
 
 
@@ -33,7 +33,7 @@ class LowRank(Form):
 
     def prepare(self, weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
         """Divide by r, once a batch."""
-        return cast({"down": weights["down"], "up": weights["up"] / self.rank}, dtype)
+        return for_products({"down": weights["down"], "up": weights["up"] / self.rank}, dtype)
 
     def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
         return add_linear(y, linear(x, weights["down"]), weights["up"])

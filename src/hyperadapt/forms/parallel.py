@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hyperadapt.forms.base import ACTIVATIONS, Form, add_linear, cast, fuses, linear, with_one
+from hyperadapt.forms.base import ACTIVATIONS, Form, add_linear, for_products, linear, with_one
 from hyperadapt.sites import Site, Weight
 
 
@@ -40,16 +40,10 @@ class ParallelBottleneck(Form):
         }
 
     def prepare(self, weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-        """Make the up projection's bias its last column, where the block is no kernel of its own."""
-        if fuses(weights["down"]):
-            return cast(weights, dtype)
+        """Make the up projection's bias its last column."""
         up = torch.cat([weights["up"], weights["up_bias"].unsqueeze(-1)], -1)
-        return cast({"down": weights["down"], "down_bias": weights["down_bias"], "up": up}, dtype)
+        return for_products({"down": weights["down"], "down_bias": weights["down_bias"], "up": up}, dtype)
 
     def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
-        if "up_bias" in weights:
-            from hyperadapt.forms.fused import adapter_block
-
-            return adapter_block(x, y, weights, self.activation, eps=0.0)
         hidden = ACTIVATIONS[self.activation](linear(x, weights["down"], weights["down_bias"]))
         return add_linear(y, with_one(hidden), weights["up"])

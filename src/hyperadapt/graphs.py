@@ -1,0 +1,78 @@
+"""Training steps as CUDA graphs: what a step launches is recorded once for each shape of a batch, and then repeated.
+
+A GPU does the step of a frozen backbone in a fraction of the time that Python takes to tell it of all the kernels
+(docs/benchmarks.md). What they are depends on shapes alone: on an accelerator no method reads a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Step = Callable[[dict[str, Tensor]], Tensor]
+
+
+class CapturedSteps:
+    """Runs forward and backward; from the second batch of a shape on, by repeating what the shape's graph recorded.
+
+    Gradients are added up in buffers of their own, whichever graph makes them, and start from zero where the parameters
+    have none.
+
+    Args:
+        step: goes forward and backward, and returns the loss; it must not wait for the device.
+        trained: the parameters.
+        capture: records a call without arguments, and returns what repeats it and the output that is written anew.
+    """
+
+    def __init__(self, step: Step, trained: Iterable[torch.nn.Parameter], capture: Any = None) -> None:
+        self.step, self.trained = step, list(trained)
+        self.capture = capture or on_the_gpu()
+        self.gradients = [torch.zeros_like(parameter) for parameter in self.trained]
+        self.seen: set[Any] = set()
+        self.captured: dict[Any, tuple[Callable[[], None], dict[str, Tensor], Tensor]] = {}
+
+    def __call__(self, batch: dict[str, Tensor]) -> Tensor:
+        """Take the step, and return its loss.
+
+        Args:
+            batch: on the parameters' device, or numbers on the CPU.
+        """
+        if self.trained[0].grad is None:
+            torch._foreach_zero_(self.gradients)
+            for parameter, gradient in zip(self.trained, self.gradients, strict=True):
+                parameter.grad = gradient
+        shape = tuple((name, tensor.shape, tensor.dtype) for name, tensor in batch.items())
+        if shape not in self.seen:  # run once as it is, for what is made at the first call
+            self.seen.add(shape)
+            return self.step(on(self.trained[0].device, batch))
+        if shape not in self.captured:
+            own = {name: tensor.clone() for name, tensor in on(self.trained[0].device, batch).items()}
+            replay, loss = self.capture(lambda: self.step(own))
+            self.captured[shape] = replay, own, loss
+        replay, own, loss = self.captured[shape]
+        for name, tensor in batch.items():
+            own[name].copy_(tensor, non_blocking=True)
+        replay()
+        return loss.clone()
+
+
+def on(device: torch.device, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Move a batch's tensors, without waiting."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def on_the_gpu() -> Any:
+    """Return what captures CUDA graphs, which share the memory of what they make on the way."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def capture(call: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        # Of this thread alone: the data loader's may pin memory meanwhile.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            loss = call()
+        return graph.replay, loss
+
+    return capture

@@ -1,0 +1,102 @@
+"""Steps that are repeated, by what stands for a CUDA graph: a call that is made anew on the tensors it was made on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hyperadapt import graphs, training
+from hyperadapt.graphs import CapturedSteps
+from tiny import PLUS_PLUS, gradients, of_task, relative_error, tiny_adapted, tiny_batch
+from tiny_run import assert_one_line, hyperadapt, write_config, write_tasks
+
+
+def repeated_call(call: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    """As a graph: nothing runs when it is captured, and each replay reads and writes the same memory."""
+    loss = torch.zeros(())
+    return lambda: loss.copy_(call()), loss  # type: ignore[return-value]
+
+
+def steps_of(model: Any) -> CapturedSteps:
+    def step(batch: dict[str, Tensor]) -> Tensor:
+        loss = model(**batch).loss
+        loss.backward()
+        return loss.detach()
+
+    return CapturedSteps(step, [p for p in model.parameters() if p.requires_grad], repeated_call)
+
+
+def test_repeated_steps_have_the_losses_and_gradients_of_each_batch() -> None:
+    model, plain = tiny_adapted().train(), tiny_adapted().train()
+    repeated = steps_of(model)
+    # A shape's first batch runs as it is, its second is captured, its third repeats; another shape comes between.
+    batches = [tiny_batch(seed=seed, rows=6 if seed != 1 else 12) for seed in range(5)]
+    losses = []
+    for batch in batches:
+        losses.append(repeated(batch))
+        expected = plain(**batch).loss
+        expected.backward()
+        assert losses[-1] == pytest.approx(expected.item(), rel=1e-5)
+        own, wanted = gradients(model), gradients(plain)
+        assert all(relative_error(own[name], wanted[name]) < 1e-4 for name in wanted)
+        for of in (model, plain):
+            of.zero_grad()
+    assert len(repeated.captured) == 1
+    assert len({loss.item() for loss in losses}) == 5, "a loss is overwritten by the next step's"
+
+
+def test_gradients_add_up_over_a_steps_batches_and_start_anew_after_it() -> None:
+    model, plain = tiny_adapted().train(), tiny_adapted().train()
+    repeated = steps_of(model)
+    for seed in range(3):
+        for number in (0, 1):
+            repeated(tiny_batch(seed=10 * seed + number))
+            plain(**tiny_batch(seed=10 * seed + number)).loss.backward()
+        own, wanted = gradients(model), gradients(plain)
+        assert all(relative_error(own[name], wanted[name]) < 1e-4 for name in wanted)
+        for of in (model, plain):
+            of.zero_grad()
+
+
+def test_what_a_graph_reads_is_its_own() -> None:
+    repeated = steps_of(tiny_adapted(PLUS_PLUS).train())
+    batch = tiny_batch()
+    for task in (0, 0, 1):
+        given = of_task(batch, task)
+        kept = {name: tensor.clone() for name, tensor in given.items()}
+        repeated(given)
+        assert all(torch.equal(given[name], kept[name]) for name in kept)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_run_with_graphs_is_the_run_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulation: int
+) -> None:
+    tasks = write_tasks(tmp_path / "tasks")
+    monkeypatch.setattr(graphs, "on_the_gpu", lambda: repeated_call)
+    monkeypatch.setattr(training, "check_graphs", lambda args: None)
+    losses: dict[bool, list[float]] = {}
+    for on in (False, True):
+        directory = tmp_path / f"{on}"
+        directory.mkdir()
+        options = (f"gradient_accumulation_steps={accumulation}", f"cuda_graphs={on}", "logging_steps=5")
+        outcome = hyperadapt("train", write_config(directory, tasks), *(f"training.{of}" for of in options))
+        assert outcome.code == 0, outcome.err
+        state = json.loads(next((directory / "run").rglob("trainer_state.json")).read_text())
+        losses[on] = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+    assert len(losses[True]) > 3
+    assert losses[True] == pytest.approx(losses[False], rel=1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_they_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    config = write_config(tmp_path, write_tasks(tmp_path / "tasks"))
+    outcome = hyperadapt("train", config, "training.cuda_graphs=true")
+    assert_one_line(outcome, "training.cuda_graphs: a GPU is needed, and there is none")
+    assert not (tmp_path / "run").exists()
