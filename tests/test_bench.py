@@ -331,9 +331,9 @@ def test_the_page_has_the_sections_that_were_measured(tmp_path: Path) -> None:
 
 
 def test_the_page_says_how_many_rounds_were_timed() -> None:
-    record = {"how": "A step.", "machine": "A machine.", "rows": [{"": "ours"}], "goals": []}
+    record = {"how": "A step.", "machine": "A machine.", "rows": [{"": "ours"}], "goals": [], "launches": 2}
     timed = {"ours": {"ours": [1.0, 2.0, 3.0], "theirs": [1.0, 2.0, 3.0]}}
-    assert "A step. 3 rounds.\n" in section_text(SECTIONS["step"], {**record, "seconds": timed})
+    assert "A step. 3 rounds in 2 launches.\n" in section_text(SECTIONS["step"], {**record, "seconds": timed})
     assert "A step.\n" in section_text(SECTIONS["memory"], record)
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from datetime import date
 from importlib.metadata import version
 from importlib.util import find_spec
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,13 @@ def bench(names: Sequence[str], setting: Setting, output: Path, page: Path) -> l
         print(f"measuring {section.name}", flush=True)
         found = section.measure(setting)
         asked = [asked_of(goal) for goal in found.goals]
-        record = {**asdict(found), "goals": asked, "machine": f"{machine(setting)}{theirs}"}
+        launches = found.launches or setting.launches
+        record = {
+            **asdict(found),
+            "goals": asked,
+            "machine": f"{machine(setting)}{theirs}",
+            "launches": launches,
+        }
         (output / f"{section.name}.json").write_text(json.dumps(record, indent=1))
         page.write_text(written(output, page.read_text() if page.exists() else ""))
         goals += [{"section": section.name, **of} for of in asked]
@@ -133,7 +140,9 @@ def section_text(section: Section, record: dict[str, Any]) -> str:
     """Write one section."""
     goals = f"{markdown(record['goals'])}\n" if record["goals"] else ""
     rounds = {len(times) for group in record.get("seconds", {}).values() for times in group.values()}
-    how = " ".join([record["how"], *(f"{number} rounds." for number in rounds)])
+    # As `side_by_side` shares them out.
+    shared = {number: ceil(number / ceil(number / record["launches"])) for number in rounds}
+    how = " ".join([record["how"], *(f"{number} rounds in {of} launches." for number, of in shared.items())])
     return f"## {section.title}\n\n{how}\n\n{record['machine']}\n\n{markdown(record['rows'])}\n{goals}"
 
 
@@ -174,9 +183,9 @@ PREFACE = """# Benchmarks
 Written by `hyperadapt bench` (`make bench`). Models have random weights of published shapes, in fp32 on a CPU; on a GPU
 all train under bf16 autocast, frozen weights are in bf16. Contenders are processes of their own whose runs take turns,
 in another order each round; a ratio is the median over the rounds of two runs of the same round, with its quartiles;
-seconds are medians, and those of different groups of six cannot be compared. The rounds are spread over six launches,
-or as many as they are, as a process may be faster than its twin while both live: a goal's 95 % confidence interval is
-Student's, of the logarithms of the launches' medians, and the goal is open where it lies on both sides of what is
-asked. Memory, real lengths and starting have none. The floor is the frozen model of which only the layer norms are
-trained. A step is forward, backward and fused AdamW. Operators are those of a run, without views.
+seconds are medians, and those of different groups of six cannot be compared. In each launch all contenders start
+anew, as a process may be faster than its twin while both live: a goal's 95 % confidence interval is Student's, of the
+logarithms of the launches' medians, and the goal is open where it lies on both sides of what is asked. Memory, real
+lengths and starting have none. The floor is the frozen model of which only the layer norms are trained. A step is
+forward, backward and fused AdamW. Operators are those of a run, without views; on a GPU the kernels that it launches.
 """

@@ -90,9 +90,9 @@ def operators(setting: Setting) -> Found:
     how = (
         "Forward and backward, the base model of all in bfloat16, without autocast and without a mask: "
         f"{sizes(setting, 't5-base')}. Views and the optimizer are left out; attention and PyTorch's norm, which "
-        "hyperadapt trains on an accelerator in place of T5's, are one operator forward and one for each gradient. "
-        "Counted on tensors that have shapes alone: no accelerator is needed, and none has confirmed it. There all 8 "
-        "tasks are generated, whichever are in the batch."
+        "hyperadapt takes on an accelerator in place of T5's, are one operator forward and one for each gradient. "
+        "Counted on tensors that have shapes alone, so that no accelerator is needed. There all 8 tasks are generated, "
+        "whichever are in the batch."
     )
     return Found(how, rows, [])
 

@@ -99,7 +99,7 @@ def training_lengths(setting: Setting) -> Found:
     goal = Goal(
         "useful tokens a second: of batches at random", speed[ours] / speed[random], 1.5, at_most=False
     )
-    return Found(how, rows, [goal], times_of(found))
+    return Found(how, rows, [goal], times_of(found), launches=1)
 
 
 def evaluating(setting: Setting) -> Found:

@@ -118,12 +118,14 @@ class Found:
         rows: one a contender.
         goals: what was asked.
         seconds: of every contender's runs, in turns with the references of its group.
+        launches: over which the rounds are spread; None where they are as many as the setting's.
     """
 
     how: str
     rows: list[dict[str, Any]]
     goals: list[Goal]
     seconds: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    launches: int | None = None
 
 
 @dataclass(frozen=True)
