@@ -177,10 +177,15 @@ def test_in_float16_nothing_is_folded_as_its_range_would_be_left() -> None:
     assert (applied(form, y.half(), y.half(), low).float() - expected).abs().max() < 1
 
 
-def test_under_autocast_the_sum_keeps_the_type_of_what_is_added_to() -> None:
-    y, x, weight = states(), states()[..., :4], torch.randn(1, 4, 16)
+@pytest.mark.parametrize("groups", [1, 5])
+@pytest.mark.parametrize("compiling", [False, True])
+def test_under_autocast_the_sum_keeps_the_type_of_what_is_added_to(
+    groups: int, compiling: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    y, x, weight = states(), states()[..., :4], torch.randn(groups, 4, 16)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     with torch.autocast("cpu", torch.bfloat16):
-        hidden = linear(x, torch.eye(4)[None])
+        hidden = linear(x, torch.eye(4).expand(groups, 4, 4), torch.zeros(groups, 1, 4))
         found = add_linear(y, hidden, weight)
         assert found.dtype == torch.float32
         assert add_linear(y.bfloat16(), hidden, weight).dtype == torch.bfloat16

@@ -1,4 +1,4 @@
-"""Steps that are repeated, by what stands for a CUDA graph: a call that is made anew on the tensors it was made on."""
+"""Steps that are repeated, by what stands for a CUDA graph (`repeated_call`)."""
 
 from __future__ import annotations
 
@@ -10,26 +10,38 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import Seq2SeqTrainingArguments
 
 from hyperadapt import graphs, training
+from hyperadapt.errors import UserError
 from hyperadapt.graphs import CapturedSteps
-from tiny import PLUS_PLUS, gradients, of_task, relative_error, tiny_adapted, tiny_batch
+from tiny import PLUS_PLUS, gradients, of_task, relative_error, repeated_call, tiny_adapted, tiny_batch
 from tiny_run import assert_one_line, hyperadapt, write_config, write_tasks
 
 
-def repeated_call(call: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """As a graph: nothing runs when it is captured, and each replay reads and writes the same memory."""
-    loss = torch.zeros(())
-    return lambda: loss.copy_(call()), loss  # type: ignore[return-value]
-
-
 def steps_of(model: Any) -> CapturedSteps:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
     def step(batch: dict[str, Tensor]) -> Tensor:
         loss = model(**batch).loss
         loss.backward()
         return loss.detach()
 
-    return CapturedSteps(step, [p for p in model.parameters() if p.requires_grad], repeated_call)
+    def gradients_lie() -> list[int]:
+        return [parameter.grad.data_ptr() for parameter in trained if parameter.grad is not None]
+
+    def capture(call: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        replay, loss = repeated_call(call)
+        places = gradients_lie()
+        assert len(places) == len(trained)
+
+        def where_it_was_captured() -> None:
+            assert gradients_lie() == places, "a graph would write elsewhere"
+            replay()
+
+        return where_it_was_captured, loss
+
+    return CapturedSteps(step, trained, capture)
 
 
 def test_repeated_steps_have_the_losses_and_gradients_of_each_batch() -> None:
@@ -66,12 +78,53 @@ def test_gradients_add_up_over_a_steps_batches_and_start_anew_after_it() -> None
 
 def test_what_a_graph_reads_is_its_own() -> None:
     repeated = steps_of(tiny_adapted(PLUS_PLUS).train())
-    batch = tiny_batch()
-    for task in (0, 0, 1):
-        given = of_task(batch, task)
-        kept = {name: tensor.clone() for name, tensor in given.items()}
-        repeated(given)
-        assert all(torch.equal(given[name], kept[name]) for name in kept)
+    batches = [of_task(tiny_batch(seed=seed), seed % 3) for seed in range(4)]
+    kept = [{name: tensor.clone() for name, tensor in batch.items()} for batch in batches]
+    for batch in batches:
+        repeated(batch)
+    for batch, as_it_was in zip(batches, kept, strict=True):
+        assert all(torch.equal(batch[name], as_it_was[name]) for name in batch)
+
+
+def test_gradients_that_are_there_are_taken_over() -> None:
+    model, plain = tiny_adapted().train(), tiny_adapted().train()
+    repeated = steps_of(model)
+    for of in (model, plain):
+        of(**tiny_batch(seed=1)).loss.backward()
+    for seed in (2, 3, 4):
+        repeated(tiny_batch(seed=seed))
+        plain(**tiny_batch(seed=seed)).loss.backward()
+    own, wanted = gradients(model), gradients(plain)
+    assert all(relative_error(own[name], wanted[name]) < 1e-4 for name in wanted)
+
+
+def test_more_shapes_than_there_may_be_graphs_run_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "MOST", 1)
+    model, plain = tiny_adapted().train(), tiny_adapted().train()
+    repeated = steps_of(model)
+    for number in range(6):
+        batch = tiny_batch(rows=6 + 6 * (number % 2), seed=number)
+        assert repeated(batch) == pytest.approx(plain(**batch).loss.item(), rel=1e-5)
+    assert len(repeated.captured) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"optim": "lomo"}, "lomo, which takes its step within the backward"),
+        ({"gradient_checkpointing": True}, "gradient_checkpointing"),
+        ({"torch_compile": True}, "torch_compile"),
+        ({"torch_empty_cache_steps": 5}, "torch_empty_cache_steps"),
+    ],
+)
+def test_what_a_graph_cannot_repeat_is_refused(
+    arguments: dict[str, Any], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    args = Seq2SeqTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **arguments)
+    args.use_cpu = False
+    with pytest.raises(UserError, match=f"training.cuda_graphs: not with .*{reason}"):
+        training.check_graphs(args)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

@@ -149,7 +149,9 @@ class TrainingConfig(Section):
         eval_steps: steps between checkpoints, each evaluated on the validation rows.
         save_total_limit: checkpoints kept: the best and the last, and older ones up to this number.
         logging_steps: steps between logged losses.
-        cuda_graphs: on one GPU, record what forward and backward launch once for each shape of a batch, and repeat it.
+        cuda_graphs: on one GPU, record what forward and backward launch once for each shape of a batch, and repeat it;
+            at most 64 shapes, of widths that are multiples of 8. A shape's first step holds its own activations beside
+            those of the graphs.
         arguments: any other field of transformers' Seq2SeqTrainingArguments, as {bf16: true, report_to: tensorboard}.
     """
 

@@ -97,7 +97,8 @@ def fine_tuned(
 
     from hyperadapt.training import training_arguments
 
-    model, training = copy.deepcopy(model), config.training.model_copy(update={"max_steps": steps})
+    changes = {"max_steps": steps, "cuda_graphs": False}  # which a plain Trainer does not know
+    model, training = copy.deepcopy(model), config.training.model_copy(update=changes)
     with TemporaryDirectory() as folder:
         args = training_arguments(training, config.seed, Path(folder), best="loss")
         args.eval_strategy = args.save_strategy = "no"

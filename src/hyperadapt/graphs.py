@@ -1,7 +1,7 @@
 """Training steps as CUDA graphs: what a step launches is recorded once for each shape of a batch, and then repeated.
 
 A GPU does the step of a frozen backbone in a fraction of the time that Python takes to tell it of all the kernels
-(docs/benchmarks.md). What they are depends on shapes alone: on an accelerator no method reads a batch.
+(docs/benchmarks.md). What they are depends on shapes alone: in training no method reads a batch on an accelerator.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MOST = 64  # graphs; of further shapes every batch runs as it is
 Step = Callable[[dict[str, Tensor]], Tensor]
 
 
 class CapturedSteps:
     """Runs forward and backward; from the second batch of a shape on, by repeating what the shape's graph recorded.
 
-    Gradients are added up in buffers of their own, whichever graph makes them, and start from zero where the parameters
-    have none.
+    Gradients are added up in buffers of their own, whichever graph makes them, and start from zero where a parameter
+    has none: one that takes no part in a step has a gradient of zero.
 
     Args:
         step: goes forward and backward, and returns the loss; it must not wait for the device.
@@ -40,12 +41,11 @@ class CapturedSteps:
         Args:
             batch: on the parameters' device, or numbers on the CPU.
         """
-        if self.trained[0].grad is None:
-            torch._foreach_zero_(self.gradients)
-            for parameter, gradient in zip(self.trained, self.gradients, strict=True):
-                parameter.grad = gradient
+        if self.trained[0].grad is not self.gradients[0]:
+            self.take_gradients()
         shape = tuple((name, tensor.shape, tensor.dtype) for name, tensor in batch.items())
-        if shape not in self.seen:  # run once as it is, for what is made at the first call
+        # Run once as it is, for what is made at the first call.
+        if shape not in self.seen or (shape not in self.captured and len(self.captured) == MOST):
             self.seen.add(shape)
             return self.step(on(self.trained[0].device, batch))
         if shape not in self.captured:
@@ -57,6 +57,14 @@ class CapturedSteps:
             own[name].copy_(tensor, non_blocking=True)
         replay()
         return loss.clone()
+
+    def take_gradients(self) -> None:
+        """Let the buffers hold the parameters' gradients, whatever those are so far."""
+        torch._foreach_zero_(self.gradients)
+        for parameter, gradient in zip(self.trained, self.gradients, strict=True):
+            if parameter.grad is not None:
+                gradient.copy_(parameter.grad)
+            parameter.grad = gradient
 
 
 def on(device: torch.device, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -294,9 +294,9 @@ class AdaptedLinear(nn.Module):
     weight: Tensor
     bias: Tensor | None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         assert self.binding.site_weights is not None, "a site ran outside its block"
-        at_site = self.binding.site_weights.at(self.site)
+        at_site, x = self.binding.site_weights.at(self.site), input
         read = self.__dict__.pop("site_input")
         gates = None if at_site.gates is None else at_site.gates.get(self.site.path)
         if gates is None:
@@ -309,7 +309,7 @@ class AdaptedLinear(nn.Module):
 
 
 class PlainStack(nn.Module):
-    """Mixed in before the class of a stack: autocast is off where the stack's weights have the type of its products.
+    """Mixed in before the class of a stack whose weights have one type: where it is autocast's too, autocast is off.
 
     It would do nothing but look at every operator, and widen what an adapter's layer norm adds.
     """
@@ -333,7 +333,9 @@ class Norm(nn.Module):
 
     eps: float
     weight: Tensor
-    embeddings: tuple[nn.Module]  # whose type the output has; in a tuple, so as to be no child
+    embeddings: tuple[
+        nn.Module
+    ]  # whose type the output has if the scale is trained; in a tuple, so as to be no child
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         y: Any
@@ -343,7 +345,7 @@ class Norm(nn.Module):
             y = RmsNorm.apply(hidden_states, self.weight, self.eps)
         else:
             y = super().forward(hidden_states)
-        return y.to(self.embeddings[0].weight.dtype)
+        return y.to(self.embeddings[0].weight.dtype if self.weight.requires_grad else self.weight.dtype)
 
 
 def adapt(base: PreTrainedModel, method: Method, tasks: Sequence[str]) -> Any:
@@ -451,9 +453,12 @@ def train_norms(base: PreTrainedModel, backbone: Backbone) -> None:
 def run_fast(base: Any, backbone: Backbone) -> None:
     """Run what the base model has of its own in as few calls as it can be, whatever the method."""
     for name, stack in backbone.stacks(base).items():
-        subclass(stack, PlainStack)
-        for site in backbone.norm_sites(base, name):
-            norm: Any = base.get_submodule(site.path)
+        norms: list[Any] = [base.get_submodule(site.path) for site in backbone.norm_sites(base, name)]
+        scales = {id(norm.weight) for norm in norms}
+        rest = [weight for weight in stack.parameters() if id(weight) not in scales]
+        if len({weight.dtype for weight in rest if weight.is_floating_point()}) == 1:
+            subclass(stack, PlainStack)
+        for norm in norms:
             subclass(norm, Norm)
             norm.eps, norm.embeddings = backbone.norm_eps(base), (base.get_input_embeddings(),)
     layer = base.get_output_embeddings()

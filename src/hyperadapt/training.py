@@ -559,11 +559,17 @@ def check_graphs(args: Seq2SeqTrainingArguments) -> None:
     Raises:
         UserError: if not, with what is in the way.
     """
+    optimizer = OptimizerNames(args.optim).value
     in_the_way = {
         "a GPU is needed, and there is none": not torch.cuda.is_available() or args.use_cpu,
         f"one GPU alone, not {args.n_gpu}": args.n_gpu > 1,
         f"one process alone, not {args.world_size}": args.world_size > 1,
-        "not with arguments.fp16, whose loss is scaled anew at each step; set bf16": args.fp16,
+        "not with fp16, whose loss is scaled anew at each step; set bf16": args.mixed_precision == "fp16",
+        f"not with arguments.optim {optimizer}, which takes its step within the backward": any(
+            word in optimizer for word in ("lomo", "layerwise")
+        ),
+        "not with arguments.deepspeed": args.deepspeed is not None,
+        "not with arguments.fsdp": bool(args.fsdp),
         "not with arguments.gradient_checkpointing": args.gradient_checkpointing,
         "not with arguments.torch_compile, which makes graphs of its own": args.torch_compile,
         "not with arguments.torch_empty_cache_steps": args.torch_empty_cache_steps is not None,

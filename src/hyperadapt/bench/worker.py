@@ -46,6 +46,8 @@ def main() -> None:
     device = device or torch.device("cpu")
     with device if spec["quantization"] is None else nullcontext():  # drawn where it will be
         model = adapted(spec).to(device)
+    if device.type != "cpu":
+        torch.accelerator.reset_peak_memory_stats()  # drawing it is the contender's making
     work = work_of(spec, model, device)
 
     def run() -> float:

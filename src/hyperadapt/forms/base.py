@@ -127,7 +127,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         y = torch.baddbmm(bias, tokens, weight)
     else:  # compiled, the sum is fused with what follows, where the product would have to begin with a copy of it
         y = torch.bmm(tokens, weight)
-        y = y if bias is None else y + bias
+        y = y if bias is None else y + bias.to(y.dtype)
     return y if len(x) == groups else y.view(*x.shape[:-1], -1)
 
 
