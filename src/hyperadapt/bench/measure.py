@@ -223,13 +223,16 @@ def side_by_side(
     names, measured = list(others), dict[str, Measured]()
     for start in range(0, max(len(names), 1), setting.at_once):
         group = {**references, **{name: others[name] for name in names[start : start + setting.at_once]}}
-        for name, of in take_turns(group, setting.rounds, ceil(setting.rounds / setting.launches)).items():
+        a_launch = ceil(setting.rounds / setting.launches)
+        for name, of in take_turns(group, setting.rounds, a_launch, setting.on_device).items():
             measured.setdefault(name, of)
     return measured
 
 
-def take_turns(specs: Mapping[str, Spec], rounds: int, a_launch: int) -> dict[str, Measured]:
-    """Time contenders that all fit into memory, in each round in another order."""
+def take_turns(
+    specs: Mapping[str, Spec], rounds: int, a_launch: int, at_once: bool = False
+) -> dict[str, Measured]:
+    """Time contenders that all fit into memory, in each round in another order, and warm them up `at_once` or not."""
     seconds: dict[str, list[float]] = {name: [] for name in specs}
     peaks = dict.fromkeys(specs, 0.0)
     order = Random(0)
@@ -237,10 +240,11 @@ def take_turns(specs: Mapping[str, Spec], rounds: int, a_launch: int) -> dict[st
     for start in range(0, rounds, a_launch):
         with ExitStack() as stack:
             running = [stack.enter_context(Contender(name, spec)) for name, spec in specs.items()]
-            for _ in range(WARM_UP):  # all at once, as a model may take minutes to compile
-                for one in running:
+            # On a device all at once, as one may take minutes to compile; on a CPU they would be in each other's way.
+            for some in WARM_UP * ([running] if at_once else [[one] for one in running]):
+                for one in some:
                     one.put("run")
-                for one in running:
+                for one in some:
                     one.answer()
             for _ in range(min(a_launch, rounds - start)):
                 for one in order.sample(running, len(running)):
