@@ -142,7 +142,12 @@ def section_text(section: Section, record: dict[str, Any]) -> str:
     rounds = {len(times) for group in record.get("seconds", {}).values() for times in group.values()}
     # As `side_by_side` shares them out.
     shared = {number: ceil(number / ceil(number / record["launches"])) for number in rounds}
-    how = " ".join([record["how"], *(f"{number} rounds in {of} launches." for number, of in shared.items())])
+    how = " ".join(
+        [
+            record["how"],
+            *(f"{number} rounds in {of} launch{'es' * (of > 1)}." for number, of in shared.items()),
+        ]
+    )
     return f"## {section.title}\n\n{how}\n\n{record['machine']}\n\n{markdown(record['rows'])}\n{goals}"
 
 
