@@ -200,7 +200,9 @@ def test_a_compiled_step_asks_for_compiled_contenders_and_counts_no_operators(
 def in_this_process(references: Any, others: Any, setting: Setting) -> dict[str, Measured]:
     """Let every contender do its work once, in the groups of `side_by_side`, which has processes of their own."""
 
-    def take_turns(specs: dict[str, Spec], rounds: int, a_launch: int, at_once: bool) -> dict[str, Measured]:
+    def take_turns(
+        specs: dict[str, Spec], rounds: int, a_launch: int, warm_up_together: bool
+    ) -> dict[str, Measured]:
         seconds = {name: [worked(of) * (2 + number)] for number, (name, of) in enumerate(specs.items())}
         return {name: Measured(seconds[name], seconds, 1.0, 1, 1) for name in specs}
 

@@ -497,6 +497,24 @@ def test_a_compiled_generation_equals_the_eager_one() -> None:
     assert torch.equal(compiled, generate(model))
 
 
+@pytest.mark.usefixtures("fresh_compiler")
+def test_a_compiled_step_of_a_generation_takes_the_weights_of_all_sites_in_a_few_tensors() -> None:
+    model, inputs = tiny_adapted(), list[str]()
+
+    def look(graph: torch.fx.GraphModule, *_: Any, **__: Any) -> Any:
+        inputs.extend(node.name for node in graph.graph.nodes if node.op == "placeholder")
+        return graph.forward
+
+    config = CompileConfig(backend=look, fullgraph=True)  # type: ignore[arg-type]
+    config._compile_all_devices = True
+    compiled = generate(model, cache_implementation="static", compile_config=config)
+    assert torch.equal(compiled, generate(model))
+    [group] = model.hyperadapt.site_groups("decoder")
+    kept = [name for name in inputs if "site_weights" in name]
+    assert len(kept) == len(group.form.weights(group.sites[0])) == 6
+    assert len(group.sites) == 4
+
+
 def test_the_adapted_model_is_a_transformers_model_of_its_own_class(model: Any) -> None:
     assert isinstance(model, PreTrainedModel)
     assert isinstance(model, T5ForConditionalGeneration)

@@ -25,7 +25,7 @@ DRAFT = "{}_draft"  # the stack's name -> what holds the sites of its first run
 class Generated(NamedTuple):
     """Everything that one stack's sites need for one batch, the weights of all sites in one tensor.
 
-    So they are kept over a generation: a compiled step that reads them takes a few tensors, and not some for each site.
+    A compiled step of a generation reads them so: a few tensors are its inputs, and not some for each site.
 
     Attributes:
         stack: its name, or its draft's.

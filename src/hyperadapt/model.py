@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hyperadapt import checkpoint
-from hyperadapt.adaptation import DRAFT, Adaptation, Generated, SiteWeights
+from hyperadapt.adaptation import DRAFT, Adaptation, AtSite, Generated, SiteWeights
 from hyperadapt.backbones import Backbone, backbone_of
 from hyperadapt.conditioning import Inputs
 from hyperadapt.errors import UserError, nearest
@@ -172,8 +172,7 @@ class AdaptedStack(nn.Module):
         model, adaptation = self.model[0], self.model[0].hyperadapt
         encoded, mask = kwargs.get("encoder_hidden_states"), kwargs.get("encoder_attention_mask")
 
-        def run(generated: Generated) -> Any:
-            site_weights = adaptation.by_site(generated)
+        def run(site_weights: SiteWeights) -> Any:
             with_cache = {} if past_key_values is None else {"past_key_values": past_key_values}
             with bound(self.binding, site_weights):
                 return super(AdaptedStack, self).forward(
@@ -182,20 +181,23 @@ class AdaptedStack(nn.Module):
 
         # A cache lives as long as one generation, so the weights kept on it are neither made anew at each step nor
         # left over for the next batch. One that was reset, to be used again, has no states of the encoder.
-        kept: Kept | None = getattr(past_key_values, "generated", None)
+        kept: Kept | None = getattr(past_key_values, "site_weights", None)
         begun = getattr(past_key_values, "is_updated", {}).get(0)
         if kept is not None and begun and kept.task_ids is task_ids:
             # Gates come from the first token, whatever moves the encoder's states between devices.
             moved = adaptation.has_gates(self.stack_name) and shape_of(kept.encoded) == shape_of(encoded)
             if kept.encoded is encoded or moved:
-                return run(kept.generated)
+                # A compiled step would take every site's tensors for inputs, and copy them into its CUDA graph.
+                compiled = torch.compiler.is_compiling()
+                return run(adaptation.by_site(kept.generated) if compiled else kept.site_weights)
         if model.method.task_conditioned:
             check_task_ids(task_ids, tokens, model.tasks)
         assert tokens is not None
         inputs = Inputs(self.stack_name, tokens, task_ids, encoded, mask)
         dtype = autocast_dtype(tokens.device.type) or self.dtype
         if adaptation.has_draft(self.stack_name):
-            draft = run(adaptation(inputs._replace(stack=DRAFT.format(self.stack_name)), dtype))
+            of_draft = adaptation(inputs._replace(stack=DRAFT.format(self.stack_name)), dtype)
+            draft = run(adaptation.by_site(of_draft))
             inputs = inputs._replace(encoded=draft[0], mask=kwargs.get("attention_mask"))
         if begun and adaptation.has_gates(self.stack_name):
             raise UserError(
@@ -204,12 +206,13 @@ class AdaptedStack(nn.Module):
             )
         generated = adaptation(inputs, dtype)._replace(mask=kwargs.get("attention_mask"))
         if torch.is_grad_enabled():
-            return run(generated)
+            return run(adaptation.by_site(generated))
         generated = generated._replace(gates={})
-        output = run(generated)
+        site_weights = adaptation.by_site(generated)
+        output = run(site_weights)
         cache = getattr(output, "past_key_values", None) if past_key_values is None else past_key_values
         if cache is not None:
-            cache.generated = Kept(task_ids, encoded, generated)
+            cache.site_weights = Kept(task_ids, encoded, generated, site_weights)
         return output
 
 
@@ -232,6 +235,7 @@ class Kept(NamedTuple):
     task_ids: Tensor | None
     encoded: Tensor | None
     generated: Generated
+    site_weights: SiteWeights
 
 
 class AdaptedBlock(nn.Module):
@@ -249,6 +253,11 @@ class Binding:
     """What the sites of a stack read while one of its blocks runs: all their weights."""
 
     site_weights: SiteWeights | None = None
+
+    def at(self, site: Site) -> AtSite:
+        """Return what one site needs."""
+        assert self.site_weights is not None, "a site ran outside its block"
+        return self.site_weights.at(site)
 
 
 class bound:  # noqa: N801 - reads as a statement
@@ -274,14 +283,13 @@ class AdaptedSite(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = super().forward(*args, **kwargs)
-        assert self.binding.site_weights is not None, "a site ran outside its block"
-        at_site = self.binding.site_weights.at(self.site)
+        weights = self.binding.at(self.site).weights
         y = output[0] if isinstance(output, tuple) else output
         if self.site.insertion == "sequential":
             x = y
         else:
             x = args[0] if self.site.reads is None else self.__dict__.pop("site_input")
-        changed = self.form.apply(x.to(y.dtype), y, at_site.weights)
+        changed = self.form.apply(x.to(y.dtype), y, weights)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
 
@@ -295,8 +303,7 @@ class AdaptedLinear(nn.Module):
     bias: Tensor | None
 
     def forward(self, input: Tensor) -> Tensor:
-        assert self.binding.site_weights is not None, "a site ran outside its block"
-        at_site, x = self.binding.site_weights.at(self.site), input
+        at_site, x = self.binding.at(self.site), input
         read = self.__dict__.pop("site_input")
         gates = None if at_site.gates is None else at_site.gates.get(self.site.path)
         if gates is None:
@@ -333,9 +340,7 @@ class Norm(nn.Module):
 
     eps: float
     weight: Tensor
-    embeddings: tuple[
-        nn.Module
-    ]  # whose type the output has if the scale is trained; in a tuple, so as to be no child
+    embeddings: tuple[nn.Module]  # whose type a trained norm's output has; in a tuple, so as to be no child
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         y: Any

@@ -83,13 +83,8 @@ def bench(names: Sequence[str], setting: Setting, output: Path, page: Path) -> l
         print(f"measuring {section.name}", flush=True)
         found = section.measure(setting)
         asked = [asked_of(goal) for goal in found.goals]
-        launches = found.launches or setting.launches
-        record = {
-            **asdict(found),
-            "goals": asked,
-            "machine": f"{machine(setting)}{theirs}",
-            "launches": launches,
-        }
+        changes = {"goals": asked, "launches": found.launches or setting.launches}
+        record = {**asdict(found), **changes, "machine": f"{machine(setting)}{theirs}"}
         (output / f"{section.name}.json").write_text(json.dumps(record, indent=1))
         page.write_text(written(output, page.read_text() if page.exists() else ""))
         goals += [{"section": section.name, **of} for of in asked]
@@ -188,7 +183,7 @@ PREFACE = """# Benchmarks
 Written by `hyperadapt bench` (`make bench`). Models have random weights of published shapes, in fp32 on a CPU; on a GPU
 all train under bf16 autocast, frozen weights are in bf16. Contenders are processes of their own whose runs take turns,
 in another order each round; a ratio is the median over the rounds of two runs of the same round, with its quartiles;
-seconds are medians, and those of different groups of six cannot be compared. In each launch all contenders start
+seconds are medians, and those of different groups cannot be compared. In each launch all contenders start
 anew, as a process may be faster than its twin while both live: a goal's 95 % confidence interval is Student's, of the
 logarithms of the launches' medians, and the goal is open where it lies on both sides of what is asked. Memory, real
 lengths and starting have none. The floor is the frozen model of which only the layer norms are trained. A step is

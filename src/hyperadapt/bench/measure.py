@@ -230,9 +230,9 @@ def side_by_side(
 
 
 def take_turns(
-    specs: Mapping[str, Spec], rounds: int, a_launch: int, at_once: bool = False
+    specs: Mapping[str, Spec], rounds: int, a_launch: int, warm_up_together: bool
 ) -> dict[str, Measured]:
-    """Time contenders that all fit into memory, in each round in another order, and warm them up `at_once` or not."""
+    """Time contenders that all fit into memory, in each round in another order."""
     seconds: dict[str, list[float]] = {name: [] for name in specs}
     peaks = dict.fromkeys(specs, 0.0)
     order = Random(0)
@@ -241,7 +241,7 @@ def take_turns(
         with ExitStack() as stack:
             running = [stack.enter_context(Contender(name, spec)) for name, spec in specs.items()]
             # On a device all at once, as one may take minutes to compile; on a CPU they would be in each other's way.
-            for some in WARM_UP * ([running] if at_once else [[one] for one in running]):
+            for some in WARM_UP * ([running] if warm_up_together else [[one] for one in running]):
                 for one in some:
                     one.put("run")
                 for one in some:

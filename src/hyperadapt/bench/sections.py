@@ -293,9 +293,7 @@ def memory(setting: Setting) -> Found:
         }
     # A device's allocator is a process's own; on a CPU each has the machine to itself.
     with ThreadPoolExecutor(setting.at_once if setting.on_device else 1) as pool:
-        peaks = dict(
-            zip(contenders, pool.map(peak_alone, *zip(*contenders.items(), strict=True)), strict=True)
-        )
+        peaks = dict(zip(contenders, pool.map(peak_alone, contenders, contenders.values()), strict=True))
     bound = 0.5 if setting.on_device else 0.55
     rows = [
         {"": name, "memory (MB)": f"{peak:.0f}", f"of {FULL}": f"{peak / peaks[FULL]:.3f}"}

@@ -113,8 +113,9 @@ def adapted(spec: dict[str, Any]) -> Any:
             from hyperadapt.backbones import backbone_of
             from hyperadapt.model import run_fast, train_norms
 
-            train_norms(model, backbone_of(model))
-            run_fast(model, backbone_of(model))
+            backbone = backbone_of(model)
+            train_norms(model, backbone)
+            run_fast(model, backbone)
             model.decoder.config.use_cache = False
     return model
 
