@@ -1,8 +1,11 @@
-"""The errors a user can cause, each one line: what is wrong, where, and the nearest right thing."""
+"""What a user is told, each one line: errors, with the nearest right thing, and notices of what was cut or left out."""
 
 from __future__ import annotations
 
+import os
 import reprlib
+import sys
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, get_args
@@ -20,6 +23,32 @@ class UserError(ValueError):
 
 class CheckpointError(UserError):
     """A saved run or checkpoint that cannot be loaded: truncated, corrupted, newer, or of another base model."""
+
+
+_TURNS_TEXT_ROUND = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(text: object) -> str:
+    """Make a text safe to print: what a terminal obeys or shows backwards, and halves of characters, escaped.
+
+    Names of files, tasks and columns, and what a model predicts, may be a stranger's.
+    """
+    return "".join(
+        character
+        if character in "\n\t"
+        or (unicodedata.category(character) not in ("Cc", "Cs") and character not in _TURNS_TEXT_ROUND)
+        else ascii(character)[1:-1]
+        for character in str(text)
+    )
+
+
+def notice(message: str) -> None:
+    """Say in one line, once for all processes, what was cut, rounded, dropped or ignored, and how often."""
+    if int(os.environ.get("RANK", "0")):
+        return
+    from tqdm import tqdm
+
+    tqdm.write(f"note: {printable(message)}", file=sys.stderr)  # on a line of its own beside a progress bar
 
 
 def nearest(name: object, choices: Iterable[str]) -> str:
