@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from hyperadapt.checkpoint import read
 from hyperadapt.config import RunConfig
 from hyperadapt.errors import CheckpointError, UserError
-from hyperadapt.runs import Run, load_run, write_results
-from tiny_run import COLOURS, SPLITS, hyperadapt, write_config, write_tasks
+from hyperadapt.results_file import add, write
+from hyperadapt.runs import Run, load_run
+from tiny_run import COLOURS, SPLITS, as_of_an_earlier_version, hyperadapt, write_config, write_tasks
 
 ROWS = [{"text": text} for text in COLOURS]
 
@@ -41,6 +42,8 @@ def test_a_run_directory_holds_what_it_promises_and_no_more(trained: Path) -> No
         "model/model.safetensors",
         "results.json",
         "history.json",
+        "data.json",
+        "manifest.json",
     }
     assert "tokenizer/tokenizer_config.json" in files
     # Trainer turns it off in the model that it is given.
@@ -153,12 +156,12 @@ def test_a_run_says_which_tasks_and_splits_it_has(loaded: Run) -> None:
 
 
 def test_results_are_added_to_those_that_are_there(tmp_path: Path) -> None:
-    write_results(tmp_path, {"a": 1, "test": 2})
-    write_results(tmp_path, {"test": 3})
-    assert json.loads((tmp_path / "results.json").read_text()) == {"a": 1, "test": 3}
+    write(tmp_path, {"train_seconds": 1, "test": 2})
+    add(tmp_path, {"test": 3})
+    assert json.loads((tmp_path / "results.json").read_text()) == {"train_seconds": 1, "test": 3}
     (tmp_path / "results.json").write_text('{"a": ')
-    with pytest.raises(CheckpointError, match=r"results\.json is damaged"):
-        write_results(tmp_path, {"test": 3})
+    with pytest.raises(CheckpointError, match=r"results\.json is missing or damaged"):
+        add(tmp_path, {"test": 3})
     assert (tmp_path / "results.json").read_text() == '{"a": '
 
 
@@ -206,7 +209,7 @@ DAMAGES: dict[str, Damage] = {
     ),
     "other base": ("base/model.safetensors", other_weights, "was trained on another base model"),
     "model file gone": ("model/model.safetensors", Path.unlink, "there is no file model.safetensors"),
-    "unfinished": ("model", shutil.rmtree, "is not finished; go on with: hyperadapt train … --resume"),
+    "model gone": ("model", shutil.rmtree, "there is no file model.safetensors"),
     "no run": ("config.yaml", Path.unlink, "is not a run: there is no config.yaml"),
     "config no YAML": ("config.yaml", lambda file: file.write_text("a: ["), "config.yaml is not valid YAML"),
     "tasks gone": ("tasks.yaml", Path.unlink, "tasks.yaml is missing or damaged"),
@@ -229,7 +232,10 @@ DAMAGES: dict[str, Damage] = {
     "damage",
     DAMAGES,
 )
-def test_a_damaged_run_is_refused_in_one_line_that_names_it(run: Path, damage: str) -> None:
+def test_a_damaged_run_without_a_manifest_is_refused_in_one_line_that_names_it(
+    run: Path, damage: str
+) -> None:
+    as_of_an_earlier_version(run)
     file, harm, message = DAMAGES[damage]
     harm(run / file)
     with pytest.raises(UserError) as error:
@@ -240,6 +246,7 @@ def test_a_damaged_run_is_refused_in_one_line_that_names_it(run: Path, damage: s
 
 
 def test_a_run_of_a_version_without_some_field_is_read_with_its_default(run: Path) -> None:
+    as_of_an_earlier_version(run)
     file = run / "config.yaml"
     lines = file.read_text().splitlines(keepends=True)
     older = [line for line in lines if "size_limit" not in line]
@@ -262,7 +269,10 @@ def test_a_run_begun_over_the_leavings_of_a_killed_one_has_its_own_base_model(tm
     config = write_config(tmp_path, tasks)
     few_steps = ["training.max_steps=2", "training.eval_steps=2"]
     assert hyperadapt("train", config, "model.seed=1", *few_steps).code == 0
-    (tmp_path / "run/config.yaml").unlink()  # as if killed before it was written, the last
+    for written_later in ("checkpoints", "model"):
+        shutil.rmtree(tmp_path / "run" / written_later)
+    for written_later in ("results.json", "history.json", "config.yaml"):
+        (tmp_path / "run" / written_later).unlink()
     assert hyperadapt("train", config, "model.seed=2", *few_steps).code == 0
     assert load_run(tmp_path / "run").predict("colour", ROWS)
 
@@ -285,6 +295,7 @@ def test_the_attention_is_computed_as_configured_in_training_and_after(tmp_path:
     )
     assert outcome.code == 0, outcome.err
     eager = load_run(tmp_path / "run").model
+    as_of_an_earlier_version(tmp_path / "run")
     saved = tmp_path / "run/config.yaml"
     saved.write_text(saved.read_text().replace("eager", "sdpa"))
     sdpa = load_run(tmp_path / "run").model
@@ -346,10 +357,10 @@ def test_tasks_of_csv_and_jsonl_files_and_of_glue_train_together(tmp_path: Path,
     outcome = hyperadapt("evaluate", tmp_path / "run")
     assert outcome.code == 2
     assert "task 'rte'" in outcome.err
-    (tmp_path / "run/results.json").unlink()
+    add(tmp_path / "run", {"test": None})
     outcome = hyperadapt("evaluate", tmp_path / "run", "--data-dir", tmp_path / "moved")
     assert outcome.code == 0, outcome.err
-    assert json.loads((tmp_path / "run/results.json").read_text()) == {"test": results["test"]}
+    assert json.loads((tmp_path / "run/results.json").read_text()) == results
 
 
 def test_the_training_rows_can_be_scored_and_are_those_of_the_training(run: Path, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_a_run_stopped_at_step_10_and_resumed_equals_the_uninterrupted_one_bit_f
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
-def test_sigterm_writes_a_checkpoint_and_exits_cleanly_and_the_run_goes_on_from_there(
+def test_sigterm_writes_a_checkpoint_and_exits_with_its_number_and_the_run_goes_on_from_there(
     tmp_path: Path, tasks: list[str]
 ) -> None:
     config = write_config(tmp_path, tasks, max_steps=100_000, eval_steps=50_000)
@@ -146,7 +146,7 @@ def test_sigterm_writes_a_checkpoint_and_exits_cleanly_and_the_run_goes_on_from_
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 0, stderr[-2000:]
+    assert process.returncode == 128 + signal.SIGTERM, stderr[-2000:]
     assert "Traceback" not in stderr
     stopped_at = last_checkpoint(tmp_path / "run/checkpoints")
     assert stopped_at is not None

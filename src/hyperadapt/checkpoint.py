@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from hyperadapt.errors import CheckpointError, UserError
+from hyperadapt import manifest
+from hyperadapt.errors import CheckpointError
+from hyperadapt.files import write_atomically
 from hyperadapt.methods import method_from
 from hyperadapt.tiny_t5 import place_of
 
@@ -130,6 +131,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     file = Path(path) / WEIGHTS_FILE
+    checked = manifest.check(Path(path))
     if not file.is_file():
         raise CheckpointError(f"{path} holds no saved model: there is no file {WEIGHTS_FILE}")
     try:
@@ -149,7 +151,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{file} is of format {config['format_version']}, newer than the {FORMAT_VERSION} that this version of "
             "hyperadapt reads; upgrade hyperadapt"
         )
-    if config.get("digest") != digest(config, tensors):
+    if not checked and config.get("digest") != digest(config, tensors):
         raise CheckpointError(f"{file} is corrupted: its contents do not match their digest")
     return config, tensors
 
@@ -171,6 +173,8 @@ def load_base(config: dict[str, Any], path: Path) -> PreTrainedModel:
         )
     # A run that built its base model keeps it beside the saved model, wherever both are moved.
     beside = path.parent / OWN_BASE
+    if beside.is_dir():
+        manifest.check(beside)
     kept = Path(name).name == OWN_BASE and (beside / "config.json").is_file()
     try:
         place = str(beside) if kept else place_of(name)
@@ -225,23 +229,3 @@ def digest(config: dict[str, Any], tensors: dict[str, Tensor]) -> str:
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
-
-
-def write_atomically(file: Path, content: bytes) -> None:
-    """Write a file, its directory made where needed, so that a reader, or a kill, finds the old content or the new.
-
-    Raises:
-        UserError: if the place cannot be written to.
-    """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, file)
-    except OSError as error:
-        if file.parent.is_dir():
-            temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {file}: {error.strerror or error}") from error

@@ -14,7 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from hyperadapt import tiny_t5
-from hyperadapt.errors import UserError
+from hyperadapt.errors import TrainingInterrupted, UserError
 
 if TYPE_CHECKING:
     from hyperadapt.config import RunConfig
@@ -30,6 +30,10 @@ app = typer.Typer(
 
 RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a trained run.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")]
+AllowChangedData = Annotated[
+    bool,
+    typer.Option("--allow-changed-data", help="Take rows that are not those that the run was trained with."),
+]
 Jobs = Annotated[int, typer.Option(min=1, help="Runs at once.")]
 RayAddress = Annotated[
     str | None,
@@ -50,11 +54,12 @@ def train(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As training.max_steps=100.")
     ] = None,
     resume: Resume = False,
+    allow_changed_data: AllowChangedData = False,
 ) -> None:
     """Train a method on a mixture of tasks, and evaluate it."""
     from hyperadapt.config import RunConfig
 
-    run_and_show(RunConfig.load(config, overrides or []), resume)
+    run_and_show(RunConfig.load(config, overrides or []), resume, allow_changed_data)
 
 
 @app.command()
@@ -66,19 +71,15 @@ def pretrain(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As training.max_steps=100.")
     ] = None,
     resume: Resume = False,
+    allow_changed_data: AllowChangedData = False,
 ) -> None:
     """Pretrain a T5 on plain text, from random weights or further."""
     from hyperadapt.config import PretrainConfig
 
     run_config = PretrainConfig.load(config, overrides or [])
     from hyperadapt.pretraining import pretrain
-    from hyperadapt.runs import TrainingInterrupted
 
-    try:
-        results = pretrain(run_config, resume)
-    except TrainingInterrupted as stopped:
-        print(stopped)
-        return
+    results = pretrain(run_config, resume, allow_changed_data)
     if int(os.environ.get("RANK", "0")) == 0:
         table(
             "pretraining", [{"": name.replace("_", " "), "value": value} for name, value in results.items()]
@@ -102,11 +103,7 @@ def compare(
     compare_config = CompareConfig.load(config, overrides or [])
     from hyperadapt.comparison import columns_of, compare, readable
 
-    try:
-        rows = compare(compare_config, jobs, ray, processes)
-    except KeyboardInterrupt:
-        print("stopped; compare again to go on")
-        return
+    rows = compare(compare_config, jobs, ray, processes)
     names = columns_of(rows)
     table("mean ± deviation", [{name: readable(name, row.get(name)) for name in names} for row in rows])
     print(f"The table is in {compare_config.output_dir}: table.md, table.csv, table.svg")
@@ -144,12 +141,7 @@ def reproduce(
     if name is None:
         raise UserError(f"name an experiment; {nearest('', EXPERIMENTS)}")
     planned = plan(name, scale, output_dir, base, data_dir, overrides or [])
-    try:
-        page = reproduce(planned, jobs, ray, processes)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on")
-        return
-    print(f"The page is {page}")
+    print(f"The page is {reproduce(planned, jobs, ray, processes)}")
 
 
 @app.command()
@@ -179,6 +171,7 @@ def fewshot(
     ] = False,
     output_dir: Annotated[str | None, typer.Option(help="By default a folder of the run.")] = None,
     resume: Resume = False,
+    allow_changed_data: AllowChangedData = False,
 ) -> None:
     """Transfer a trained run to a new task, from few rows."""
     from hyperadapt.fewshot import fewshot_config
@@ -186,7 +179,7 @@ def fewshot(
     config = fewshot_config(
         run, task, samples, init_from or [], seed, balanced, task_embedding_only, output_dir, overrides or []
     )
-    run_and_show(config, resume)
+    run_and_show(config, resume, allow_changed_data)
 
 
 @app.command()
@@ -216,6 +209,7 @@ def evaluate(
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     num_beams: Annotated[int | None, typer.Option(min=1)] = None,
     base_model: BaseModel = None,
+    allow_changed_data: AllowChangedData = False,
 ) -> None:
     """Score a trained run on a split of its tasks; scores of all tasks are added to its results.json."""
     loaded, chosen = load(run, base_model), list(task or [])
@@ -223,12 +217,14 @@ def evaluate(
         trained = len(loaded.tasks)
         loaded = loaded.with_unseen(unseen)
         chosen += [of.name for of in loaded.tasks[trained:]]
-    results = loaded.evaluate(split, chosen, data_dir, batch_size, num_beams)
-    if not chosen:
-        from hyperadapt.runs import write_results
+    from hyperadapt import results_file
 
-        write_results(run, {split: results.as_dict()})
-    show(results, f"{split} rows")
+    if not chosen:
+        results_file.read(run)  # before the scores are there, which could not be added to damaged ones
+    results = loaded.evaluate(split, chosen, data_dir, batch_size, num_beams, allow_changed_data)
+    show(results, f"{split} rows")  # before they are written, which may fail
+    if not chosen:
+        results_file.add(run, {split: results.as_dict()})
 
 
 @app.command()
@@ -457,15 +453,11 @@ def documented(method: type[Method]) -> dict[str, str]:
     }
 
 
-def run_and_show(config: RunConfig, resume: bool) -> None:
+def run_and_show(config: RunConfig, resume: bool, allow_changed_data: bool) -> None:
     """Train a run, and print its scores."""
-    from hyperadapt.runs import TrainingInterrupted, train
+    from hyperadapt.runs import train
 
-    try:
-        results = train(config, resume)
-    except TrainingInterrupted as stopped:
-        print(stopped)
-        return
+    results = train(config, resume, allow_changed_data)
     if int(os.environ.get("RANK", "0")) == 0:
         for split, result in results.items():
             show(result, f"{split} rows")
@@ -525,10 +517,17 @@ def in_words(value: Any) -> str:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on standard error and exit code 2."""
+    """Run the command line; a user's mistake is one line on standard error and exit code 2.
+
+    What was stopped by a signal ends as other programs do, with 128 and the signal's number: a script must not go on.
+    """
     try:
         # Not standalone, or typer would draw its own errors in a box of several lines.
         sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+    except TrainingInterrupted as stopped:
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(stopped)
+        sys.exit(128 + stopped.signal)
     except (UserError, TyperException) as error:
         message = error.format_message() if isinstance(error, TyperException) else error
         from tqdm import tqdm

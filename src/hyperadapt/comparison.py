@@ -10,16 +10,15 @@ Every run is a process of its own: its peak memory is its own, and what goes wro
 from __future__ import annotations
 
 import csv
+import ctypes
 import io
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -27,11 +26,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from hyperadapt.checkpoint import write_atomically
+from hyperadapt import results_file
 from hyperadapt.config import CompareConfig, RunConfig
-from hyperadapt.errors import UserError
+from hyperadapt.errors import CheckpointError, TrainingInterrupted, UserError
+from hyperadapt.files import write_atomically
+from hyperadapt.locks import locked
+from hyperadapt.signals import heard_by
 
 MAJORITY = "majority"
+PR_SET_PDEATHSIG = 1  # of Linux' prctl
+STOPPED = [128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT]  # exit codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +68,9 @@ class Cell:
     def results(self) -> dict[str, Any] | None:
         """Read the run's results, None where it has none yet."""
         try:
-            results = json.loads((self.directory / "results.json").read_text())
-        except (OSError, ValueError):
+            return results_file.read(self.directory)
+        except CheckpointError:
             return None
-        return results if "train_seconds" in results else None
 
     def command(self, threads: int, processes: int) -> list[str]:
         """Make the command that trains the run, or goes on with it."""
@@ -99,14 +102,14 @@ def compare(
 
     Raises:
         UserError: for anything wrong with what was given, or where runs failed; the others are finished by then.
+        TrainingInterrupted: after SIGTERM or Ctrl-C.
     """
-    cells = cells_of(config)
-    check_cells(cells, ray, processes)
-    directory = Path(config.output_dir)
-    directory.mkdir(parents=True, exist_ok=True)
-    config.save(directory / "config.yaml")
-    train_cells(cells, jobs, ray, processes, finished=lambda: write_table(cells, directory))
-    return write_table(cells, directory)
+    cells, directory = cells_of(config), Path(config.output_dir)
+    with locked(directory):
+        check_cells(cells, ray, processes)
+        config.save(directory / "config.yaml")
+        train_cells(cells, jobs, ray, processes, finished=lambda: write_table(cells, directory))
+        return write_table(cells, directory)
 
 
 def check_cells(cells: Sequence[Cell], ray: str | None = None, processes: int = 1) -> None:
@@ -144,17 +147,25 @@ def train_cells(
 
     Raises:
         UserError: if runs failed; the others are finished by then.
+        TrainingInterrupted: after SIGTERM or Ctrl-C.
     """
-    unfinished = [cell for cell in cells if not cell.finished]
-    for cell in unfinished:
-        prepare(cell)
+    for cell in cells:
+        if not cell.finished:
+            prepare(cell)
+    unfinished = [
+        cell for cell in cells if not cell.finished
+    ]  # one that was waited for may be finished by now
     failed = {}
     spread = (
         spread_over_processes(unfinished, jobs, processes)
         if ray is None
         else spread_over_ray(unfinished, jobs, ray, processes)
     )
-    with tqdm(total=len(cells), initial=len(cells) - len(unfinished), unit=" runs", desc="comparing") as bar:
+    # Closed here: a signal that comes outside of it must not leave it to the garbage collector to stop the runs.
+    with (
+        closing(spread),
+        tqdm(total=len(cells), initial=len(cells) - len(unfinished), unit=" runs", desc="comparing") as bar,
+    ):
         for cell, code in spread:
             results = cell.results()
             if code or results is None:
@@ -190,23 +201,24 @@ def check_given(runs: Sequence[RunConfig]) -> None:
 
 def check_unchanged(cell: Cell) -> None:
     """Check that a run that is there, finished or not, is the one that the comparison asks for."""
-    from hyperadapt.runs import check_same_run
+    from hyperadapt.runs import check_same_run, check_same_tasks
+    from hyperadapt.tasks import resolve_tasks
 
     if (cell.directory / "config.yaml").exists():
         check_same_run(cell.directory, cell.config, may_change=("output_dir", "data.data_dir"))
+        tasks = resolve_tasks(cell.config.data.tasks)
+        check_same_tasks(cell.directory, tasks, f"cannot go on with {cell.directory}")
 
 
 def prepare(cell: Cell) -> None:
-    """Write a run's configuration; a run that was stopped before its first checkpoint starts anew."""
-    from hyperadapt.training import last_checkpoint
-
-    cell.directory.parent.mkdir(parents=True, exist_ok=True)
-    if cell.directory.exists() and last_checkpoint(cell.directory / "checkpoints") is None:
-        shutil.rmtree(cell.directory)
-    cell.config.save(cell.beside(".yaml"))
+    """Write a run's configuration, once nobody trains it: one whose comparison was killed may not have stopped yet."""
+    with locked(cell.directory, wait=True):
+        cell.config.save(cell.beside(".yaml"))
 
 
-def spread_over_processes(cells: Sequence[Cell], jobs: int, processes: int) -> Iterator[tuple[Cell, int]]:
+def spread_over_processes(
+    cells: Sequence[Cell], jobs: int, processes: int
+) -> Generator[tuple[Cell, int], None, None]:
     """Train runs, so many at once, each process with its share of the processor's cores and with one of the GPUs."""
     import torch
 
@@ -226,6 +238,7 @@ def spread_over_processes(cells: Sequence[Cell], jobs: int, processes: int) -> I
                 stderr=log,
                 env={**os.environ, **own_gpus},
                 start_new_session=True,
+                preexec_fn=stopped_with(os.getpid()),
             )
             live.add(process)
             try:
@@ -240,23 +253,50 @@ def spread_over_processes(cells: Sequence[Cell], jobs: int, processes: int) -> I
             yield futures[future], future.result()
 
 
+def stopped_with(parent: int) -> Callable[[], None] | None:
+    """Return what a new process is to do first, so that it stops, with a checkpoint, when its parent is killed.
+
+    Linux alone can do that. Elsewhere the run goes on, and its lock keeps others from training it as well.
+    """
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)  # here, as between fork and exec as little as possible is done
+
+    def be_told() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it has been killed in between
+            os._exit(128 + signal.SIGTERM)
+
+    return be_told
+
+
 @contextmanager
 def terminating(live: set[subprocess.Popen[bytes]], pool: ThreadPoolExecutor) -> Iterator[None]:
-    """On SIGTERM or an interrupt, let the runs write their checkpoints and stop, and begin no others."""
+    """On SIGTERM or Ctrl-C, let the runs write their checkpoints and stop, and begin no others.
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    A second one ends this process at once; the runs, which have been told, end by themselves.
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(live):
-            process.terminate()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    Raises:
+        TrainingInterrupted: after the first.
+    """
+    told = False
+
+    def stop(number: int, _: object) -> None:
+        nonlocal told
+        if told:
+            os._exit(128 + number)
+        told = True
+        raise TrainingInterrupted("stopped; the same command goes on", number)
+
+    with heard_by(stop):
+        try:
+            yield
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(live):
+                process.terminate()
+            pool.shutdown()
+            raise
 
 
 def check_ray() -> None:
@@ -269,7 +309,7 @@ def check_ray() -> None:
 
 def spread_over_ray(
     cells: Sequence[Cell], jobs: int, address: str, processes: int
-) -> Iterator[tuple[Cell, int]]:
+) -> Generator[tuple[Cell, int], None, None]:
     """Train runs as Ray's tasks, each with its share of a machine's cores and, where there are any, with its GPUs."""
     import ray
 
@@ -286,7 +326,9 @@ def spread_over_ray(
     @ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)
     def train(command: list[str], log: str, cwd: str) -> int:
         with open(log, "wb") as file:
-            return subprocess.run(command, cwd=cwd, stdout=file, stderr=file, check=False).returncode
+            return subprocess.run(
+                command, cwd=cwd, stdout=file, stderr=file, check=False, preexec_fn=stopped_with(os.getpid())
+            ).returncode
 
     try:
         pending = {
@@ -315,8 +357,8 @@ def last_words(cell: Cell, code: int) -> str:
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if errors:
         return errors[-1]
-    if code == 0:
-        return "it was stopped; compare again to go on"
+    if code in STOPPED:
+        return "it was stopped; the same command goes on"
     return f"exit code {code}; " + " / ".join(line.strip() for line in lines if line.strip())[-300:]
 
 

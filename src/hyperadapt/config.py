@@ -23,7 +23,9 @@ from pydantic import (
     model_validator,
 )
 
+from hyperadapt import manifest
 from hyperadapt.errors import CheckpointError, UserError, nearest, validation_message
+from hyperadapt.files import write_atomically
 from hyperadapt.methods import Method, method_from
 from hyperadapt.tasks.chunks import default_overlap
 
@@ -269,6 +271,7 @@ class WrittenConfig(Section):
             CheckpointError: if it is cut short; what is missing must not silently become a default.
             UserError: as `load`.
         """
+        manifest.check(path)
         config = cls.load(path)
         if path.read_text(encoding="utf-8").endswith(END):
             return config
@@ -282,8 +285,6 @@ class WrittenConfig(Section):
 
     def save(self, path: Path) -> None:
         """Write a configuration with every field."""
-        from hyperadapt.checkpoint import write_atomically
-
         fields = yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True)
         write_atomically(path, (fields + END).encode())
 

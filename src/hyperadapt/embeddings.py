@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from hyperadapt import checkpoint
 from hyperadapt.conditioning import EncodedInput, mean_state
 from hyperadapt.errors import UserError
 from hyperadapt.evaluation import SECONDS_BEFORE_PROGRESS_SHOWS, EvaluationSet, padded
+from hyperadapt.files import write_atomically
 from hyperadapt.metrics import label_of
 from hyperadapt.runs import load_evaluation_set
 
@@ -132,7 +132,6 @@ def write_embeddings(
         "embedding": list(points),
     }
     folder = run.directory / FOLDER
-    folder.mkdir(exist_ok=True)
     write_parquet(Dataset.from_dict(table), folder / "rows.parquet")
     of_tasks = run.model.hyperadapt.task_embeddings()
     if of_tasks is not None:
@@ -145,7 +144,7 @@ def write_embeddings(
         "prediction": [label_group(owners[row], predicted[row]) for row in drawn],
     }
     for name, svg in maps(points[drawn], groups).items():
-        checkpoint.write_atomically(folder / f"{name}.svg", svg.encode())
+        write_atomically(folder / f"{name}.svg", svg.encode())
     if train is None:
         return folder, {}
     place = {task.name: number for number, task in enumerate(rows.tasks)}
@@ -180,7 +179,7 @@ def write_parquet(rows: Dataset, file: Path) -> None:
 
     content = BytesIO()
     rows.to_parquet(content)
-    checkpoint.write_atomically(file, content.getvalue())
+    write_atomically(file, content.getvalue())
 
 
 def maps(points: np.ndarray, groups: dict[str, list[str]]) -> dict[str, str]:

@@ -25,6 +25,18 @@ class CheckpointError(UserError):
     """A saved run or checkpoint that cannot be loaded: truncated, corrupted, newer, or of another base model."""
 
 
+class TrainingInterrupted(Exception):  # noqa: N818 - no error: it was asked for
+    """Training was asked to stop, and left all that it takes to go on.
+
+    Attributes:
+        signal: the number of the signal that asked, as SIGTERM, or SIGINT of Ctrl-C.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
 _TURNS_TEXT_ROUND = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 

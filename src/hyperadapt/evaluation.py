@@ -11,16 +11,19 @@ from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutput
 
+from hyperadapt.errors import UserError
 from hyperadapt.metrics import Target, TaskScore, average, score_task
 from hyperadapt.tasks.chunks import Answer, best_answers, chunked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from hyperadapt.same_data import SplitDigest
     from hyperadapt.tasks import Task
 
 SECONDS_BEFORE_PROGRESS_SHOWS = 2
@@ -35,12 +38,14 @@ class EvaluationSet:
         sources: for each task, its tokenized inputs.
         targets: for each task, its target texts, or all that would be right.
         rows: for each task, the row that each input is of; a context may be several inputs.
+        digests: for each task, that of its rows' texts and targets, where they were read from data.
     """
 
     tasks: tuple[Task, ...]
     sources: list[list[list[int]]]
     targets: list[list[Target]]
     rows: list[list[int]]
+    digests: list[SplitDigest] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,7 @@ def generate_answers(
     batches = [
         rows[start : start + batch_size] for rows in alike for start in range(0, len(rows), batch_size)
     ]
+    check_beams(model, sources, batch_size, num_beams)
     mine = batches[::-1][rank::world_size]  # the longest first: what does not fit into memory fails at once
     answers: dict[int, Answer] = {}
     was_training = model.training
@@ -183,6 +189,28 @@ def generate_answers(
         torch.distributed.all_gather_object(shares, answers)
         answers = {row: answer for share in shares for row, answer in share.items()}
     return [answers[row] for row in range(len(sources))]
+
+
+def check_beams(model: Any, sources: Sequence[Sequence[int]], batch_size: int, num_beams: int) -> None:
+    """Check that there is memory for a step of the longest batch: to run out of it may end the process without a word.
+
+    Counted are the scores of every token, of which beam search holds three copies, and what the decoder reads of the
+    input, each for every beam: more is held, so that what is refused would have failed.
+
+    Raises:
+        UserError: if there is not.
+    """
+    config, rows = model.config, min(batch_size, len(sources))
+    read = config.d_model + 2 * config.num_decoder_layers * config.num_heads * config.d_kv
+    longest = max(map(len, sources), default=0)
+    needed = rows * num_beams * (3 * 4 * config.vocab_size + longest * read * model.dtype.itemsize)
+    on_gpu = model.device.type == "cuda"
+    free = torch.cuda.mem_get_info(model.device)[0] if on_gpu else psutil.virtual_memory().available
+    if num_beams > 1 and needed > free:
+        raise UserError(
+            f"num_beams {num_beams}: a batch of {rows} rows takes more than {needed / 1e9:,.0f} GB, and "
+            f"{free / 1e9:,.0f} GB are free; take fewer beams, or a smaller batch_size"
+        )
 
 
 def padded(

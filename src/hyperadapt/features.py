@@ -14,9 +14,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperadapt import checkpoint
 from hyperadapt.config import RunConfig
 from hyperadapt.errors import UserError, nearest
+from hyperadapt.files import write_atomically
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -81,8 +81,7 @@ def write_features(
         for name, cosines in zip(features, (unit @ unit.T).fill_diagonal_(-1), strict=True):
             best = int(cosines.argmax())
             summary[name]["nearest"] = f"{tasks[best].name} ({cosines[best]:.2f})"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_atomically(output, json.dumps(features).encode())
+    write_atomically(output, json.dumps(features).encode())
     return summary
 
 

@@ -4,11 +4,12 @@ All text is one stream of tokens, cut into windows of one length, so that no tex
 follows from the seed and the window's number in the run alone: a resumed run, and any number of processes, see the
 same examples.
 
-config.yaml  the resolved configuration    model/        the model of the lowest held-out loss, of span
-                                                         corruption, where that is trained; with its tokenizer
-tokens.npy   the text as tokens            checkpoints/  Trainer's, to resume from
-tokenizer/   the tokenizer                 results.json  losses, tokens, seconds
-                                           history.json  losses over the steps
+config.yaml  the resolved configuration    model/         the model of the lowest held-out loss, of span
+                                                          corruption, where that is trained; with its tokenizer
+tokens.npy   the text as tokens            checkpoints/   Trainer's, to resume from
+tokenizer/   the tokenizer                 history.json   losses over the steps
+data.json    digests of the tasks' rows    manifest.json  digests of all these files
+                                           results.json   losses, tokens, seconds; the last to be written
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import json
 import lzma
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,7 +33,7 @@ from tqdm import tqdm
 from transformers import Trainer
 from transformers.utils import is_torch_bf16_gpu_available
 
-from hyperadapt.checkpoint import write_atomically
+from hyperadapt import manifest, results_file, same_data
 from hyperadapt.conditioning import mean_state
 from hyperadapt.config import (
     DistillationConfig,
@@ -44,28 +46,33 @@ from hyperadapt.config import (
 )
 from hyperadapt.errors import CheckpointError, UserError, nearest
 from hyperadapt.evaluation import SECONDS_BEFORE_PROGRESS_SHOWS
+from hyperadapt.files import write_atomically, writing
 from hyperadapt.mixing import sampling_rates
 from hyperadapt.runs import (
-    TrainingInterrupted,
+    MADE_OF,
+    TRAINED,
     build_base,
     check_trackers,
     check_vocabulary,
-    checkpoint_to_resume,
+    checkpoint_to_start_from,
+    clear,
+    held,
     load_tokenizer,
-    write_results,
 )
 from hyperadapt.tasks import load_split, resolve_tasks
 from hyperadapt.tasks.chunks import default_overlap
 from hyperadapt.training import (
     IGNORED,
     CheckpointLastStep,
-    StepClock,
-    StopCleanly,
+    ResumableTrainer,
     TrainingStoppedError,
+    making_trainer,
     show_progress,
     t5_adafactor,
     tokenize_rows,
+    train_until_stopped,
     training_arguments,
+    try_out,
 )
 
 if TYPE_CHECKING:
@@ -372,8 +379,10 @@ class TaskRows:
     def __init__(self, config: MultitaskConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         self.share = config.share
         self.rows: list[Any] = []
+        self.digests: dict[str, dict[str, same_data.SplitDigest]] = {}
         for number, task in enumerate(resolve_tasks(config.tasks)):
             texts = load_split(task, "train", config.data_dir, config.max_train_rows, prefix=True)
+            self.digests[task.name] = {"train": same_data.digest_of(texts)}
             self.rows.append(
                 tokenize_rows(
                     texts,
@@ -474,7 +483,7 @@ def collate(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return batch
 
 
-class PretrainingTrainer(Trainer):
+class PretrainingTrainer(ResumableTrainer):
     """Trainer whose examples come in the order of their numbers, as they are random already.
 
     Args:
@@ -493,9 +502,7 @@ class PretrainingTrainer(Trainer):
     ) -> None:
         if t5s_optimizer:
             arguments["optimizer_cls_and_kwargs"] = t5_adafactor(args.learning_rate)
-        self.clock = StepClock()
-        callbacks = [StopCleanly(), CheckpointLastStep(), self.clock]
-        super().__init__(args=args, callbacks=callbacks, **arguments)
+        super().__init__(args=args, callbacks=[CheckpointLastStep()], **arguments)
         self.shares = args.world_size * args.gradient_accumulation_steps
         self.distillation_weight = distillation_weight
         # Only its forward names what the loss takes; it does not count the tokens of accumulated batches.
@@ -567,36 +574,90 @@ def held_out_split(tokens: np.ndarray, held_out: int, longest: int) -> tuple[np.
     return tokens[taken], tokens[~taken]
 
 
-def pretrain(config: PretrainConfig, resume: bool = False) -> dict[str, Any]:
-    """Pretrain a model; everything that was given is checked before anything is written.
+def pretrain(
+    config: PretrainConfig, resume: bool = False, allow_changed_data: bool = False
+) -> dict[str, Any]:
+    """Pretrain a model; all that was given is checked and tried out before anything is written.
 
     Args:
         config: what to run.
         resume: go on from the last checkpoint.
+        allow_changed_data: go on though rows of the tasks have changed since.
 
     Returns:
         Held-out losses, tokens seen, and seconds.
 
     Raises:
         UserError: for anything wrong with what was given.
-        TrainingInterrupted: after SIGTERM.
+        TrainingInterrupted: after SIGTERM or Ctrl-C.
     """
-    directory, training, objective = Path(config.output_dir), config.training, config.objective
-    last = checkpoint_to_resume(directory, config) if resume else None
-    if not resume and (directory / "config.yaml").exists():
-        raise UserError(f"{directory} already holds a run; go on with --resume, or choose another output_dir")
+    directory, training = Path(config.output_dir), config.training
+    defaults = {"bf16": is_torch_bf16_gpu_available() and not training.arguments.get("fp16")}
+    training = training.model_copy(update={"arguments": {**defaults, **training.arguments}})
+    args = training_arguments(
+        training, config.seed, directory / "checkpoints", best=f"{next(iter(held_out_kinds(config)))}_loss"
+    )
+    check_trackers(args.report_to)
+    with held(directory, args):
+        last = checkpoint_to_start_from(directory, config, resume)
+        prepared = prepare(config, args, last, allow_changed_data)
+        args.distributed_state.wait_for_everyone()  # or a process would find the run that another has begun
+        if args.process_index == 0:
+            with writing(directory):
+                begin(directory, config, prepared, resumed=last is not None)
+        outcome = train_until_stopped(prepared.trainer, last)
+        with writing(directory):
+            return finish(directory, prepared, outcome.metrics)
+
+
+def held_out_kinds(config: PretrainConfig) -> dict[str, ObjectiveConfig]:
+    """Name the kinds of examples that are trained, each of which is measured by itself."""
+    objective = config.objective
     kinds = {
         "span_corruption": objective.model_copy(update={"prefix_lm_share": 0.0}),
         "prefix_lm": objective.model_copy(update={"prefix_lm_share": 1.0}),
     }
     if objective.prefix_lm_share in (0.0, 1.0):
         del kinds["prefix_lm" if objective.prefix_lm_share == 0.0 else "span_corruption"]
-    defaults = {"bf16": is_torch_bf16_gpu_available() and not training.arguments.get("fp16")}
-    training = training.model_copy(update={"arguments": {**defaults, **training.arguments}})
-    args = training_arguments(
-        training, config.seed, directory / "checkpoints", best=f"{next(iter(kinds))}_loss"
-    )
-    check_trackers(args.report_to)
+    return kinds
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a pretraining needs, read, checked and tried out; nothing of it has been written yet.
+
+    Attributes:
+        tokenizer: given or trained.
+        tokens: the whole text, (tokens,).
+        rest: of it what is not held out, (tokens,).
+        digests: of the rows of the tasks among it.
+        model: which sentences are taught to.
+        trainer: with its optimizer.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    tokens: np.ndarray
+    rest: np.ndarray
+    digests: same_data.Digests
+    model: Any
+    trainer: PretrainingTrainer
+
+
+def prepare(
+    config: PretrainConfig, args: TrainingArguments, last: Path | None, allow_changed_data: bool = False
+) -> Prepared:
+    """Read, check and try out all that a pretraining needs, and write nothing.
+
+    Args:
+        config: what to run.
+        args: Trainer's, made of it.
+        last: the checkpoint that it goes on from.
+        allow_changed_data: as of `pretrain`.
+
+    Raises:
+        UserError: for anything wrong with what was given.
+    """
+    directory, training, objective = Path(config.output_dir), config.training, config.objective
     if last is not None:
         tokenizer = load_tokenizer(ModelConfig(name=str(directory / "tokenizer")))
         tokens = read_tokens(directory / "tokens.npy")
@@ -613,6 +674,9 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> dict[str, Any]:
         tokens = tokenize(read_texts(config.text), tokenizer)
     held_out, rest = held_out_split(tokens, config.text.held_out_tokens, window_length(objective))
     tasks = None if config.multitask is None else TaskRows(config.multitask, tokenizer)
+    digests = {} if tasks is None else tasks.digests
+    if last is not None and (kept := same_data.read(directory)) is not None:
+        same_data.check_rows(kept, digests, f"cannot go on with {directory}", allow_changed_data)
     distillation, sentences = config.distillation, None
     if distillation is not None:
         sentences = TaughtSentences(distillation, tokenizer)
@@ -624,49 +688,59 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> dict[str, Any]:
     train_set = CorruptedText(
         rest, tokenizer, objective, examples, training.batch_size, config.seed, tasks, sentences
     )
+    kinds = held_out_kinds(config)
     held_out_sets = {name: CorruptedText(held_out, tokenizer, kind) for name, kind in kinds.items()}
-
-    args.distributed_state.wait_for_everyone()  # or a process would find the run that another has begun
-    if args.process_index == 0:
-        directory.mkdir(parents=True, exist_ok=True)
-        if last is None:
-            tokenizer.save_pretrained(str(directory / "tokenizer"))
-            np.save(directory / "tokens.npy", tokens)
-        config.save(directory / "config.yaml")
     args.per_device_eval_batch_size = training.batch_size
     args.remove_unused_columns = False  # the model's forward does not name the sentences
     args.ddp_find_unused_parameters = False  # every parameter is used, but some beside the model's forward
-    trainer = PretrainingTrainer(
-        args,
-        t5s_optimizer=training.t5_adafactor,
-        distillation_weight=0.0 if distillation is None else distillation.weight,
-        model=model,
-        train_dataset=train_set,
-        eval_dataset=held_out_sets,
-        data_collator=collate,
-    )
-    show_progress(trainer)
-    outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
-    if trainer.state.global_step < training.max_steps:
-        raise TrainingInterrupted(
-            f"stopped at step {trainer.state.global_step} of {training.max_steps}; go on with --resume"
+    with making_trainer(args, directory, training.arguments):
+        trainer = PretrainingTrainer(
+            args,
+            t5s_optimizer=training.t5_adafactor,
+            distillation_weight=0.0 if distillation is None else distillation.weight,
+            model=model,
+            train_dataset=train_set,
+            eval_dataset=held_out_sets,
+            data_collator=collate,
         )
-    if distillation is not None:
+    show_progress(trainer)
+    try_out(trainer)
+    return Prepared(tokenizer, tokens, rest, digests, model, trainer)
+
+
+def begin(directory: Path, config: PretrainConfig, prepared: Prepared, resumed: bool) -> None:
+    """Write what a pretraining is made of; config.yaml marks the directory as a run, and the manifest lists it all."""
+    manifest.remove(directory)
+    if not resumed:
+        clear(directory)
+        prepared.tokenizer.save_pretrained(str(directory / "tokenizer"))
+        np.save(directory / "tokens.npy", prepared.tokens)
+    write_atomically(directory / same_data.FILE, json.dumps(prepared.digests, indent=1).encode())
+    config.save(directory / "config.yaml")
+    manifest.add(directory, [*MADE_OF, "tokens.npy"])
+
+
+def finish(directory: Path, prepared: Prepared, totals: Mapping[str, float]) -> dict[str, Any]:
+    """Measure what a pretraining has come to, and write it. All processes call it, the first one writes."""
+    model, trainer = prepared.model, prepared.trainer
+    if hasattr(model, "sentence_projections"):
         del model.sentence_projections
-    text_tokens = train_set.text_tokens()
+    text_tokens = cast("CorruptedText", trainer.train_dataset).text_tokens()
     results = {
         **{f"held_out_{name}_loss": loss for name, loss in held_out_losses(trainer).items()},
         "tokens": text_tokens,
-        "passes": text_tokens / len(rest),
-        "train_seconds": round(outcome.metrics["train_runtime"], 1),
+        "passes": text_tokens / len(prepared.rest),
+        "train_loss": totals["train_loss"],
+        "train_seconds": round(totals["train_runtime"], 1),
         "parameters": model.num_parameters(),
     }
-    if args.process_index == 0:
+    if trainer.args.process_index == 0:
         history = json.dumps(trainer.state.log_history, indent=1).encode()
         write_atomically(directory / "history.json", history)
         model.save_pretrained(str(directory / "model"))
-        tokenizer.save_pretrained(str(directory / "model"))
-        write_results(directory, results)
+        prepared.tokenizer.save_pretrained(str(directory / "model"))
+        manifest.add(directory, TRAINED)
+        results_file.write(directory, results)
     return results
 
 
@@ -679,6 +753,7 @@ def held_out_losses(trainer: Trainer) -> dict[str, float]:
 
 def read_tokens(file: Path) -> np.ndarray:
     """Read a run's tokens, never unpickling."""
+    manifest.check(file)
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -7,7 +7,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from hyperadapt import manifest, results_file
 from hyperadapt.errors import CheckpointError
+from hyperadapt.files import write_atomically
 
 
 def write_report(directory: str | Path) -> Path:
@@ -19,7 +21,6 @@ def write_report(directory: str | Path) -> Path:
     from jinja2 import Environment
 
     import hyperadapt
-    from hyperadapt.checkpoint import write_atomically
 
     directory = Path(directory)
     file = directory / "config.yaml"
@@ -45,11 +46,11 @@ def pretraining_contents(directory: Path) -> dict[str, Any]:
     """Gather what the page of a pretraining run shows."""
     from hyperadapt.figures import curves
 
-    results, history = (read_json(directory / name) for name in ("results.json", "history.json"))
+    results, history = results_file.read(directory), read_history(directory)
     facts = [
         (name.replace("held_out_", "held-out ").replace("_", " "), f"{value:.3f}")
         for name, value in results.items()
-        if name.endswith("_loss")
+        if name.startswith("held_out_")
     ]
     facts += [
         (f"tokens of text, {results['passes']:.2f} passes", f"{results['tokens']:,}"),
@@ -61,7 +62,7 @@ def pretraining_contents(directory: Path) -> dict[str, Any]:
             history, name.replace("held_out", "eval")
         )
         for name in results
-        if name.endswith("_loss")
+        if name.startswith("held_out_")
     }
     drawn = [
         picture("Held-out loss", curves(lines, "loss a target token"), "On text that is not trained on."),
@@ -85,7 +86,7 @@ def training_contents(directory: Path) -> dict[str, Any]:
     from hyperadapt.runs import load_run
 
     run = load_run(directory)
-    results, history = (read_json(run.directory / name) for name in ("results.json", "history.json"))
+    results, history = results_file.read(run.directory), read_history(run.directory)
     counted = results["parameters"]
     method = f"{run.model.method.name} on {run.config.model.name or 'a T5 with random weights'}"
     facts = [
@@ -109,8 +110,10 @@ def training_contents(directory: Path) -> dict[str, Any]:
     }
 
 
-def read_json(file: Path) -> Any:
-    """Read one of a finished run's files."""
+def read_history(directory: Path) -> list[dict[str, float]]:
+    """Read the losses and scores over a finished run's steps."""
+    file = directory / "history.json"
+    manifest.check(file)
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:

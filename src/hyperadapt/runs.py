@@ -1,17 +1,21 @@
 """A run: what `train` writes into a directory, and what evaluating and predicting read from it.
 
-config.yaml     the resolved configuration          model/        the best model
-tasks.yaml      the tasks, resolved                 checkpoints/  Trainer's, to resume from
-tokenizer/      the tokenizer                       results.json  scores on validation and test rows, cost
-base/           the base model, where the run       history.json  losses and validation scores over the steps
-                built it from a config
+config.yaml     the resolved configuration          model/         the best model
+tasks.yaml      the tasks, resolved                 checkpoints/   Trainer's, to resume from
+data.json       digests of their rows               history.json   losses and validation scores over the steps
+tokenizer/      the tokenizer                       manifest.json  digests of all these files
+base/           the base model, where the run       results.json   scores on validation and test rows, cost; the last
+                built it from a config                             to be written: with it a run is finished
 """
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import ValidationError
 
-from hyperadapt import checkpoint
+from hyperadapt import checkpoint, manifest, results_file, same_data
 from hyperadapt.config import ModelConfig, RunConfig, StartConfig, WrittenConfig
-from hyperadapt.errors import CheckpointError, UserError, nearest, validation_message
+from hyperadapt.errors import CheckpointError, UserError, nearest, notice, validation_message
 from hyperadapt.evaluation import (
     EvaluationSet,
     Results,
@@ -32,6 +36,8 @@ from hyperadapt.evaluation import (
     predicted_texts,
     tokenize_inputs,
 )
+from hyperadapt.files import write_atomically, writing
+from hyperadapt.locks import holder, locked
 from hyperadapt.methods import Method, method_from
 from hyperadapt.methods.hyperformer import read_task_features
 from hyperadapt.metrics import Target
@@ -40,61 +46,152 @@ from hyperadapt.tiny_t5 import NAME as TINY_T5
 from hyperadapt.tiny_t5 import place_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import (
+        PretrainedConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+        Seq2SeqTrainingArguments,
+        TrainingArguments,
+    )
+
+    from hyperadapt.training import MixtureTrainer
 
 EVALUATED = ("validation", "test")  # by a training
 MAY_CHANGE_ON_RESUME = ("output_dir", "evaluation", "training.max_steps", "training.arguments")
+MADE_OF = ("config.yaml", "tasks.yaml", same_data.FILE, "tokenizer", "base")  # before the first step
+TRAINED = ("model", "history.json")
 
 
-class TrainingInterrupted(Exception):  # noqa: N818 - no error: it was asked for
-    """Training was asked to stop (SIGTERM), and left a checkpoint."""
-
-
-def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
+def train(config: RunConfig, resume: bool = False, allow_changed_data: bool = False) -> dict[str, Results]:
     """Train a run, and evaluate its best checkpoint on the validation and test rows.
 
-    Everything is read and checked before anything is written.
+    Everything is read, checked and tried out before anything is written, and no other process may write into the run
+    from the first check to the end.
 
     Args:
         config: what to run.
         resume: go on from the run's last checkpoint.
+        allow_changed_data: go on, or start from another run, though rows have changed since; what tasks mean may not.
 
     Returns:
         "validation" and, where tasks have test rows, "test" results.
 
     Raises:
         UserError: for anything wrong with what was given, or a loss that is not finite.
-        TrainingInterrupted: after SIGTERM.
+        TrainingInterrupted: after SIGTERM or Ctrl-C.
     """
-    from transformers import set_seed
-
     from hyperadapt import training
-    from hyperadapt.counting import count_parameters
-    from hyperadapt.model import adapt
 
     directory = Path(config.output_dir)
-    last = checkpoint_to_resume(directory, config) if resume else None
-    if not resume and (directory / "config.yaml").exists():
-        raise UserError(f"{directory} already holds a run; go on with --resume, or choose another output_dir")
-
     args = training.training_arguments(
         config.training, config.seed, directory / "checkpoints", best="average"
     )
     check_trackers(args.report_to)
+    with held(directory, args):
+        last = checkpoint_to_start_from(directory, config, resume)
+        prepared = prepare(config, args, last, allow_changed_data)
+        args.distributed_state.wait_for_everyone()  # or a process would find the run that another has begun
+        if args.process_index == 0:
+            with writing(directory):
+                begin(directory, config, prepared, resumed=last is not None)
+        if config.model.config is not None:
+            prepared.model.config._name_or_path = str((directory / "base").resolve())
+        outcome = training.train_until_stopped(prepared.trainer, last)
+        results = {split: prepared.trainer.score(rows) for split, rows in prepared.evaluation_sets.items()}
+        with writing(directory):
+            finish(directory, prepared, outcome.metrics, results)
+    return results
+
+
+@contextmanager
+def held(directory: Path, args: TrainingArguments) -> Iterator[None]:
+    """Lock a run's directory in the first of its processes; where that fails, it fails in all.
+
+    Raises:
+        UserError: if another process writes to it, or nobody can.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    with ExitStack() as stack:
+        refusal = None
+        if args.process_index == 0:
+            try:
+                stack.enter_context(locked(directory))
+            except UserError as error:
+                refusal = str(error)
+        if (refusal := broadcast_object_list([refusal])[0]) is not None:
+            raise UserError(refusal)
+        yield
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a training needs, read, checked and tried out; nothing of it has been written yet.
+
+    Attributes:
+        tasks: resolved, in the order of their ids.
+        tokenizer: the base model's.
+        model: the adapted model.
+        base_config: the base model's, as it was before Trainer changed it.
+        trainer: with its optimizer.
+        n_rows: of training, of each task.
+        digests: of the rows of every split, of each task.
+        most_frequent: training target, of each task.
+        evaluation_sets: "validation" and, where tasks have test rows, "test".
+        loaded_memory: bytes held before the first step.
+    """
+
+    tasks: tuple[Task, ...]
+    tokenizer: PreTrainedTokenizerBase
+    model: Any
+    base_config: Any
+    trainer: MixtureTrainer
+    n_rows: dict[str, int]
+    digests: same_data.Digests
+    most_frequent: dict[str, str]
+    evaluation_sets: dict[str, EvaluationSet]
+    loaded_memory: int
+
+
+def prepare(
+    config: RunConfig, args: Seq2SeqTrainingArguments, last: Path | None, allow_changed_data: bool = False
+) -> Prepared:
+    """Read, check and try out all that a training needs, and write nothing.
+
+    Args:
+        config: the run's.
+        args: Trainer's, made of it.
+        last: the checkpoint that it goes on from.
+        allow_changed_data: as of `train`.
+
+    Raises:
+        UserError: for anything wrong with what was given.
+    """
+    from transformers import set_seed
+
+    from hyperadapt import training
+    from hyperadapt.model import adapt
+
+    directory = Path(config.output_dir)
     method, data = config.build_method(), config.data
     tasks = resolve_tasks(data.tasks)
     names = [task.name for task in tasks]
+    if last is not None:
+        check_same_tasks(directory, tasks, f"cannot go on with {directory}")
     if config.start is not None:
-        check_start(config.start, method, names)
-    tokenizer = load_tokenizer(config.model)
-    base = build_base(config.model, config.seed, saved=directory / "base" if resume else None)
+        check_start(config.start, method, tasks)
+    tokenizer = load_tokenizer(config.model, saved=directory / "tokenizer" if last is not None else None)
+    base = build_base(config.model, config.seed, saved=directory / "base" if last is not None else None)
     check_vocabulary(base, tokenizer)
     set_seed(config.seed)
     # Before the rows are read, which takes longer: a method that does not fit the model is found at once.
     model = (
         adapt(base, method, names) if config.start is None else start_from(config.start, base, method, names)
     )
+    if last is not None:
+        check_same_base(last, model)
     train_rows, n_rows, most_frequent = [], {}, {}
+    digests: dict[str, dict[str, same_data.SplitDigest]] = {}
     for index, task in enumerate(tasks):
         texts = load_split(
             task,
@@ -106,6 +203,7 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
             data.balanced,
         )
         n_rows[task.name] = len(texts)
+        digests[task.name] = {"train": same_data.digest_of(texts)}
         most_frequent[task.name] = Counter(texts["target"]).most_common(1)[0][0]
         train_rows.append(
             training.tokenize_rows(
@@ -117,45 +215,139 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Results]:
         for split in EVALUATED
         if (having := tasks if split == "validation" else [task for task in tasks if split in task.splits])
     }
-    args.distributed_state.wait_for_everyone()  # or a process would find the run that another has begun
-    if args.process_index == 0:
-        begin(directory, config, tasks, tokenizer, base)
-    if config.model.config is not None:
-        model.config._name_or_path = str((directory / "base").resolve())
-    trainer = training.MixtureTrainer(
-        model, config, args, train_rows, evaluation_sets["validation"], tokenizer
-    )
-    loaded_memory = training.held_memory()
-    outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
-    if trainer.state.global_step < config.training.max_steps:
-        raise TrainingInterrupted(
-            f"stopped at step {trainer.state.global_step} of {config.training.max_steps}; its checkpoint is in "
-            f"{directory}; go on with --resume"
+    for split, rows in evaluation_sets.items():
+        for task, digest in zip(rows.tasks, rows.digests, strict=True):
+            digests[task.name][split] = digest
+    check_same_rows(directory, config, digests, last is not None, allow_changed_data)
+    base_config = copy.deepcopy(base.config)
+    with training.making_trainer(args, directory, config.training.arguments):
+        trainer = training.MixtureTrainer(
+            model, config, args, train_rows, evaluation_sets["validation"], tokenizer
         )
-    results = {split: trainer.score(rows) for split, rows in evaluation_sets.items()}
+    loaded_memory = training.held_memory()
+    training.try_out(trainer)
+    training.try_to_generate(trainer)
+    return Prepared(
+        tuple(tasks),
+        tokenizer,
+        model,
+        base_config,
+        trainer,
+        n_rows,
+        digests,
+        most_frequent,
+        evaluation_sets,
+        loaded_memory,
+    )
+
+
+def begin(directory: Path, config: RunConfig, prepared: Prepared, resumed: bool) -> None:
+    """Write what a run is made of; config.yaml marks the directory as a run, and the manifest lists it all, last."""
+    manifest.remove(directory)
+    if not resumed:
+        clear(directory)
+    specs = [task.model_dump(mode="json", exclude_none=True) for task in prepared.tasks]
+    write_atomically(
+        directory / "tasks.yaml", yaml.safe_dump(specs, sort_keys=False, allow_unicode=True).encode()
+    )
+    write_atomically(directory / same_data.FILE, json.dumps(prepared.digests, indent=1).encode())
+    # Not on resume, when they were read from there: the base model's tensors may still be mapped to this very file.
+    if not resumed:
+        prepared.tokenizer.save_pretrained(str(directory / "tokenizer"))
+        if config.model.config is not None:
+            own = [name for name in prepared.model.state_dict() if not name.startswith("hyperadapt.")]
+            save_base(prepared.model, own, prepared.base_config, directory / "base")
+    config.save(directory / "config.yaml")
+    manifest.add(directory, MADE_OF)
+
+
+def finish(
+    directory: Path, prepared: Prepared, totals: Mapping[str, float], results: Mapping[str, Results]
+) -> None:
+    """Write what a run has come to: model, history and results. All processes call it, the first one writes.
+
+    Args:
+        directory: the run's.
+        prepared: what it was made of.
+        totals: Trainer's `train_loss` and `train_runtime`, of the whole run.
+        results: its scores, by split.
+    """
+    from hyperadapt import training
+    from hyperadapt.counting import count_parameters
+
+    model, trainer = prepared.model, prepared.trainer
     state = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
-    if args.process_index == 0:
-        model.save_pretrained(str(directory / "model"), state_dict=state)
-        facts: dict[str, Any] = {
-            "method": method.name,
-            "best_step": trainer.state.best_global_step,
-            "steps": trainer.state.global_step,
-            "train_seconds": round(outcome.metrics["train_runtime"], 1),
-            "step_seconds": trainer.clock.seconds_per_step(),
-            "loaded_memory_mb": round(loaded_memory / 1e6),
-            "peak_memory_mb": round(training.peak_memory() / 1e6),
-            "training_rows": n_rows,
-            "parameters": count_parameters(model).as_dict(),
-        }
-        scores = {split: result.as_dict() for split, result in results.items()}
-        facts["majority"] = {
-            split: majority(rows, [most_frequent[task.name] for task in rows.tasks]).as_dict()
-            for split, rows in evaluation_sets.items()
-        }
-        history = json.dumps(trainer.state.log_history, indent=1).encode()
-        checkpoint.write_atomically(directory / "history.json", history)
-        write_results(directory, {**facts, **scores})
-    return results
+    if trainer.args.process_index != 0:
+        return
+    model.save_pretrained(str(directory / "model"), state_dict=state)
+    facts: dict[str, Any] = {
+        "method": model.method.name,
+        "best_step": trainer.state.best_global_step,
+        "steps": trainer.state.global_step,
+        "train_loss": totals["train_loss"],
+        "train_seconds": round(totals["train_runtime"], 1),
+        "step_seconds": trainer.clock.seconds_per_step(),
+        "loaded_memory_mb": round(prepared.loaded_memory / 1e6),
+        "peak_memory_mb": round(training.peak_memory() / 1e6),
+        "training_rows": prepared.n_rows,
+        "parameters": count_parameters(model).as_dict(),
+    }
+    scores = {split: result.as_dict() for split, result in results.items()}
+    facts["majority"] = {
+        split: majority(rows, [prepared.most_frequent[task.name] for task in rows.tasks]).as_dict()
+        for split, rows in prepared.evaluation_sets.items()
+    }
+    history = json.dumps(trainer.state.log_history, indent=1).encode()
+    write_atomically(directory / "history.json", history)
+    manifest.add(directory, TRAINED)
+    results_file.write(directory, {**facts, **scores})
+
+
+def checkpoint_to_start_from(directory: Path, config: WrittenConfig, resume: bool) -> Path | None:
+    """Find the checkpoint from which a run goes on; None where it begins, as a run does that came to none before.
+
+    Args:
+        directory: the run's.
+        config: the run's.
+        resume: whether it is to go on.
+
+    Raises:
+        UserError: if it is not to go on and there is something to lose, or it is and there is no such run.
+    """
+    if resume and not (directory / "config.yaml").is_file():
+        raise UserError(f"{directory} holds no run to resume")
+    if not holds_work(directory):
+        if resume:
+            notice(f"{directory} has no checkpoint yet; it is begun anew")
+        return None
+    if resume:
+        return checkpoint_to_resume(directory, config)
+    raise UserError(f"{directory} already holds a run; go on with --resume, or choose another output_dir")
+
+
+def holds_work(directory: Path) -> bool:
+    """Tell whether a directory holds what a training has come to: a model, scores, or as much as a checkpoint.
+
+    A checkpoint counts that is damaged: it may be mended, but not one that was never written to its end.
+    """
+    from hyperadapt.training import checkpoints_in, was_finished
+
+    outcomes = [directory / name for name in ("model", "results.json", "history.json")]
+    return any(outcome.exists() for outcome in outcomes) or any(
+        map(was_finished, checkpoints_in(directory / "checkpoints"))
+    )
+
+
+def clear(directory: Path) -> None:
+    """Remove what is left of a run that came to no checkpoint, and nothing that is of no run."""
+    from hyperadapt.training import checkpoints_in
+
+    leavings = checkpoints_in(directory / "checkpoints")
+    if (directory / "config.yaml").is_file():
+        (directory / "config.yaml").unlink()  # first: without it there is no run
+        leavings.append(directory / "base")
+    for folder in leavings:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def checkpoint_to_resume(directory: Path, config: WrittenConfig) -> Path:
@@ -166,12 +358,11 @@ def checkpoint_to_resume(directory: Path, config: WrittenConfig) -> Path:
     """
     from hyperadapt.training import last_checkpoint
 
-    if not (directory / "config.yaml").is_file():
-        raise UserError(f"{directory} holds no run to resume")
     check_same_run(directory, config)
+    note_unlisted(directory)
     last = last_checkpoint(directory / "checkpoints")
     if last is None:
-        raise UserError(f"{directory} has no checkpoint to resume from; remove it and start anew")
+        raise UserError(f"{directory} has no whole checkpoint to resume from; remove it to start anew")
     return last
 
 
@@ -193,6 +384,80 @@ def check_same_run(
             )
 
 
+def check_same_tasks(directory: Path, tasks: Sequence[Task], where: str) -> None:
+    """Check that tasks are those of the run in a directory, or others that it does not have.
+
+    Raises:
+        UserError: if one that it has means something else now, naming it and the field.
+    """
+    same_data.check_tasks(load_tasks(directory / "tasks.yaml"), tasks, where)
+
+
+def check_same_rows(
+    directory: Path, config: RunConfig, digests: same_data.Digests, resume: bool, allowed: bool
+) -> None:
+    """Check that rows are those of the run that is resumed, and of the run that another starts from.
+
+    Args:
+        directory: of the run.
+        config: its configuration.
+        digests: of all its rows.
+        resume: whether it is resumed.
+        allowed: only say so where they are others.
+
+    Raises:
+        UserError: if they are others, naming the task and the split.
+    """
+    if resume and (kept := same_data.read(directory)) is not None:
+        same_data.check_rows(kept, digests, f"cannot go on with {directory}", allowed)
+    if config.start is None or (kept := same_data.read(Path(config.start.run))) is None:
+        return
+    before = load_run_config(config.start.run)
+    alike = [split for split in SPLITS if rows_drawn(before, split) == rows_drawn(config, split)]
+    same_data.check_rows(
+        same_data.part_of(kept, digests, alike),
+        same_data.part_of(digests, kept, alike),
+        f"cannot start from {config.start.run}",
+        allowed,
+    )
+
+
+def rows_drawn(config: RunConfig, split: str) -> tuple[Any, ...]:
+    """Return how a split's rows are drawn: the most of each task, the seed, whether balanced; and their prefix."""
+    data = config.data
+    if split == "train":
+        drawn: tuple[Any, ...] = (data.max_train_rows, config.training_rows_seed, data.balanced)
+    else:
+        most = data.max_eval_rows if split == "validation" else data.max_test_rows
+        drawn = (most, 42 if data.subsample_seed is None else data.subsample_seed, False)
+    return (None if drawn[0] is None else drawn, config.prefix)
+
+
+def check_same_base(last: Path, model: Any) -> None:
+    """Check that a checkpoint was trained on the base model that is to go on with it.
+
+    Raises:
+        CheckpointError: if it was another.
+    """
+    if not (last / checkpoint.WEIGHTS_FILE).is_file():
+        return  # in shards, without a header
+    before = checkpoint.read(last)[0]["base_fingerprint"]
+    if before != model.base_fingerprint:
+        raise CheckpointError(
+            f"{last} was trained on another base model than '{model.config._name_or_path}' (fingerprint {before[:12]}, "
+            f"not {model.base_fingerprint[:12]})"
+        )
+
+
+def note_unlisted(directory: Path) -> None:
+    """Say that a run is of a version without manifests."""
+    if manifest.listed(directory) is None:
+        notice(
+            f"{directory} has no {manifest.FILE}, as runs of earlier versions: whether its files and its data are what "
+            "they were cannot be checked"
+        )
+
+
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested mappings to dotted names."""
     result: dict[str, Any] = {}
@@ -204,31 +469,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def begin(
-    directory: Path,
-    config: RunConfig,
-    tasks: Sequence[Task],
-    tokenizer: PreTrainedTokenizerBase,
-    base: PreTrainedModel,
-) -> None:
-    """Write what a run is made of; config.yaml last, as it marks the directory as a run."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output_dir {directory} cannot be made: {error.strerror}") from None
-    specs = [task.model_dump(mode="json", exclude_none=True) for task in tasks]
-    checkpoint.write_atomically(
-        directory / "tasks.yaml", yaml.safe_dump(specs, sort_keys=False, allow_unicode=True).encode()
-    )
-    tokenizer.save_pretrained(str(directory / "tokenizer"))
-    # Not on resume, when the base model's tensors may still be mapped to this very file.
-    if config.model.config is not None and not (directory / "config.yaml").is_file():
-        own = [name for name in base.state_dict() if not name.startswith("hyperadapt.")]
-        save_base(base, own, directory / "base")
-    config.save(directory / "config.yaml")
-
-
-def save_base(base: PreTrainedModel, names: Sequence[str], directory: Path) -> None:
+def save_base(base: PreTrainedModel, names: Sequence[str], config: PretrainedConfig, directory: Path) -> None:
     """Save a base model that exists nowhere else, as transformers would."""
     from safetensors.torch import save_file
 
@@ -237,17 +478,7 @@ def save_base(base: PreTrainedModel, names: Sequence[str], directory: Path) -> N
     state = base.state_dict()
     tensors = {name: state[name].contiguous() for name in names if name not in tied}
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    base.config.save_pretrained(str(directory))
-
-
-def write_results(directory: Path, results: Mapping[str, Any]) -> None:
-    """Add results to a run's results.json."""
-    file = directory / "results.json"
-    try:
-        before = json.loads(file.read_text()) if file.is_file() else {}
-    except ValueError as error:
-        raise CheckpointError(f"{file} is damaged ({error}); remove it, and evaluate again") from None
-    checkpoint.write_atomically(file, json.dumps({**before, **results}, indent=2).encode())
+    config.save_pretrained(str(directory))
 
 
 @dataclass(frozen=True)
@@ -301,6 +532,7 @@ class Run:
         data_dir: str | None = None,
         batch_size: int | None = None,
         num_beams: int | None = None,
+        allow_changed_data: bool = False,
     ) -> Results:
         """Evaluate on a split of the run's tasks.
 
@@ -309,6 +541,10 @@ class Run:
             tasks: names of some of them; by default all that have the split.
             data_dir: where the data lie now; by default where they lay in training.
             batch_size, num_beams: as in training by default.
+            allow_changed_data: score rows of its tasks though they are not those that it was trained with.
+
+        Raises:
+            UserError: if rows of its tasks have changed since, or cannot be had.
         """
         having = self.tasks_with(split)
         config = self.config
@@ -316,6 +552,18 @@ class Run:
             config = config.model_copy(update={"data": config.data.model_copy(update={"data_dir": data_dir})})
         chosen = [self.task(name) for name in tasks] or having
         rows = load_evaluation_set(chosen, split, config, self.tokenizer)
+        kept = same_data.read(self.directory) or {}
+        digests = {
+            task.name: {split: digest}
+            for task, digest in zip(rows.tasks, rows.digests, strict=True)
+            if task.name in kept  # not a task that it was never trained on
+        }
+        same_data.check_rows(
+            same_data.part_of(kept, digests, [split]),
+            digests,
+            f"cannot evaluate {self.directory}",
+            allow_changed_data,
+        )
         return self.score(rows, batch_size, num_beams)
 
     def score(
@@ -393,8 +641,9 @@ def load_run_config(path: str | Path) -> RunConfig:
         raise CheckpointError(f"there is no run {directory}; {nearest(directory.name, runs)}")
     if not (directory / "config.yaml").is_file():
         raise CheckpointError(f"{directory} is not a run: there is no config.yaml")
-    if not (directory / "model").is_dir():
-        raise CheckpointError(f"the run {directory} is not finished; go on with: hyperadapt train … --resume")
+    if (writer := holder(directory)) is not None:
+        raise CheckpointError(f"the run {directory} is being trained by {writer}; wait until that has ended")
+    results_file.check_finished(directory)
     return RunConfig.load_saved(directory / "config.yaml")
 
 
@@ -412,6 +661,7 @@ def load_run(path: str | Path, base_model: str | PreTrainedModel | None = None) 
     from transformers import AutoTokenizer
 
     directory, config = Path(path), load_run_config(path)
+    note_unlisted(directory)
     tasks = load_tasks(directory / "tasks.yaml")
     base = base_model
     if isinstance(base, str):
@@ -429,6 +679,7 @@ def load_run(path: str | Path, base_model: str | PreTrainedModel | None = None) 
 
 def load_tasks(file: Path) -> tuple[Task, ...]:
     """Read a run's resolved tasks."""
+    manifest.check(file)
     try:
         return tuple(Task(**spec) for spec in yaml.safe_load(file.read_text()))
     except ValidationError as error:
@@ -470,17 +721,25 @@ def load_evaluation_set(
         else list(of["target"])
         for of in rows
     ]
-    return EvaluationSet(tuple(tasks), [ids for ids, _ in tokenized], targets, [of for _, of in tokenized])
+    return EvaluationSet(
+        tuple(tasks),
+        [ids for ids, _ in tokenized],
+        targets,
+        [of for _, of in tokenized],
+        [same_data.digest_of(of) for of in rows],
+    )
 
 
-def check_start(start: StartConfig, method: Method, tasks: Sequence[str]) -> None:
+def check_start(start: StartConfig, method: Method, tasks: Sequence[Task]) -> None:
     """Check that a run can go on from another.
 
     Raises:
         UserError: if that is no finished run, `init_from` is none of its tasks or has no new task to start, or its
-            method is another.
+            method is another, or what one of its tasks means.
     """
     load_run_config(start.run)
+    check_same_tasks(Path(start.run), tasks, f"cannot start from {start.run}")
+    names = [task.name for task in tasks]
     saved, _ = checkpoint.read(Path(start.run) / "model")
     before, now = (
         {"name": of.name, **of.model_dump(exclude=set(of.says_what_is_trained))}
@@ -490,9 +749,9 @@ def check_start(start: StartConfig, method: Method, tasks: Sequence[str]) -> Non
         raise UserError(
             f"start.run: {start.run} has method.{other[0]} {before[other[0]]!r}, not {now.get(other[0])!r}"
         )
-    if start.init_from and set(tasks) <= set(saved["tasks"]):
+    if start.init_from and set(names) <= set(saved["tasks"]):
         raise UserError(
-            f"start.init_from: the run {start.run} has the task '{tasks[0]}' itself, which goes on with what it has; "
+            f"start.init_from: the run {start.run} has the task '{names[0]}' itself, which goes on with what it has; "
             "leave init_from out, or give the task another name"
         )
     if unknown := [name for name in start.init_from if name not in saved["tasks"]]:
@@ -513,10 +772,12 @@ def start_from(start: StartConfig, base: PreTrainedModel, method: Method, tasks:
     return model
 
 
-def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model configuration."""
+def load_tokenizer(model: ModelConfig, saved: Path | None = None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model configuration, or the one that a run has kept."""
     from transformers import AutoTokenizer, ByT5Tokenizer
 
+    if saved is not None:
+        return quietly(AutoTokenizer.from_pretrained, str(saved), "the run's tokenizer")
     if model.tokenizer == "bytes":
         return ByT5Tokenizer()
     field = "model.tokenizer" if model.tokenizer else "model.name"
@@ -568,7 +829,7 @@ def load_or_build(model: ModelConfig, seed: int, saved: Path | None) -> PreTrain
         is_here = Path(model.name).is_dir()
         base.config._name_or_path = str(Path(model.name).resolve()) if is_here else model.name
         return base
-    if saved is not None and saved.is_dir():
+    if saved is not None and (manifest.check(saved) or saved.is_dir()):
         return quietly(AutoModelForSeq2SeqLM.from_pretrained, str(saved), "the run's base model", dtype=dtype)
     given = model.config or {}
     known = T5Config().to_dict()
@@ -593,6 +854,12 @@ def check_vocabulary(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
         raise UserError(
             "the tokenizer has no end token (eos_token) or no padding (pad_token), which T5 needs"
         )
+    for name in ("decoder_start_token_id", "pad_token_id", "eos_token_id"):
+        if (number := getattr(base.config, name)) is not None and not 0 <= number < base.config.vocab_size:
+            raise UserError(
+                f"the base model's config has {name} {number}, but its vocabulary has only "
+                f"{base.config.vocab_size} tokens"
+            )
     highest = max(tokenizer.get_vocab().values())  # not their number: a vocabulary may have gaps
     if highest >= base.config.vocab_size:
         raise UserError(
@@ -621,6 +888,7 @@ def quietly(load: Any, name: str, field: str, **options: Any) -> Any:
     # Names on the hub are OWNER/NAME; to ask it for anything else takes half a minute where there is no network.
     if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UserError(f"{field}: there is no directory '{name}'")
+    manifest.check(Path(name))
     if not Path(name).is_dir() and get_close_matches(name, [TINY_T5], cutoff=0.8):
         raise UserError(f"{field}: there is no model '{name}'; did you mean '{TINY_T5}'?")
     try:

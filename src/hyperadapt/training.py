@@ -1,25 +1,30 @@
 """Training on a mixture of tasks: a thin layer over transformers' Seq2SeqTrainer.
 
 What is ours: batches come from the mixture, evaluation generates for all tasks at once, a loss that is not finite
-stops the run, and SIGTERM leaves a checkpoint. All else (DDP, FSDP, bf16, trackers, resume) is Trainer's own.
+stops the run, and SIGTERM or Ctrl-C leaves a checkpoint. All else (DDP, FSDP, bf16, trackers, resume) is Trainer's own.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import random
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
+import numpy as np
 import psutil
 import torch
 import torch.nn.functional as F
+from accelerate.utils import gather
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
@@ -36,13 +41,25 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.optimization import Adafactor
-from transformers.trainer_callback import ProgressCallback
-from transformers.training_args import OptimizerNames
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState, ProgressCallback
+from transformers.trainer_utils import SchedulerType, TrainOutput, rotate_checkpoints
+from transformers.training_args import OptimizerNames, trainer_log_levels
 
-from hyperadapt.errors import UserError, nearest
-from hyperadapt.evaluation import SECONDS_BEFORE_PROGRESS_SHOWS, EvaluationSet, Results, evaluate
+from hyperadapt import manifest
+from hyperadapt.errors import CheckpointError, TrainingInterrupted, UserError, nearest, notice
+from hyperadapt.evaluation import (
+    SECONDS_BEFORE_PROGRESS_SHOWS,
+    EvaluationSet,
+    Results,
+    check_beams,
+    evaluate,
+    generate_answers,
+)
+from hyperadapt.files import writing
 from hyperadapt.graphs import CapturedSteps
 from hyperadapt.mixing import MixtureBatchSampler
+from hyperadapt.signals import heard_by
 from hyperadapt.tasks.chunks import answer_within, chunked
 
 if TYPE_CHECKING:
@@ -99,6 +116,7 @@ DECIDED = {
             "dataloader_drop_last",
             "auto_find_batch_size",
             "ignore_data_skip",
+            "enable_jit_checkpoint",
             "push_to_hub",
             "do_train",
             "do_eval",
@@ -182,7 +200,132 @@ def t5_adafactor(learning_rate: float) -> tuple[type[Adafactor], dict[str, Any]]
     return Adafactor, {"lr": learning_rate, "scale_parameter": True, "relative_step": False}
 
 
-class MixtureTrainer(Seq2SeqTrainer):
+class ResumableTrainer(Trainer):
+    """Trainer whose checkpoints have manifests, and whose resumed runs add up to what an unbroken one counts."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.clock, self.totals = StepClock(), Totals(self)
+        self.add_callback(self.clock)
+        self.add_callback(self.totals)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.totals.add_up()
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            with writing(folder):
+                if self.args.should_save:
+                    manifest.remove(folder)  # of a damaged checkpoint of this step, which is written over
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()  # every process writes its own random state
+                if self.args.should_save:
+                    manifest.add(folder)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            # Older ones go only now, when this one is whole.
+            rotate_checkpoints(str(folder.parent), limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    def _init_training_state(self, *arguments: Any) -> Any:
+        places = super()._init_training_state(*arguments)
+        if self.state.best_global_step:
+            # Trainer forgets the best checkpoint of a run that was moved, and would keep the last model for the best.
+            best = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.best_global_step}"
+            self.state.best_model_checkpoint = str(best)
+        return places
+
+    def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: float) -> Any:
+        return super()._finalize_training(trial, num_train_samples, start_time - self.totals.seconds_before)
+
+    def _load_best_model(self) -> None:
+        manifest.check(Path(str(self.state.best_model_checkpoint)))
+        super()._load_best_model()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with loading(resume_from_checkpoint, "the model"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with loading(checkpoint, "optimizer.pt or scheduler.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with loading(checkpoint, "scaler.pt"):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with loading(checkpoint, "a random state (rng_state.pth)"):
+            super()._load_rng_state(checkpoint)
+        if checkpoint is not None:
+            saved = len(list(Path(checkpoint).glob("rng_state*.pth")))
+            if saved != self.args.world_size:
+                notice(
+                    f"{checkpoint} is of {saved} processes, and {self.args.world_size} go on: what they draw at "
+                    "random, as in dropout, is not what an unbroken run draws"
+                )
+
+
+@contextmanager
+def loading(checkpoint: str | None, what: str) -> Iterator[None]:
+    """Say in one line which part of a checkpoint cannot be loaded: damage, a misfit, a pickle that would run code."""
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # torch, pickle and zipfile each have errors of their own
+        reason = " ".join(str(error).split())[:160]
+        raise CheckpointError(
+            f"{checkpoint}: {what} cannot be loaded ({reason or type(error).__name__})"
+        ) from error
+
+
+class Totals(TrainerCallback, ExportableState):
+    """What a run has lost and taken so far: saved with each checkpoint, as Trainer itself counts from a resume on.
+
+    Attributes:
+        trainer: whose losses and laps these are.
+        seconds_before: that earlier trainings of the run took, each up to its last checkpoint.
+        kept: the numbers as of the last checkpoint.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.began, self.seconds_before = 0.0, 0.0
+        self.kept: dict[str, Any] = {}
+
+    def state(self) -> dict[str, Any]:
+        """Return what stands in the checkpoint's trainer_state.json."""
+        return {"args": {}, "attributes": self.kept}
+
+    def add_up(self) -> None:
+        """Take the numbers as they are now, in all processes."""
+        trainer = self.trainer
+        self.kept = {
+            "seconds": self.seconds_before + time.time() - self.began,
+            "laps": trainer.clock.laps,
+            "logged_loss": trainer._total_loss_scalar,
+            "logged_step": trainer._globalstep_last_logged,
+            "unlogged_loss": gather(trainer._tr_loss.clone()).mean().item(),
+        }
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Go on from the checkpoint's numbers, if it has any; those before this class had none."""
+        self.began = time.time()
+        saved: Any = state.stateful_callbacks  # of each callback, by the name of its class
+        kept = saved.setdefault(type(self).__name__, self.state())["attributes"]
+        if not kept:
+            return
+        trainer, self.kept, self.seconds_before = self.trainer, kept, kept["seconds"]
+        trainer.clock.laps = [(steps, seconds) for steps, seconds in kept["laps"]]
+        trainer._tr_loss += kept["unlogged_loss"]
+        trainer._total_loss_scalar, trainer._globalstep_last_logged = kept["logged_loss"], kept["logged_step"]
+        trainer._initial_global_step = 0
+
+
+class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
     """Seq2SeqTrainer over a mixture of tasks.
 
     Args:
@@ -205,7 +348,7 @@ class MixtureTrainer(Seq2SeqTrainer):
     ) -> None:
         from datasets import concatenate_datasets
 
-        epsilon, clock = config.training.label_smoothing, StepClock()
+        epsilon = config.training.label_smoothing
         self.config, self.evaluation_set, self.tokenizer = config, evaluation_set, tokenizer
         self.lengths = [[len(ids) for ids in rows["input_ids"]] for rows in train_rows]
         self.unchecked: list[tuple[int, Tensor, Tensor]] = []
@@ -225,11 +368,10 @@ class MixtureTrainer(Seq2SeqTrainer):
             compute_loss_func=lambda outputs, labels, num_items_in_batch=None: token_loss(
                 epsilon, outputs.logits, labels, num_items_in_batch
             ),
-            callbacks=[StopCleanly(), CheckpointLastStep(), clock],
+            callbacks=[CheckpointLastStep()],
         )
         if config.training.t5_adafactor:
             self.optimizer_cls_and_kwargs = t5_adafactor(args.learning_rate)
-        self.clock = clock
         self.repeated: CapturedSteps | None = None
         show_progress(self)
 
@@ -374,39 +516,194 @@ def gathered(model: torch.nn.Module) -> Iterator[None]:
             module.reshard()
 
 
+@contextmanager
+def making_trainer(args: TrainingArguments, directory: Path, given: Iterable[str]) -> Iterator[None]:
+    """Make a Trainer without its folder of checkpoints, as nothing of a run is written before all of it is checked.
+
+    Args:
+        args: Trainer's.
+        directory: one that is there, which Trainer takes in place of its own.
+        given: names of the arguments that the user has chosen.
+
+    Raises:
+        UserError: if Trainer refuses the arguments.
+    """
+    checkpoints, args.output_dir = args.output_dir, str(directory)
+    try:
+        with blamed_on(
+            f"training.arguments ({', '.join(given) or 'none are given'}): Trainer does not take them"
+        ):
+            yield
+    finally:
+        args.output_dir = checkpoints
+
+
+def try_out(trainer: Trainer) -> None:
+    """Make the optimizer and its schedule, load a batch as training will, and run it forward.
+
+    So that what fails does so before anything is written. It writes nothing, changes no weight, and leaves the random
+    numbers as they were.
+
+    Raises:
+        UserError: naming the field that is to blame, as far as that can be told.
+    """
+    args, training = trainer.args, "training.arguments"
+    schedule = f"training.lr_scheduler_type {SchedulerType(args.lr_scheduler_type).value}"
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled  # these make and place everything later
+    with same_random_state():
+        if not sharded:
+            with blamed_on(f"{training}.optim {OptimizerNames(args.optim).value}"):
+                trainer.create_optimizer()
+            with blamed_on(
+                f"{schedule} (with lr_scheduler_kwargs {args.lr_scheduler_kwargs or 'not given'})"
+            ):
+                trainer.create_scheduler(args.max_steps)  # Trainer makes it anew when it begins
+        with blamed_on(
+            f"a batch cannot be loaded ({training}.dataloader_num_workers {args.dataloader_num_workers})"
+        ):
+            batch = next(iter(trainer.get_train_dataloader()))
+        if sharded:
+            return
+        model = cast("torch.nn.Module", trainer.model)
+        was_training = model.training
+        model.eval()
+        try:
+            with (
+                blamed_on("the model cannot run a batch"),
+                torch.no_grad(),
+                trainer.compute_loss_context_manager(),
+            ):
+                trainer.compute_loss(model, trainer._prepare_inputs(batch))
+        finally:
+            model.train(was_training)
+
+
+def try_to_generate(trainer: MixtureTrainer) -> None:
+    """Generate two tokens for a row, with as many beams as an evaluation takes, so that this fails at once too.
+
+    Raises:
+        UserError: if it cannot be done.
+    """
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return
+    options, rows = trainer.config.evaluation, trainer.evaluation_set
+    sources = [source for sources in rows.sources for source in sources]
+    model: Any = trainer.model
+    with (
+        same_random_state(),
+        blamed_on(f"evaluation.num_beams {options.num_beams}: the model cannot generate"),
+    ):
+        check_beams(model, sources, options.batch_size, options.num_beams)
+        generate_answers(
+            model, trainer.tokenizer, sources[:1], [0], [(1, 2)], [False], num_beams=options.num_beams
+        )
+
+
+@contextmanager
+def blamed_on(what: str) -> Iterator[None]:
+    """Say in one line what was tried, where anything at all goes wrong with it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # of transformers, torch, a loader's worker, or an optimizer's package
+        reason = " ".join(str(error).split())[-300:]
+        raise UserError(f"{what}: {type(error).__name__}: {reason}") from error
+
+
+@contextmanager
+def same_random_state() -> Iterator[None]:
+    """Put all random number generators back to where they were."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+
+
 class StopCleanly(TrainerCallback):
-    """On SIGTERM, finish the step, save a checkpoint and stop."""
+    """On SIGTERM or Ctrl-C, finish the step, save a checkpoint and stop; a second Ctrl-C ends at once.
+
+    Not Trainer's own enable_jit_checkpoint: that hears SIGTERM alone, three seconds later, and of several processes
+    each saves at the step at which it was told, where it waits for the others for ever.
+
+    Attributes:
+        signal: the number of the first signal that asked to stop, 0 if none has.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
-        self.previous: Any = None
+        self.signal = 0
+        self.process = os.getpid()
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        def ask(*_: object) -> None:
-            self.asked = True
+    def hear(self, number: int, _: object) -> None:
+        """Note that a signal has come."""
+        if (
+            os.getpid() != self.process
+        ):  # in a worker of the loader, which ends with the process that it works for
+            return
+        if self.signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not self.signal and int(os.environ.get("RANK", "0")) == 0:
+            # Not with print: a signal may come in the middle of one.
+            os.write(2, b"\nstopping after this step, with a checkpoint; Ctrl-C ends at once\n")
+        self.signal = self.signal or number
 
-        self.previous = signal.signal(signal.SIGTERM, ask)
+    def agree(self, args: TrainingArguments) -> int:
+        """Return the signal that any of the processes has heard, 0 if none has; all must ask at the same time."""
+        if args.world_size > 1:
+            heard = torch.tensor(self.signal, device=args.device)
+            torch.distributed.all_reduce(heard, torch.distributed.ReduceOp.MAX)
+            self.signal = int(heard.item())
+        return self.signal
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        asked = self.asked
-        if args.world_size > 1:
-            # All processes must stop at the same step, or one waits for the others for ever.
-            if state.global_step % STEPS_BETWEEN_SIGNAL_CHECKS:
-                return
-            votes = torch.tensor(int(asked), device=args.device)
-            torch.distributed.all_reduce(votes)
-            asked = bool(votes.item())
-        if asked:
-            self.asked = control.should_save = control.should_training_stop = True
+        # Processes must stop at the same step, or one waits for the others for ever.
+        if args.world_size > 1 and state.global_step % STEPS_BETWEEN_SIGNAL_CHECKS:
+            return
+        if self.agree(args):
+            control.should_save = control.should_training_stop = True
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        signal.signal(signal.SIGTERM, self.previous)
+
+def train_until_stopped(trainer: Trainer, last: Path | None) -> TrainOutput:
+    """Train to the end, or until a signal comes.
+
+    Args:
+        trainer: whose checkpoints have a folder in the run's directory.
+        last: the checkpoint to go on from.
+
+    Raises:
+        TrainingInterrupted: after a signal.
+        UserError: if a checkpoint cannot be written.
+    """
+    stop, checkpoints = StopCleanly(), Path(str(trainer.args.output_dir))
+    first = 0 if last is None else step_of(last)
+    trainer.add_callback(stop)
+    try:
+        with heard_by(stop.hear):
+            outcome = trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    except UserError:
+        # What was not written to its end: on a full disk it is in the way of the next.
+        begun = checkpoints / f"checkpoint-{trainer.state.global_step}"
+        if trainer.args.process_index == 0 and not is_whole(begun):
+            shutil.rmtree(begun, ignore_errors=True)
+        raise
+    except Exception as error:
+        if trainer.state.global_step > first:
+            raise
+        with blamed_on("training fails before its first step is done"):
+            raise error
+    if number := stop.agree(trainer.args):
+        step, steps = trainer.state.global_step, trainer.args.max_steps
+        raise TrainingInterrupted(
+            f"stopped at step {step} of {steps}; its checkpoint is in {checkpoints.parent}; go on with --resume",
+            number,
+        )
+    return outcome
 
 
 def show_progress(trainer: Trainer) -> None:
@@ -538,8 +835,9 @@ def training_arguments(
     }
     # Where there is no accelerator, Accelerate starts processes together only if it is told to use the CPU.
     defaults = {"report_to": "none", "use_cpu": not torch.accelerator.is_available()}
+    chosen = checked_arguments(training.arguments)
     try:
-        args = Seq2SeqTrainingArguments(**{**defaults, **checked_arguments(training.arguments), **ours})
+        args = Seq2SeqTrainingArguments(**{**defaults, **chosen, **ours})
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"training: {' '.join(str(error).split())}") from None
     if (launched := int(os.environ.get("WORLD_SIZE", "1"))) != args.world_size:
@@ -601,6 +899,14 @@ def checked_arguments(given: dict[str, Any]) -> dict[str, Any]:
     choices = [optimizer.value for optimizer in OptimizerNames]
     if (optimizer := given.get("optim", "adamw_torch")) not in choices:
         raise UserError(f"training.arguments: optim '{optimizer}' is unknown; {nearest(optimizer, choices)}")
+    for name in ("log_level", "log_level_replica"):
+        if (level := given.get(name, "passive")) not in trainer_log_levels:
+            raise UserError(
+                f"training.arguments: {name} '{level}' is unknown; {nearest(level, trainer_log_levels)}"
+            )
+    for name, value in given.items():
+        if isinstance(value, float) and math.isnan(value):
+            raise UserError(f"training.arguments: {name} is {value}, which is no number")
     for name in ("adam_beta1", "adam_beta2"):
         if not 0 <= given.get(name, 0) < 1:
             raise UserError(f"training.arguments: {name} is {given[name]}; it must be from 0 to below 1")
@@ -617,12 +923,67 @@ def checked_arguments(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def last_checkpoint(directory: Path) -> Path | None:
-    """Find the last whole checkpoint: Trainer writes trainer_state.json last, so one without it was cut short."""
-    numbered = sorted(directory.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for checkpoint in reversed(numbered):
+    """Find the checkpoint to go on from: the last that is whole, and whose best one so far is whole too.
+
+    Returns:
+        None if there is none, or none that was written to its end.
+
+    Raises:
+        CheckpointError: if there are some, but all are damaged.
+    """
+    faults: list[CheckpointError] = []
+    for checkpoint in reversed(checkpoints_in(directory)):
         try:
-            json.loads((checkpoint / "trainer_state.json").read_text())
-        except (OSError, ValueError):
+            if not is_whole(checkpoint):
+                continue
+        except CheckpointError as error:
+            faults.append(error)
             continue
+        if faults:
+            notice(f"{faults[0]}; going on from {checkpoint.name}")
         return checkpoint
+    if faults:
+        raise CheckpointError(
+            f"{faults[0]}; no checkpoint before it is whole: begin again, in another output_dir"
+        )
     return None
+
+
+def checkpoints_in(directory: Path) -> list[Path]:
+    """List the checkpoints that were begun, in the order of their steps."""
+    return sorted(directory.glob("checkpoint-*"), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Read from a checkpoint's name after which step it was written."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def was_finished(checkpoint: Path) -> bool:
+    """Tell whether a checkpoint was written to its end, though it may have been damaged since."""
+    if (checkpoint / manifest.FILE).is_file():
+        return True
+    try:
+        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
+        # Before there were manifests, and our totals, Trainer wrote its state last.
+        return Totals.__name__ not in (state.get("stateful_callbacks") or {})
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Check a checkpoint and the best one that it names; whether it was written to its end.
+
+    Raises:
+        CheckpointError: if a file of theirs is missing, or is not what was written.
+    """
+    if not was_finished(checkpoint):
+        return False
+    if manifest.check(checkpoint):
+        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
+        best = checkpoint.with_name(f"checkpoint-{state['best_global_step'] or state['global_step']}")
+        if best != checkpoint and not is_whole(best):
+            raise CheckpointError(
+                f"{checkpoint} needs {best.name}, the best so far, which is missing or cut short"
+            )
+    return True

@@ -22,6 +22,7 @@ from hyperadapt.bench import operators, real_rows, sections
 from hyperadapt.bench.section import Goal, Section, Setting, between
 from hyperadapt.comparison import markdown
 from hyperadapt.errors import UserError, nearest
+from hyperadapt.files import make_directory, write_atomically
 
 __all__ = ["SECTIONS", "Setting", "bench"]
 
@@ -75,7 +76,7 @@ def bench(names: Sequence[str], setting: Setting, output: Path, page: Path) -> l
         real_rows.tokenizer_of(setting)
     goals = []
     for directory in (output, page.parent):
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
     for section in chosen:
         if lacking := setting.lacks(section.needs):
             print(f"{section.name} is left out: it needs {lacking}")
@@ -85,8 +86,8 @@ def bench(names: Sequence[str], setting: Setting, output: Path, page: Path) -> l
         asked = [asked_of(goal) for goal in found.goals]
         changes = {"goals": asked, "launches": found.launches or setting.launches}
         record = {**asdict(found), **changes, "machine": f"{machine(setting)}{theirs}"}
-        (output / f"{section.name}.json").write_text(json.dumps(record, indent=1))
-        page.write_text(written(output, page.read_text() if page.exists() else ""))
+        write_atomically(output / f"{section.name}.json", json.dumps(record, indent=1).encode())
+        write_atomically(page, written(output, page.read_text() if page.exists() else "").encode())
         goals += [{"section": section.name, **of} for of in asked]
     return goals
 

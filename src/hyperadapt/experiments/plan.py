@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hyperadapt.checkpoint import write_atomically
 from hyperadapt.comparison import Cell, cells_of, check_cells, train_cells
 from hyperadapt.config import CompareConfig, merged, parse_override
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.experiments.scales import SCALES, Fields, Scale
 from hyperadapt.fewshot import check_enough
+from hyperadapt.files import write_atomically
+from hyperadapt.locks import locked
 from hyperadapt.methods import METHODS
 from hyperadapt.tasks import get_task
 
@@ -189,36 +190,40 @@ def reproduce(planned: Plan, jobs: int = 1, ray: str | None = None, processes: i
         UserError: for anything wrong with what was given, before any run begins; or where runs failed, once the others
             are finished and in the page.
     """
-    experiment, cells = planned.experiment, planned.cells()
-    if experiment.timed and (jobs > 1 or ray is not None):
-        raise UserError(
-            f"the runs of {experiment.name} are timed, one by one on this machine: leave --jobs and --ray out"
-        )
-    check_cells(cells, ray, processes)
-    first = [cell for cell in cells if cell.config.start is None]
-    then = [cell for cell in cells if cell.config.start is not None]
-    wanted = {(cell.config.data.tasks, cell.config.data.max_train_rows): cell.config.data for cell in then}
-    for data in wanted.values():
-        assert data.max_train_rows is not None
-        check_enough(get_task(data.tasks[0]), data.max_train_rows, data.data_dir)
-    failed = None
-    for wave in filter(None, (first, then)):
-        try:
-            train_cells(wave, jobs, ray, processes)
-        except UserError as error:
-            failed = failed or error
-    page = planned.folder / f"{experiment.name}.md"
-    if failed is None or any(cell.finished for cell in cells):
-        planned.folder.mkdir(parents=True, exist_ok=True)
-        missing = [cell for cell in cells if not cell.finished]
-        gaps = (
-            f"{len(missing)} of {len(cells)} runs are not finished, and not in here.\n\n" if missing else ""
-        )
-        text = f"# {experiment.source}: {experiment.title}\n\n{gaps}{experiment.page(planned)}"
-        write_atomically(page, text.encode())
-    if failed is not None:
-        raise failed
-    return page
+    with locked(planned.folder):
+        experiment, cells = planned.experiment, planned.cells()
+        if experiment.timed and (jobs > 1 or ray is not None):
+            raise UserError(
+                f"the runs of {experiment.name} are timed, one by one on this machine: leave --jobs and --ray out"
+            )
+        check_cells(cells, ray, processes)
+        first = [cell for cell in cells if cell.config.start is None]
+        then = [cell for cell in cells if cell.config.start is not None]
+        wanted = {
+            (cell.config.data.tasks, cell.config.data.max_train_rows): cell.config.data for cell in then
+        }
+        for data in wanted.values():
+            assert data.max_train_rows is not None
+            check_enough(get_task(data.tasks[0]), data.max_train_rows, data.data_dir)
+        failed = None
+        for wave in filter(None, (first, then)):
+            try:
+                train_cells(wave, jobs, ray, processes)
+            except UserError as error:
+                failed = failed or error
+        page = planned.folder / f"{experiment.name}.md"
+        if failed is None or any(cell.finished for cell in cells):
+            missing = [cell for cell in cells if not cell.finished]
+            gaps = (
+                f"{len(missing)} of {len(cells)} runs are not finished, and not in here.\n\n"
+                if missing
+                else ""
+            )
+            text = f"# {experiment.source}: {experiment.title}\n\n{gaps}{experiment.page(planned)}"
+            write_atomically(page, text.encode())
+        if failed is not None:
+            raise failed
+        return page
 
 
 def overview(

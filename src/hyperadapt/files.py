@@ -1,0 +1,70 @@
+"""Writing files: in one step, and where a place cannot be written to, said in one line."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from hyperadapt.errors import UserError
+
+_TORCH_WRITES = re.compile(r"PytorchStreamWriter|inline_container|I/?O ?error", re.IGNORECASE)
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Say in one line why a file or folder cannot be written, whichever library writes it.
+
+    Raises:
+        UserError: if the disk is full, a file is too large, or the place is read-only or no folder.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        # torch has no error of its own for a full disk, and tokenizers raises a bare Exception.
+        if not isinstance(error, OSError | SafetensorError) and not (
+            type(error) is Exception or _TORCH_WRITES.search(reason)
+        ):
+            raise
+        place = getattr(error, "filename", None) or place
+        raise UserError(
+            f"cannot write {place}: {reason[:160]}; mend that, and give the command again"
+        ) from error
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory and those above it, where they are not there.
+
+    Raises:
+        UserError: if it cannot be made.
+    """
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """Write a file, its directory made where needed, so that a reader, or a kill, finds the old content or the new.
+
+    Raises:
+        UserError: if the place cannot be written to.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    with writing(file):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as handle:
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, file)
+        except BaseException:
+            with suppress(OSError):  # where nothing can be written, nothing can be removed either
+                temporary.unlink()
+            raise

@@ -1,0 +1,91 @@
+"""results.json: what a run scored and cost. It is written last, so that a run is finished once it is there.
+
+It has a digest of its own, of the results and of the model that they are of, rather than an entry in the manifest:
+`evaluate` adds to it, and one file can be replaced in one step, two never.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hyperadapt import manifest
+from hyperadapt.errors import CheckpointError
+from hyperadapt.files import write_atomically
+
+FILE = "results.json"
+
+
+def write(directory: Path, results: Mapping[str, Any]) -> None:
+    """Write a run's results, in place of those that are there."""
+    values = json.loads(json.dumps({name: value for name, value in results.items() if name != "digest"}))
+    if (model := model_entries(directory)) is not None:
+        values["digest"] = manifest.digest([values, model])
+    write_atomically(directory / FILE, json.dumps(values, indent=2).encode())
+
+
+def add(directory: Path, results: Mapping[str, Any]) -> None:
+    """Add results to those of a finished run."""
+    write(directory, {**read(directory), **results})
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """Read a finished run's results.
+
+    Raises:
+        CheckpointError: if the run is not finished, or they are damaged or another run's.
+    """
+    check_finished(directory)
+    values, model = read_unchecked(directory), model_entries(directory)
+    found = values.pop("digest", None)
+    if model is not None and found != manifest.digest([values, model]):
+        raise CheckpointError(
+            f"{directory / FILE} is damaged, was edited, or is another run's: it does not match its digest; "
+            "train … --resume makes it anew"
+        )
+    return values
+
+
+def check_finished(directory: Path) -> None:
+    """Check that a run was trained to its end.
+
+    Raises:
+        CheckpointError: if it was not.
+    """
+    file, model = directory / FILE, model_entries(directory)
+    if model is not None:
+        finished = bool(model) and file.is_file()
+    else:
+        # Before there were manifests, a training's results alone had its seconds.
+        values = read_unchecked(directory) if file.is_file() else {}
+        if "digest" in values:
+            raise CheckpointError(
+                f"{directory / manifest.FILE} is missing: nothing of the run can be checked"
+            )
+        finished = "train_seconds" in values
+    if not finished:
+        raise CheckpointError(f"the run {directory} is not finished; go on with: hyperadapt train … --resume")
+
+
+def model_entries(directory: Path) -> dict[str, manifest.Entry] | None:
+    """Return what the run's manifest lists of its best model; None where there is no manifest."""
+    listed = manifest.listed(directory)
+    return listed and {name: entry for name, entry in listed.items() if name.startswith("model/")}
+
+
+def read_unchecked(directory: Path) -> dict[str, Any]:
+    """Read what the file holds.
+
+    Raises:
+        CheckpointError: if that is no mapping.
+    """
+    file = directory / FILE
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("no mapping of results")
+        return values
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is missing or damaged ({error})") from None

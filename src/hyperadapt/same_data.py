@@ -1,0 +1,129 @@
+"""Whether tasks and their rows are those that a run was trained with: what has changed since is named, and refused.
+
+A run keeps its tasks (tasks.yaml) and of each split of theirs the number of rows and a digest (data.json): of the texts
+and targets that the model was given, in their order, wherever they lie and whatever format they are in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from hyperadapt import manifest
+from hyperadapt.errors import CheckpointError, UserError, notice
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hyperadapt.tasks import Task
+
+FILE = "data.json"
+ROWS_AT_ONCE = 10_000
+# Where a task's rows come from may change as long as the rows are the same: data are moved, and converted.
+WHERE_ROWS_LIE = {"hub", "hub_config", "local", "files", "generated", "where", "splits"}
+
+SplitDigest = dict[str, Any]  # rows, sha256
+Digests = Mapping[str, Mapping[str, SplitDigest]]  # of each task, of each split
+
+
+def digest_of(rows: Dataset) -> SplitDigest:
+    """Count rows and digest all that they hold, in their order.
+
+    Args:
+        rows: from `load_split`.
+    """
+    sha = hashlib.sha256()
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        sha.update(json.dumps(rows[start : start + ROWS_AT_ONCE], sort_keys=True).encode())
+    return {"rows": len(rows), "sha256": sha.hexdigest()}
+
+
+def read(directory: Path) -> Digests | None:
+    """Read the digests that a run keeps; None if it is of a version that kept none.
+
+    Raises:
+        CheckpointError: if they are damaged.
+    """
+    file = directory / FILE
+    if not manifest.check(file) and not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is damaged ({error})") from None
+
+
+def part_of(digests: Digests, tasks: Iterable[str], splits: Sequence[str]) -> Digests:
+    """Return the digests of some tasks and splits, of those that there are."""
+    return {
+        task: {split: digest for split, digest in digests[task].items() if split in splits}
+        for task in tasks
+        if task in digests
+    }
+
+
+def check_tasks(before: Sequence[Task], now: Sequence[Task], where: str) -> None:
+    """Check that tasks mean what they meant: what the numbers of labels stand for, what texts are made of rows.
+
+    Args:
+        before: of the run.
+        now: as they are given; of those that the run does not have nothing is asked.
+        where: what errors begin with.
+
+    Raises:
+        UserError: naming the task, the field, and both values.
+    """
+    by_name = {task.name: task for task in before}
+    for task in now:
+        if task.name not in by_name:
+            continue
+        was, is_now = (of.model_dump(mode="json") for of in (by_name[task.name], task))
+        for field in was:
+            if field not in WHERE_ROWS_LIE and was[field] != is_now[field]:
+                raise UserError(
+                    f"{where}: task '{task.name}': {field} {'were' if field.endswith('s') else 'was'} "
+                    f"{in_yaml(was[field])} and {'are' if field.endswith('s') else 'is'} now {in_yaml(is_now[field])}"
+                )
+
+
+def check_rows(before: Digests, now: Digests, where: str, allowed: bool) -> None:
+    """Check that the rows of each split are those that they were.
+
+    Args:
+        before: of the run.
+        now: of the rows that were read.
+        where: what errors begin with.
+        allowed: only say so where they are others.
+
+    Raises:
+        UserError: naming the task, the split and how many rows there were and are.
+    """
+    for task, splits in now.items():
+        kept = before.get(task, {})
+        for split in {**kept, **splits}:
+            was, is_now = kept.get(split, {"rows": "none"}), splits.get(split, {"rows": "none"})
+            if was == is_now:
+                continue
+            counts = (
+                f"{was['rows']} rows as then, but others"
+                if was["rows"] == is_now["rows"]
+                else f"{was['rows']} rows then, {is_now['rows']} now"
+            )
+            what = f"task '{task}': the {split} rows are not those that the run was trained with: {counts}"
+            if not allowed:
+                raise UserError(f"{where}: {what}; --allow-changed-data takes them all the same")
+            notice(f"{what}; they are taken all the same")
+
+
+def in_yaml(value: Any) -> str:
+    """Write a field's value as a task file has it, on one line."""
+    if not isinstance(value, list | dict):
+        return str(value)
+    return yaml.safe_dump(
+        value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False
+    ).strip()

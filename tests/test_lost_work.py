@@ -1,0 +1,259 @@
+"""Work is not lost: what stops a run leaves a checkpoint and says so, and what fails leaves nothing in the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hyperadapt import runs, training
+from hyperadapt.checkpoint import read
+from hyperadapt.config import RunConfig
+from hyperadapt.locks import locked
+from hyperadapt.pretraining import PretrainingTrainer
+from hyperadapt.training import MixtureTrainer, last_checkpoint
+from tiny_run import BASE, assert_one_line, contents, hyperadapt, write_config, write_tasks
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+FEW_STEPS = ("training.max_steps=4", "training.eval_steps=4", "training.logging_steps=1")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """The configuration of a run into `tmp_path / "run"`."""
+    return write_config(tmp_path, write_tasks(tmp_path / "tasks"))
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[dict[int, Any]]:
+    """What hears the signals, the same after each test; an interrupt is not ignored, as it is without a terminal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    kept = {number: signal.getsignal(number) for number in SIGNALS}
+    yield kept
+    assert {number: signal.getsignal(number) for number in SIGNALS} == kept
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Do something within a step of training."""
+
+    def install(number: int, act: Callable[[], object], kind: type = MixtureTrainer) -> None:
+        step = kind.training_step
+
+        def acting(self: Any, *arguments: Any, **options: Any) -> Any:
+            if self.state.global_step + 1 == number:
+                act()
+            return step(self, *arguments, **options)
+
+        monkeypatch.setattr(kind, "training_step", acting)
+
+    return install
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_lets_the_step_end_saves_a_checkpoint_and_is_the_exit_code(
+    config: Path, in_step: Callable[..., None], number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context():
+        in_step(2, lambda: send(number))
+        outcome = hyperadapt("train", config, *FEW_STEPS)
+        assert outcome.code == 128 + number, outcome.err
+        assert "stopped at step 2 of 4" in outcome.out
+        last = last_checkpoint(tmp_path / "run/checkpoints")
+        assert last is not None
+        assert last.name == "checkpoint-2"
+        assert_one_line(hyperadapt("train", config, *FEW_STEPS), "go on with --resume")
+        monkeypatch.undo()
+    assert hyperadapt("train", config, *FEW_STEPS, "--resume").code == 0
+    unbroken = f"output_dir={tmp_path / 'unbroken'}"
+    assert hyperadapt("train", config, *FEW_STEPS, unbroken).code == 0
+    resumed, whole = (read(tmp_path / run / "model")[1] for run in ("run", "unbroken"))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_a_second_ctrl_c_ends_at_once_and_the_run_is_begun_anew(
+    config: Path, in_step: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_step(2, lambda: [send(signal.SIGINT), send(signal.SIGINT)])
+    for _ in range(2):  # without --resume, over the leavings of the one before
+        outcome = hyperadapt("train", config, *FEW_STEPS)
+        assert outcome.code == 128 + signal.SIGINT, outcome.err
+        assert (tmp_path / "run/config.yaml").is_file()
+        assert last_checkpoint(tmp_path / "run/checkpoints") is None
+    monkeypatch.undo()
+    outcome = hyperadapt("train", config, *FEW_STEPS, "training.learning_rate=1e-3", "--resume")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("has no checkpoint yet; it is begun anew") == 1
+    steps = [
+        entry["step"] for entry in json.loads((tmp_path / "run/history.json").read_text()) if "loss" in entry
+    ]
+    assert steps == [1, 2, 3, 4]
+    assert RunConfig.load(tmp_path / "run/config.yaml").training.learning_rate == 1e-3
+
+
+def test_what_is_valuable_is_never_begun_over(run: Path, tmp_path: Path, config: Path) -> None:
+    output = f"output_dir={run}"
+    assert_one_line(hyperadapt("train", config, output), "already holds a run")
+    for checkpoint in (run / "checkpoints").iterdir():
+        (checkpoint / "trainer_state.json").write_text("{")  # damaged
+    for outcome in ("model", "results.json", "history.json"):
+        (run / outcome).rename(tmp_path / outcome)
+        before = contents(run)
+        assert_one_line(hyperadapt("train", config, output), "already holds a run")
+        assert_one_line(hyperadapt("train", config, output, "--resume"), "no whole checkpoint to resume from")
+        assert contents(run) == before
+
+
+def test_a_training_that_raises_gives_the_signals_back(config: Path, in_step: Callable[..., None]) -> None:
+    # That it does is what the fixture `handlers` checks.
+    hot = ("training.learning_rate=1e30", "training.arguments={max_grad_norm: 0.0}")
+    assert "the loss is" in hyperadapt("train", config, *hot).err
+
+    def fail() -> None:
+        raise AttributeError("a mistake of ours")
+
+    in_step(2, fail)
+    with pytest.raises(AttributeError, match="a mistake of ours"):
+        hyperadapt("train", config, *FEW_STEPS)
+
+
+def test_a_run_trains_in_a_thread_too(config: Path, tmp_path: Path) -> None:
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(runs.train(RunConfig.load(config, FEW_STEPS))))
+    thread.start()
+    thread.join()
+    assert set(results[0]) == {"validation", "test"}
+    assert (tmp_path / "run/results.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.arguments={optim: lomo}", "training.arguments.optim lomo: ImportError"),
+        ("training.arguments={adam_epsilon: .nan}", "adam_epsilon is nan, which is no number"),
+        ("training.arguments={log_level: nope}", "log_level 'nope' is unknown"),
+        ("training.arguments={lr_scheduler_kwargs: {nope: 1}}", "training.lr_scheduler_type constant"),
+        ("training.arguments={dataloader_persistent_workers: true}", "a batch cannot be loaded"),
+        ("training.arguments={torch_compile_backend: nope}", "training.arguments (torch_compile_backend)"),
+        ("training.arguments={enable_jit_checkpoint: true}", "'enable_jit_checkpoint' is decided"),
+        ("model.config.pad_token_id=500", "has pad_token_id 500, but its vocabulary has only 384 tokens"),
+        ("model.config.relative_attention_num_buckets=1", "the model cannot run a batch"),
+        ("evaluation.num_beams=100000000", "take fewer beams"),
+    ],
+)
+def test_what_cannot_work_is_one_line_before_anything_is_written(
+    config: Path, tmp_path: Path, override: str, message: str
+) -> None:
+    before = contents(tmp_path)
+    outcome = hyperadapt("train", config, override, f"output_dir={tmp_path / 'a/run'}")
+    assert_one_line(outcome, message)
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "a").exists()
+
+
+def test_what_fails_at_the_first_step_is_one_line_and_the_run_is_begun_anew(config: Path) -> None:
+    wrong = "training.arguments={gradient_checkpointing: true, gradient_checkpointing_kwargs: {nope: 1}}"
+    outcome = hyperadapt("train", config, *FEW_STEPS, wrong)
+    assert_one_line(outcome, "training fails before its first step is done: ValueError: Unexpected keyword")
+    assert hyperadapt("train", config, *FEW_STEPS).code == 0
+
+
+def test_more_beams_than_memory_are_refused_by_evaluate_and_predict_too(trained: Path) -> None:
+    beams = ("--num-beams", 10**8)
+    assert_one_line(hyperadapt("evaluate", trained, "--task", "colour", *beams), "take fewer beams")
+    outcome = hyperadapt("predict", trained, "--task", "colour", *beams, stdin='{"text": "red"}\n')
+    assert_one_line(outcome, "take fewer beams")
+
+
+def test_trying_out_changes_no_weight_and_uses_up_no_random_number(config: Path, tmp_path: Path) -> None:
+    given = RunConfig.load(
+        config, ["model.config.dropout_rate=0.5", "training.arguments={dataloader_num_workers: 1}"]
+    )
+    args = training.training_arguments(
+        given.training, given.seed, tmp_path / "run/checkpoints", best="average"
+    )
+    with locked(tmp_path / "run"):
+        trainer = runs.prepare(given, args, last=None).trainer
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+    def states() -> list[Any]:
+        return [random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist()]
+
+    before = states()
+    training.try_out(trainer)
+    training.try_to_generate(trainer)
+    assert states() == before
+    assert all(torch.equal(value, weights[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_a_full_disk_at_the_first_checkpoint_is_one_line_and_the_run_is_begun_anew(
+    config: Path, trained: Path, tmp_path: Path
+) -> None:
+    model = f"model={{name: {trained / 'base'}, tokenizer: bytes}}"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The optimizer's state is the largest file that is written.
+    size = (trained / "checkpoints/checkpoint-40/optimizer.pt").stat().st_size
+    for limit, written in (
+        (size - 100, {"config.yaml", "tasks.yaml", "tokenizer", "checkpoints"}),
+        (3_500, None),
+    ):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            outcome = hyperadapt(
+                "train", config, model, *FEW_STEPS, "training.arguments={disable_tqdm: true}"
+            )
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert_one_line(outcome, f"cannot write {tmp_path / 'run'}")
+        assert written is None or {path.name for path in (tmp_path / "run").iterdir()} == written
+        assert not list((tmp_path / "run").glob("checkpoints/*"))
+    outcome = hyperadapt("train", config, model, *FEW_STEPS)
+    assert outcome.code == 0, outcome.err
+
+
+def test_pretraining_is_tried_out_stopped_and_begun_anew_in_the_same_way(
+    tmp_path: Path, in_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import yaml
+
+    text = "".join(
+        f"The {word} river crosses the old garden, number {row}.\n" for row in range(60) for word in "ab"
+    )
+    (tmp_path / "text.txt").write_text(text)
+    values = {
+        "output_dir": str(tmp_path / "run"),
+        "model": {"config": BASE},
+        "text": {"files": [str(tmp_path / "text.txt")], "held_out_tokens": 200},
+        "tokenizer": {"kind": "bpe", "vocab_size": 384},
+        "objective": {"source_length": 16},
+        "training": {"max_steps": 4, "batch_size": 2, "eval_steps": 4, "logging_steps": 1},
+    }
+    (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump(values))
+    outcome = hyperadapt("pretrain", tmp_path / "pretrain.yaml", "training.arguments={optim: lomo}")
+    assert_one_line(outcome, "training.arguments.optim lomo: ImportError")
+    assert not (tmp_path / "run").exists()
+    in_step(2, lambda: [send(signal.SIGINT), send(signal.SIGINT)], PretrainingTrainer)
+    assert hyperadapt("pretrain", tmp_path / "pretrain.yaml").code == 128 + signal.SIGINT
+    monkeypatch.undo()
+    in_step(2, lambda: send(signal.SIGINT), PretrainingTrainer)
+    outcome = hyperadapt("pretrain", tmp_path / "pretrain.yaml")
+    assert outcome.code == 128 + signal.SIGINT, outcome.err
+    assert "stopped at step 2 of 4" in outcome.out
+    monkeypatch.undo()
+    assert hyperadapt("pretrain", tmp_path / "pretrain.yaml", "--resume").code == 0

@@ -1,0 +1,221 @@
+"""No two processes write into the same directory, and no lock outlives the process that held it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from hyperadapt.comparison import cells_of, prepare
+from hyperadapt.config import CompareConfig
+from hyperadapt.errors import UserError
+from hyperadapt.locks import LOCK_FILE, holder, locked
+from hyperadapt.training import last_checkpoint
+from tiny_run import BASE, assert_one_line, contents, hyperadapt, write_config, write_tasks
+
+ROOT = Path(__file__).resolve().parents[1]
+FEW_STEPS = ("training.max_steps=2", "training.eval_steps=2")
+SECONDS = 200  # that a process on a busy machine may take
+
+
+@contextmanager
+def held_elsewhere(directory: Path) -> Iterator[int]:
+    """Another process, whose number this is, holds a directory until it is killed."""
+    ready, tell = os.pipe()
+    process = os.fork()
+    if process == 0:
+        try:
+            with locked(directory):
+                os.write(tell, b"1")
+                signal.pause()
+        finally:
+            os._exit(1)
+    try:
+        os.read(ready, 1)
+        yield process
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        os.close(ready)
+        os.close(tell)
+
+
+def write_comparison(directory: Path, **training: Any) -> Path:
+    """A comparison of one run."""
+    values = {
+        "output_dir": str(directory / "table"),
+        "seeds": [0],
+        "base": {
+            "model": {"config": BASE, "tokenizer": "bytes"},
+            "data": {"tasks": write_tasks(directory / "tasks"), "max_source_length": 48},
+            "training": {"max_steps": 4, "batch_size": 8, "eval_steps": 4, "logging_steps": 2, **training},
+        },
+        "variants": {"adapters": {"method": {"name": "adapters", "reduction_factor": 2}}},
+    }
+    (directory / "compare.yaml").write_text(yaml.safe_dump(values))
+    return directory / "compare.yaml"
+
+
+def environment(**more: str) -> dict[str, str]:
+    path = os.environ.get("PYTHONPATH", str(ROOT / "src"))
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path, **more}
+
+
+def test_a_directory_that_another_process_trains_is_refused_until_that_ends_however_it_does(
+    run: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path, write_tasks(tmp_path / "tasks"))
+    new, finished = tmp_path / "new/run", run
+    with held_elsewhere(new) as process, held_elsewhere(finished) as other:
+        before = contents(tmp_path)
+        assert_one_line(
+            hyperadapt("train", config, f"output_dir={new}"), f"{new} is in use by process {process} on "
+        )
+        resumed = hyperadapt("train", config, f"output_dir={finished}", "training.max_steps=60", "--resume")
+        assert_one_line(resumed, f"is in use by process {other} on ")
+        assert_one_line(hyperadapt("evaluate", finished), f"is being trained by process {other} on ")
+        assert_one_line(hyperadapt("report", finished), f"is being trained by process {other} on ")
+        assert contents(tmp_path) == before
+    assert (new / LOCK_FILE).is_file()  # as a killed process leaves it
+    outcome = hyperadapt("train", config, f"output_dir={new}", *FEW_STEPS)
+    assert outcome.code == 0, outcome.err
+    assert hyperadapt("evaluate", finished, "--task", "colour").code == 0
+    assert not list(new.rglob(LOCK_FILE))
+
+
+def test_pretrain_compare_and_reproduce_are_refused_as_well(tmp_path: Path) -> None:
+    values = {
+        "output_dir": str(tmp_path / "pretrained"),
+        "model": {"config": BASE},
+        "text": {"files": ["none.txt"]},
+    }
+    (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump(values))
+    commands = {
+        tmp_path / "pretrained": ("pretrain", tmp_path / "pretrain.yaml"),
+        tmp_path / "table": ("compare", write_comparison(tmp_path)),
+        tmp_path / "paper/smoke": (
+            "reproduce",
+            "table-1",
+            "--scale",
+            "smoke",
+            "--output-dir",
+            tmp_path / "paper",
+        ),
+    }
+    for directory, command in commands.items():
+        with locked(directory):
+            assert_one_line(hyperadapt(*command), f"{directory} is in use by process {os.getpid()} on ")
+
+
+def test_a_lock_leaves_nothing_behind_but_what_was_put_beside_it(tmp_path: Path) -> None:
+    new = tmp_path / "a/b"
+    with pytest.raises(ZeroDivisionError), locked(new):
+        assert holder(new) is not None
+        with pytest.raises(UserError, match=f"in use by process {os.getpid()} on "), locked(new):
+            pass
+        assert holder(new) is not None  # whom a refusal leaves alone
+        raise ZeroDivisionError
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "empty").mkdir()
+    for directory in (new, new, tmp_path / "empty"):
+        with locked(directory):
+            if directory == new:
+                (new / "file").touch()
+    assert contents(tmp_path) == {"a/b/file": b""}
+    assert (tmp_path / "empty").is_dir()
+    assert holder(new) is None
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match="cannot be written to: Not a directory"),
+        locked(tmp_path / "file/run"),
+    ):
+        pass
+
+
+def test_where_several_processes_start_together_none_waits_for_one_that_was_refused(tmp_path: Path) -> None:
+    config = write_config(tmp_path, write_tasks(tmp_path / "tasks"))
+    command = [sys.executable, "-m", "hyperadapt.cli", "train", str(config)]
+    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29900 + os.getpid() % 90)}
+    with held_elsewhere(tmp_path / "run"):
+        # No launcher, which would end the second when the first has failed.
+        processes = [
+            subprocess.Popen(
+                command,
+                env=environment(RANK=rank, LOCAL_RANK=rank, **together),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in ("0", "1")
+        ]
+        try:
+            errors = [process.communicate(timeout=SECONDS)[1] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+    assert [process.returncode for process in processes] == [2, 2]
+    assert all("is in use by process" in error for error in errors)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
+def test_the_runs_of_a_comparison_that_is_killed_stop_with_a_checkpoint(tmp_path: Path) -> None:
+    config = write_comparison(tmp_path, max_steps=100_000)
+    run, log = tmp_path / "table/adapters/seed-0", tmp_path / "table/adapters/seed-0.log"
+    command = [sys.executable, "-m", "hyperadapt.cli", "compare", str(config)]
+    process = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    children: list[psutil.Process] = []
+    try:
+        deadline = time.monotonic() + SECONDS
+        while last_checkpoint(run / "checkpoints") is None:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        children = psutil.Process(process.pid).children()
+        process.kill()
+        _, alive = psutil.wait_procs(children, timeout=SECONDS / 4)
+        assert children
+        assert not alive
+    finally:
+        for left in (process, *children):
+            left.kill()
+        process.wait()
+    stopped = re.search(r"stopped at step (\d+) of 100000", " ".join(log.read_text().split()))
+    last = last_checkpoint(run / "checkpoints")
+    assert stopped is not None
+    assert last is not None
+    assert last.name == f"checkpoint-{stopped[1]}"
+    assert holder(run) is None
+
+
+def test_a_run_that_is_still_being_trained_is_waited_for_and_left_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (cell,) = cells_of(CompareConfig.load(write_comparison(tmp_path)))
+    said = ""
+    with locked(cell.directory):
+        (cell.directory / "config.yaml").write_text("of a run without a checkpoint yet\n")
+        thread = threading.Thread(target=prepare, args=[cell])
+        thread.start()
+        while "waiting for process" not in said:
+            assert thread.is_alive()
+            said += capsys.readouterr().err
+            time.sleep(0.01)
+        assert not cell.beside(".yaml").exists()
+    thread.join()
+    assert cell.beside(".yaml").is_file()
+    assert (cell.directory / "config.yaml").read_text() == "of a run without a checkpoint yet\n"
+    assert f"which is using {cell.directory}" in said
