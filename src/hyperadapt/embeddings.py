@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,14 +54,18 @@ def embed(
     model, batch_size = run.model, batch_size or run.config.evaluation.batch_size
     seen: list[torch.Tensor] = []
     conditionings = [module for module in model.modules() if isinstance(module, EncodedInput)]
+    thread = get_ident()  # a hook sees the forwards of all
 
     def keep_condition(module: Any, args: Any, condition: Any) -> None:
+        if get_ident() != thread:
+            return
         embedding, rows = condition.embedding, condition.rows
         of_groups = embedding if rows is None else embedding[rows]
         seen.append(of_groups.repeat_interleave(len(mask) // len(of_groups), 0))
 
     def keep_states(module: Any, args: Any, output: Any) -> None:
-        seen.append(mean_state(output[0], mask))
+        if get_ident() == thread:
+            seen.append(mean_state(output[0], mask))
 
     # The last in the order of the forward: the decoder's, where it has one.
     hooks = [module.register_forward_hook(keep_condition) for module in conditionings[-1:]]

@@ -6,17 +6,22 @@ sets cost one pass instead of eight.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import accumulate, groupby
+from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import psutil
 import torch
 from tqdm import tqdm
+from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
-from hyperadapt.errors import UserError
+from hyperadapt.errors import UserError, notice
 from hyperadapt.metrics import Target, TaskScore, average, score_task
 from hyperadapt.tasks.chunks import Answer, best_answers, chunked
 
@@ -27,6 +32,15 @@ if TYPE_CHECKING:
     from hyperadapt.tasks import Task
 
 SECONDS_BEFORE_PROGRESS_SHOWS = 2
+# Of a base model's generation_config: the tokens that begin, end and fill a text, and how it is computed.
+HONOURED = {
+    *("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id"),
+    *("use_cache", "cache_implementation", "cache_config", "compile_config", "disable_compile"),
+}
+# A fast tokenizer keeps in itself how it is to cut, so that threads would cut each other's texts.
+TOKENIZER = RLock()
+_MODES: WeakKeyDictionary[torch.nn.Module, tuple[int, bool]] = WeakKeyDictionary()
+_MODES_LOCK = Lock()
 
 
 @dataclass(frozen=True)
@@ -105,11 +119,59 @@ def tokenize_inputs(
     """
     sources = list(texts["source"])
     if "context" in texts:
-        of_rows = chunked(sources, texts["context"], tokenizer, max_source_length, overlap)
+        with TOKENIZER:
+            of_rows = chunked(sources, texts["context"], tokenizer, max_source_length, overlap)
         parts = [(chunk.ids, row) for row, found in enumerate(of_rows) for chunk in found]
         return [ids for ids, _ in parts], [row for _, row in parts]
-    ids = tokenizer(sources, truncation=True, max_length=max_source_length)["input_ids"] if sources else []
+    with TOKENIZER:
+        ids = (
+            tokenizer(sources, truncation=True, max_length=max_source_length)["input_ids"] if sources else []
+        )
     return ids, list(range(len(sources)))
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Hold a model in evaluation mode, until the last of several threads that want it has done."""
+    with _MODES_LOCK:
+        threads, was_training = _MODES.get(model, (0, model.training))
+        _MODES[model] = threads + 1, was_training
+        model.eval()
+    try:
+        yield
+    finally:
+        with _MODES_LOCK:
+            threads, was_training = _MODES.pop(model)
+            if threads > 1:
+                _MODES[model] = threads - 1, was_training
+            else:
+                model.train(was_training)
+
+
+def plain_generation(brought: GenerationConfig) -> dict[str, Any]:
+    """Return options that undo what a base model's generation_config asks for, but for what is `HONOURED`.
+
+    A model is trained to write its targets alone. Penalties, forced tokens and lengths that its base brings along are
+    for other texts, and several sequences or records of scores are no answer.
+    """
+    neutral = {**vars(GenerationConfig()), **GenerationConfig._get_default_generation_params()}
+    kept = {*HONOURED, "transformers_version"}
+    undone = {
+        name: value
+        for name, value in vars(brought).items()
+        if name in neutral.keys() - kept and name[0] != "_" and value and value != neutral[name]
+    }
+    if undone:
+        listed = ", ".join(f"{name}={value!r}" for name, value in undone.items())
+        notice_once(f"predicting goes without what the base model's generation_config asks for: {listed}")
+    # These two give way to max_new_tokens and min_new_tokens.
+    return {name: neutral[name] for name in undone.keys() - {"max_length", "min_length"}}
+
+
+@cache
+def notice_once(message: str) -> None:
+    """Say it once a process: a training predicts many times."""
+    notice(message)
 
 
 def generate_answers(
@@ -152,9 +214,12 @@ def generate_answers(
     check_beams(model, sources, batch_size, num_beams)
     mine = batches[::-1][rank::world_size]  # the longest first: what does not fit into memory fails at once
     answers: dict[int, Answer] = {}
-    was_training = model.training
-    model.eval()
-    try:
+    options = {
+        **plain_generation(model.generation_config),
+        "num_beams": num_beams,
+        "do_sample": False,
+    }
+    with evaluating(model):
         bar = tqdm(
             mine,
             desc=progress,
@@ -171,19 +236,17 @@ def generate_answers(
             generated = model.generate(
                 **inputs,
                 **shared,
+                **options,
                 min_new_tokens=generated_lengths[rows[0]][0],
                 max_new_tokens=generated_lengths[rows[0]][1],
-                num_beams=num_beams,
-                do_sample=False,
             )
-            decoded = tokenizer.batch_decode(generated, skip_special_tokens=True)
+            with TOKENIZER:
+                decoded = tokenizer.batch_decode(generated, skip_special_tokens=True)
             likelihoods = (
                 log_likelihoods(model, inputs, generated, states) if rated[rows[0]] else [0.0] * len(rows)
             )
             for row, text, likelihood in zip(rows, decoded, likelihoods, strict=True):
                 answers[row] = Answer(text.strip(), likelihood)
-    finally:
-        model.train(was_training)
     if world_size > 1:
         shares: list[Any] = [None] * world_size
         torch.distributed.all_gather_object(shares, answers)
@@ -251,11 +314,11 @@ def log_likelihoods(
     """
     shared = {} if states is None else {"encoder_outputs": BaseModelOutput(states)}
     logits = model(**inputs, **shared, decoder_input_ids=generated[:, :-1]).logits
-    tokens = generated[:, 1:]
-    losses = torch.nn.functional.cross_entropy(
-        logits.transpose(1, 2).float(), tokens, ignore_index=model.config.pad_token_id, reduction="none"
-    )
-    return (-losses.sum(1)).tolist()
+    tokens, ends = generated[:, 1:], model.generation_config.eos_token_id
+    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2).float(), tokens, reduction="none")
+    # What follows the end fills the batch, with whatever token; the same token may be one of the text before it.
+    ended = torch.isin(tokens, torch.as_tensor([] if ends is None else ends, device=tokens.device)).long()
+    return (-losses.masked_fill(ended.cumsum(1) > ended, 0.0).sum(1)).tolist()
 
 
 def majority(rows: EvaluationSet, answers: Sequence[str]) -> Results:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hyperadapt.errors import UserError
 
-_TORCH_WRITES = re.compile(r"PytorchStreamWriter|inline_container|I/?O ?error", re.IGNORECASE)
+_TORCH_WRITES = re.compile(r"PytorchStreamWriter|inline_container|iostream error|I/?O ?error", re.IGNORECASE)
 
 
 @contextmanager

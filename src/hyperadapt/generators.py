@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperadapt.conditioning import Condition, append_row, keep_rows, task_projector
+from hyperadapt.conditioning import Condition, Linear, append_row, keep_rows, task_projector
 from hyperadapt.sites import Weights, numel
 
 
@@ -208,8 +208,8 @@ class BottleneckHypernet(nn.Module):
         super().__init__()
         self.weights = dict(weights)
         self.layer_embedding = nn.Parameter(torch.randn(n_sites, d_layer))
-        self.hidden = nn.Linear(d_condition + d_layer, d_hidden)
-        self.head = nn.Linear(d_hidden, numel(weights))
+        self.hidden = Linear(d_condition + d_layer, d_hidden)
+        self.head = Linear(d_hidden, numel(weights))
         with torch.no_grad():
             sizes = [prod(weight.shape) for weight in weights.values()]
             for rows, weight in zip(self.head.weight.split(sizes), weights.values(), strict=True):

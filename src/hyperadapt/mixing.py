@@ -40,8 +40,10 @@ def sampling_rates(
     if size_limit is not None:
         sizes = [min(size, size_limit) for size in sizes]
     # Relative to the largest size: the powers of a low temperature would overflow otherwise.
-    weights = [(size / max(sizes)) ** (1 / temperature) for size in sizes]
-    return [weight / sum(weights) for weight in weights]
+    largest = max(sizes)
+    weights = [(size / largest) ** (1 / temperature) for size in sizes]
+    total = sum(weights)
+    return [weight / total for weight in weights]
 
 
 class MixtureBatchSampler(Sampler[list[int]]):
@@ -136,7 +138,7 @@ class MixtureBatchSampler(Sampler[list[int]]):
         """The window's global batches, (window, batch_size), given the rows each task has drawn before it."""
         rows = np.empty_like(tasks)
         offsets = np.cumsum([0, *self.sizes])
-        for task in range(len(self.sizes)):
+        for task in np.unique(tasks).tolist():  # of many tasks few are in a window
             mine = np.flatnonzero(tasks == task)
             rows[mine] = offsets[task] + self._rows(task, int(drawn[task]), len(mine))
         if self.group_by_length:

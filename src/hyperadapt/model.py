@@ -2,8 +2,9 @@
 
     model   names `task_ids` in its forward, so that Trainer keeps the column and generate expands it over beams;
     stack   turns task_ids or the encoded input into the weights of all its sites, once a batch, for its blocks;
-    block   binds them for the length of its forward;
-    sites   the modules there take their own of what is bound: they apply a form, or gate their matrix.
+    block   binds them for the length of its forward, in its own thread;
+    sites   the modules there take their own of what is bound: they apply a form, or gate their matrix;
+    read    modules whose output a site needs beside its own input leave it where the weights are bound.
 
 The base model's code is neither copied nor edited, and its parameters keep their names.
 """
@@ -11,6 +12,8 @@ The base model's code is neither copied nor edited, and its parameters keep thei
 from __future__ import annotations
 
 import inspect
+import threading
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -20,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hyperadapt import checkpoint
-from hyperadapt.adaptation import DRAFT, Adaptation, AtSite, Generated, SiteWeights
+from hyperadapt.adaptation import DRAFT, Adaptation, Generated, SiteWeights
 from hyperadapt.backbones import Backbone, backbone_of
 from hyperadapt.conditioning import Inputs
 from hyperadapt.errors import UserError, nearest
@@ -54,6 +57,7 @@ class AdaptedModel(PreTrainedModel):
     tasks: tuple[str, ...]
     base_fingerprint: str
     trained_base: tuple[str, ...]
+    _task_ids: tuple[tuple[str, ...], dict[str, int]] = ((), {})  # tasks, and the id of each
 
     def forward(self, *args: Any, task_ids: Tensor | None = None, **kwargs: Any) -> Any:
         """Run the base model, adapted for each row's task.
@@ -72,7 +76,27 @@ class AdaptedModel(PreTrainedModel):
             args, kwargs = (), by_name(self, args, kwargs)
             if kwargs.get("use_cache") is None:
                 kwargs["use_cache"] = False
+        if getattr(self, "_is_replica", False):
+            # nn.DataParallel copies modules onto another device for one call, and their attributes as they are.
+            for module in self.modules():
+                if isinstance(module, AdaptedStack):
+                    module.model = (self,)
         return super().forward(*args, **kwargs)
+
+    def generate(self, *args: Any, assistant_model: Any = None, **kwargs: Any) -> Any:
+        """Generate as the base model does; a model that drafts (assisted generation) must be adapted too.
+
+        Raises:
+            UserError: if the assistant is not, and would be given task_ids that it does not know.
+        """
+        if assistant_model is not None:
+            if "task_ids" in kwargs and not isinstance(assistant_model, AdaptedModel):
+                raise UserError(
+                    "assistant_model does not know task_ids; give it the same tasks, if need be by a method that adds "
+                    "nothing: ha.adapt(assistant, ha.FullFineTuning(), model.tasks)"
+                )
+            kwargs["assistant_model"] = assistant_model
+        return super().generate(*args, **kwargs)  # type: ignore[misc]
 
     @property
     def _keys_to_ignore_on_save(self) -> list[str]:  # type: ignore[override]
@@ -86,9 +110,12 @@ class AdaptedModel(PreTrainedModel):
         Raises:
             UserError: if the model has no such task.
         """
-        if name not in self.tasks:
+        # Looked up, and not searched for: an evaluation asks for every row.
+        if self._task_ids[0] is not self.tasks:
+            self._task_ids = self.tasks, {task: number for number, task in enumerate(self.tasks)}
+        if name not in self._task_ids[1]:
             raise UserError(f"the model has no task '{name}'; {nearest(name, self.tasks)}")
-        return self.tasks.index(name)
+        return self._task_ids[1][name]
 
     def add_task(
         self,
@@ -157,13 +184,16 @@ class AdaptedStack(nn.Module):
     """Mixed in before the class of an encoder or decoder stack."""
 
     stack_name: str
-    binding: Binding
-    dtype: torch.dtype
     model: tuple[AdaptedModel]  # in a tuple, or the model would become its own grandchild
 
     def forward(
         self, *args: Any, task_ids: Tensor | None = None, past_key_values: Any = None, **kwargs: Any
     ) -> Any:
+        if torch.jit.is_tracing():
+            raise UserError(
+                "torch.jit.trace would keep the tasks of one batch for all that follow; "
+                "use torch.compile or torch.export"
+            )
         if len(args) > 1:  # by name, so that masks and states are found below
             args, kwargs = (), by_name(self, args, kwargs)
             past_key_values = kwargs.pop("past_key_values", past_key_values)
@@ -174,7 +204,7 @@ class AdaptedStack(nn.Module):
 
         def run(site_weights: SiteWeights) -> Any:
             with_cache = {} if past_key_values is None else {"past_key_values": past_key_values}
-            with bound(self.binding, site_weights):
+            with bound(site_weights):
                 return super(AdaptedStack, self).forward(
                     *args, site_weights=site_weights, **with_cache, **kwargs
                 )
@@ -184,8 +214,9 @@ class AdaptedStack(nn.Module):
         kept: Kept | None = getattr(past_key_values, "site_weights", None)
         begun = getattr(past_key_values, "is_updated", {}).get(0)
         if kept is not None and begun and kept.task_ids is task_ids:
-            # Gates come from the first token, whatever moves the encoder's states between devices.
-            moved = adaptation.has_gates(self.stack_name) and shape_of(kept.encoded) == shape_of(encoded)
+            # Gates come from the first token, whatever moves the encoder's states between devices. The states of other
+            # rows, or of the same ones in another order, are not these.
+            moved = adaptation.has_gates(self.stack_name) and have_equal_values(kept.encoded, encoded)
             if kept.encoded is encoded or moved:
                 # A compiled step would take every site's tensors for inputs, and copy them into its CUDA graph.
                 compiled = torch.compiler.is_compiling()
@@ -194,7 +225,7 @@ class AdaptedStack(nn.Module):
             check_task_ids(task_ids, tokens, model.tasks)
         assert tokens is not None
         inputs = Inputs(self.stack_name, tokens, task_ids, encoded, mask)
-        dtype = autocast_dtype(tokens.device.type) or self.dtype
+        dtype = autocast_dtype(tokens.device.type) or embedding_weight(self).dtype
         if adaptation.has_draft(self.stack_name):
             of_draft = adaptation(inputs._replace(stack=DRAFT.format(self.stack_name)), dtype)
             draft = run(adaptation.by_site(of_draft))
@@ -216,6 +247,11 @@ class AdaptedStack(nn.Module):
         return output
 
 
+def embedding_weight(stack: Any) -> Tensor:
+    """Return a stack's first weight, by its name, as a replica of nn.DataParallel has no parameters to list."""
+    return stack.get_input_embeddings().weight
+
+
 def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Name what a module's forward is given by position."""
     if not args:
@@ -224,9 +260,11 @@ def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def shape_of(states: Tensor | None) -> torch.Size | None:
-    """Return the shape of what may not be there."""
-    return None if states is None else states.shape
+def have_equal_values(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two states are the same wherever they lie, as far as it can be told within a compiled step: in shape."""
+    if one is None or other is None or one.shape != other.shape:
+        return one is other
+    return torch.compiler.is_compiling() or torch.equal(one, other.to(one.device))
 
 
 class Kept(NamedTuple):
@@ -241,37 +279,51 @@ class Kept(NamedTuple):
 class AdaptedBlock(nn.Module):
     """Mixed in before the class of a block."""
 
-    binding: Binding
-
     def forward(self, *args: Any, site_weights: SiteWeights, **kwargs: Any) -> Any:
         # Bound here and not in the stack: a checkpointed recompute runs after the stack's forward has returned.
-        with bound(self.binding, site_weights):
+        with bound(site_weights):
             return super().forward(*args, **kwargs)
 
 
-class Binding:
-    """What the sites of a stack read while one of its blocks runs: all their weights."""
+class Call(NamedTuple):
+    """One call of a stack or block, while it runs.
 
-    site_weights: SiteWeights | None = None
+    Attributes:
+        site_weights: of all the stack's sites.
+        inputs: path of a site -> the output of the module that it reads, from when that ran until the site does.
+    """
 
-    def at(self, site: Site) -> AtSite:
-        """Return what one site needs."""
-        assert self.site_weights is not None, "a site ran outside its block"
-        return self.site_weights.at(site)
+    site_weights: SiteWeights
+    inputs: dict[str, Tensor]
+
+
+class Innermost(threading.local):
+    """The call that a thread is in, the innermost of several: no other thread's, nor one that it went on from."""
+
+    def __init__(self) -> None:
+        self.call: Call | None = None
+
+
+INNERMOST = Innermost()  # not a ContextVar, which torch.compile cannot trace
 
 
 class bound:  # noqa: N801 - reads as a statement
-    """Bind weights to a stack's sites for a while."""
+    """Bind weights to the sites that this thread runs, for a while."""
 
-    def __init__(self, binding: Binding, site_weights: SiteWeights) -> None:
-        self.binding, self.site_weights = binding, site_weights
-        self.before = binding.site_weights
+    def __init__(self, site_weights: SiteWeights) -> None:
+        self.call, self.outer = Call(site_weights, {}), INNERMOST.call
 
     def __enter__(self) -> None:
-        self.binding.site_weights = self.site_weights
+        INNERMOST.call = self.call
 
     def __exit__(self, *exc: object) -> None:
-        self.binding.site_weights = self.before
+        INNERMOST.call = self.outer
+
+
+def call_around(site: Site) -> Call:
+    """Return the call in which a site runs."""
+    assert INNERMOST.call is not None, f"{site.path} ran outside its block"
+    return INNERMOST.call
 
 
 class AdaptedSite(nn.Module):
@@ -279,16 +331,16 @@ class AdaptedSite(nn.Module):
 
     form: Form
     site: Site
-    binding: Binding
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = super().forward(*args, **kwargs)
-        weights = self.binding.at(self.site).weights
+        call = call_around(self.site)
+        weights = call.site_weights.at(self.site).weights
         y = output[0] if isinstance(output, tuple) else output
         if self.site.insertion == "sequential":
             x = y
         else:
-            x = args[0] if self.site.reads is None else self.__dict__.pop("site_input")
+            x = args[0] if self.site.reads is None else call.inputs.pop(self.site.path)
         changed = self.form.apply(x.to(y.dtype), y, weights)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
@@ -298,13 +350,12 @@ class AdaptedLinear(nn.Module):
 
     form: Gate
     site: Site
-    binding: Binding
     weight: Tensor
     bias: Tensor | None
 
     def forward(self, input: Tensor) -> Tensor:
-        at_site, x = self.binding.at(self.site), input
-        read = self.__dict__.pop("site_input")
+        call, x = call_around(self.site), input
+        at_site, read = call.site_weights.at(self.site), call.inputs.pop(self.site.path)
         gates = None if at_site.gates is None else at_site.gates.get(self.site.path)
         if gates is None:
             weights = {name: weight.to(x.dtype) for name, weight in at_site.weights.items()}
@@ -315,18 +366,31 @@ class AdaptedLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
+class ReadModule(nn.Module):
+    """Mixed in before the class of a module whose output a site reads, within the same call.
+
+    No hook: what is unpickled in a new process has hooks under numbers that the process gives to others again.
+    """
+
+    reader: Site
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        if INNERMOST.call is not None:
+            INNERMOST.call.inputs[self.reader.path] = output
+        return output
+
+
 class PlainStack(nn.Module):
     """Mixed in before the class of a stack whose weights have one type: where it is autocast's too, autocast is off.
 
     It would do nothing but look at every operator, and widen what an adapter's layer norm adds.
     """
 
-    dtype: torch.dtype
-    device: torch.device
-
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        kind = self.device.type
-        if autocast_dtype(kind) != self.dtype:
+        weight = embedding_weight(self)
+        kind = weight.device.type
+        if autocast_dtype(kind) != weight.dtype:
             return super().forward(*args, **kwargs)
         with torch.autocast(kind, enabled=False):
             return super().forward(*args, **kwargs)
@@ -341,6 +405,7 @@ class Norm(nn.Module):
     eps: float
     weight: Tensor
     embeddings: tuple[nn.Module]  # whose type a trained norm's output has; in a tuple, so as to be no child
+    trained: bool  # as `adapt` left it: a scale that is frozen later, or is a replica's, stays in float32
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         y: Any
@@ -350,7 +415,7 @@ class Norm(nn.Module):
             y = RmsNorm.apply(hidden_states, self.weight, self.eps)
         else:
             y = super().forward(hidden_states)
-        return y.to(self.embeddings[0].weight.dtype if self.weight.requires_grad else self.weight.dtype)
+        return y.to(self.embeddings[0].weight.dtype if self.trained else self.weight.dtype)
 
 
 def adapt(base: PreTrainedModel, method: Method, tasks: Sequence[str]) -> Any:
@@ -379,8 +444,9 @@ def adapt_with_features(
         raise UserError(f"the model is adapted already, with {base.method.name}; load the base model anew")
     if isinstance(tasks, str) or not tasks:
         raise UserError(f"tasks must be a list of at least one name, not {tasks!r}")
-    if repeated := sorted({name for name in tasks if list(tasks).count(name) > 1}):
-        raise UserError(f"tasks are repeated: {', '.join(repeated)}")
+    if repeated := sorted(name for name, times in Counter(tasks).items() if times > 1):
+        more = f" and {len(repeated) - 8} more" if len(repeated) > 8 else ""
+        raise UserError(f"tasks are repeated: {', '.join(repeated[:8])}{more}")
     backbone = backbone_of(base)
     for name, stack in backbone.stacks(base).items():
         if not len(backbone.blocks(stack)):
@@ -466,6 +532,7 @@ def run_fast(base: Any, backbone: Backbone) -> None:
         for norm in norms:
             subclass(norm, Norm)
             norm.eps, norm.embeddings = backbone.norm_eps(base), (base.get_input_embeddings(),)
+            norm.trained = norm.weight.requires_grad
     layer = base.get_output_embeddings()
     if type(layer) is nn.Linear and layer.bias is None and not layer.weight.requires_grad:
         subclass(layer, OutputLayer)
@@ -480,28 +547,20 @@ def insert(model: Any, backbone: Backbone, adaptation: Adaptation) -> None:
         if not adaptation.site_groups(name):
             continue
         subclass(stack, AdaptedStack)
-        stack.stack_name, stack.model, stack.binding = name, (model,), Binding()
+        stack.stack_name, stack.model = name, (model,)
         for block in backbone.blocks(stack):
             subclass(block, AdaptedBlock)
-            block.binding = stack.binding
         for group in adaptation.site_groups(name):
             for site in group.sites:
                 module = model.get_submodule(site.path)
                 assert not isinstance(module, AdaptedSite | AdaptedLinear), f"{site.path} is two sites"
                 subclass(module, AdaptedLinear if site.insertion == "gate" else AdaptedSite)
-                module.form, module.site, module.binding = group.form, site, stack.binding
+                module.form, module.site = group.form, site
                 if site.reads is not None:
-                    model.get_submodule(site.reads).register_forward_hook(InputHook(module))
-
-
-class InputHook:
-    """Hands a module's output to a site that reads it."""
-
-    def __init__(self, site_module: nn.Module) -> None:
-        self.site_module = site_module
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.site_module.site_input = output
+                    module = model.get_submodule(site.reads)
+                    assert not isinstance(module, ReadModule), f"{site.reads} is read by two sites"
+                    subclass(module, ReadModule)
+                    module.reader = site
 
 
 def subclass(module: nn.Module, mixin: Any) -> None:
@@ -529,7 +588,26 @@ def mixed(mixin: Any, original: Any) -> type:
 
     forward.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     names = {name: getattr(original, name) for name in ("__module__", "__qualname__")}
-    return type(original.__name__, (mixin, original), {**names, "forward": forward})
+    own = {"forward": forward, "_mixed_from": (mixin, original), "__reduce_ex__": reduce_mixed}
+    return type(original.__name__, (mixin, original), {**names, **own})
+
+
+def reduce_mixed(module: nn.Module, protocol: int) -> Any:
+    """Copy or pickle a module as any object, but for its class, which `import` would not find under its name."""
+    original, mixins = type(module), list[Any]()
+    while "_mixed_from" in vars(original):
+        mixin, original = vars(original)["_mixed_from"]
+        mixins.append(mixin)
+    reduced: Any = object.__reduce_ex__(module, max(protocol, 2))
+    _, _, *state = reduced
+    return (blank, (original, *reversed(mixins)), *state)
+
+
+def blank(original: Any, *mixins: Any) -> nn.Module:
+    """Make an empty object of a class and what was mixed in before it, one after another."""
+    for mixin in mixins:
+        original = mixed(mixin, original)
+    return original.__new__(original)
 
 
 def check_task_ids(task_ids: Tensor | None, inputs: Tensor | None, tasks: tuple[str, ...]) -> None:

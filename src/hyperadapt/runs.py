@@ -754,7 +754,8 @@ def check_start(start: StartConfig, method: Method, tasks: Sequence[Task]) -> No
             f"start.init_from: the run {start.run} has the task '{names[0]}' itself, which goes on with what it has; "
             "leave init_from out, or give the task another name"
         )
-    if unknown := [name for name in start.init_from if name not in saved["tasks"]]:
+    known = set(saved["tasks"])
+    if unknown := [name for name in start.init_from if name not in known]:
         raise UserError(
             f"start.init_from: the run {start.run} has no task '{unknown[0]}'; {nearest(unknown[0], saved['tasks'])}"
         )
@@ -763,7 +764,8 @@ def check_start(start: StartConfig, method: Method, tasks: Sequence[Task]) -> No
 def start_from(start: StartConfig, base: PreTrainedModel, method: Method, tasks: Sequence[str]) -> Any:
     """Take up a trained run's model with these tasks alone; those that it has not start from `init_from`."""
     model = checkpoint.load(Path(start.run) / "model", base, method)
-    new = tuple(task for task in tasks if task not in model.tasks)
+    known = set(model.tasks)
+    new = tuple(task for task in tasks if task not in known)
     file = getattr(method, "task_features", None)
     given = read_task_features(Path(file), new).tolist() if file and new else [None] * len(new)
     for task, features in zip(new, given, strict=True):
