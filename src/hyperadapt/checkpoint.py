@@ -9,16 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyperadapt import manifest
-from hyperadapt.errors import CheckpointError
+from hyperadapt.errors import CheckpointError, UserError, notice
 from hyperadapt.files import write_atomically
-from hyperadapt.methods import method_from
+from hyperadapt.fingerprint import (
+    TensorDigest,
+    digest_tensor,
+    digest_tensors,
+    fingerprint,
+    sampled_fingerprint,
+)
+from hyperadapt.methods import as_method, method_from
+from hyperadapt.rollback import unchanged_on_failure
 from hyperadapt.tiny_t5 import place_of
 
 if TYPE_CHECKING:
@@ -29,21 +39,37 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "hyperadapt.json"
+RUN_MODEL = "model"  # directory, in that of a run, of its saved model
 OWN_BASE = "base"  # directory, beside the saved model, of a base model that a run built
-FORMAT_VERSION = 1
-SAMPLES_PER_TENSOR = 64
+FORMAT_VERSION = 2  # 1: the base model's fingerprint is one of samples, and its types are not there
 
 
 def saved_names(model: Any) -> list[str]:
     """Name the tensors that are saved: the method's own, and those of the base model that were or are trained."""
     own = [f"hyperadapt.{name}" for name in model.hyperadapt.state_dict()]
-    # Not only what is trained now: who freezes the layer norms after training them still wants them saved.
-    trained = [
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad or name in model.trained_base
-    ]
-    return list(dict.fromkeys([*own, *trained]))
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    # Not only what is trained now: who freezes the layer norms after training them still wants them saved. A tensor
+    # that was tied to another since has still the place that it had.
+    places = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return list(dict.fromkeys([*own, *trained, *(name for name in model.trained_base if name in places)]))
+
+
+def changed_names(model: AdaptedModel, state: Mapping[str, Tensor]) -> list[str]:
+    """Name the base model's tensors that are not saved, and yet no longer what they were when it was adapted.
+
+    As resized embeddings, rows that were set by hand, or what was cast to a narrower type and back.
+    """
+    before, saved, ties = model.base_digests, saved_names(model), model.all_tied_weights_keys
+
+    def changed(name: str) -> bool:
+        if name in before:
+            return not digest_tensor(state[name]).is_of(before[name])
+        # A parameter of its own now: of an offloaded model all that were tied are, and still equal.
+        return name not in ties or not digest_tensor(state[name]).is_of(digest_tensor(state[ties[name]]))
+
+    names = dict.fromkeys([*(name for name, _ in model.named_parameters()), *before])
+    # Where a strategy gathers what is trained alone, the rest is not looked at.
+    return [name for name in names if name in state and name not in saved and changed(name)]
 
 
 def save(model: AdaptedModel, directory: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -53,21 +79,42 @@ def save(model: AdaptedModel, directory: str | Path, state_dict: dict[str, Tenso
         model: from `adapt` or `load`.
         directory: made where needed; a model saved there before is replaced in one step.
         state_dict: the gathered tensors, where the model itself holds only shards of them (FSDP).
+
+    Raises:
+        UserError: if it cannot be written, or the model has no numbers.
     """
     from safetensors.torch import save as to_bytes
 
-    state = model.state_dict() if state_dict is None else state_dict
-    tensors = {name: state[name].detach().cpu().contiguous() for name in saved_names(model)}
+    state = state_of(model) if state_dict is None else state_dict
+    if changed := changed_names(model, state):
+        model.trained_base = (*model.trained_base, *changed)
+        notice(
+            f"{len(changed)} of the base model's own tensors are saved too, as they are not what they were when it was "
+            f"adapted: {', '.join(changed[:4])}{', …' if len(changed) > 4 else ''}"
+        )
+    tensors: dict[str, Tensor] = {}
+    places = set()
+    for name in saved_names(model):
+        value = state[name].detach().cpu().contiguous()
+        if value.data_ptr() in places and value.numel():
+            if name in model.all_tied_weights_keys:  # offloaded, each of the tied is a parameter
+                continue
+            value = value.clone()
+        places.add(value.data_ptr())
+        tensors[name] = value
+    dtype, other_dtypes = base_dtypes(model)
     config = {
         "format_version": FORMAT_VERSION,
         "method": {"name": model.method.name, **model.method.model_dump(mode="json")},
         "tasks": list(model.tasks),
         "base_model": model.config._name_or_path,
         "base_class": type(model).__name__,
-        "base_dtype": str(model.dtype).removeprefix("torch."),
+        "base_dtype": dtype,
+        "base_dtypes": {name: other for name, other in other_dtypes.items() if name not in tensors},
         "base_config": base_config(model),
         "base_fingerprint": model.base_fingerprint,
         "generation_config": json.loads(model.generation_config.to_json_string()),
+        "base_vocabulary": model.base_vocabulary,
     }
     config = json.loads(json.dumps(config))  # as it will be read: the keys of a mapping become text
     config["digest"] = digest(config, tensors)
@@ -77,12 +124,44 @@ def save(model: AdaptedModel, directory: str | Path, state_dict: dict[str, Tenso
     write_atomically(directory / CONFIG_FILE, json.dumps(config, indent=2).encode())
 
 
-def load(path: str | Path, base_model: PreTrainedModel | None = None, method: Method | None = None) -> Any:
+def state_of(model: AdaptedModel) -> dict[str, Tensor]:
+    """Return a model's tensors, those that a device map keeps elsewhere brought here.
+
+    Raises:
+        UserError: if they are nowhere.
+    """
+    state = model.state_dict()
+    if any(tensor.is_meta for tensor in state.values()):
+        if not any(hasattr(module, "_hf_hook") for module in model.modules()):
+            raise UserError("the model lies on the meta device, and has no numbers to be saved")
+        from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+        state = get_state_dict_offloaded_model(model)
+    return state
+
+
+def base_dtypes(model: nn.Module) -> tuple[str, dict[str, str]]:
+    """Return the floating-point type of most of a base model's own numbers, and name -> type of its other tensors."""
+    types, counts = {}, Counter[str]()
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not name.startswith("hyperadapt."):
+            types[name] = str(parameter.dtype).removeprefix("torch.")
+            counts[types[name]] += parameter.numel()
+    most = max(counts, key=counts.__getitem__)
+    return most, {name: dtype for name, dtype in types.items() if dtype != most}
+
+
+def load(
+    path: str | Path,
+    base_model: PreTrainedModel | None = None,
+    method: Method | type[Method] | Mapping[str, Any] | str | None = None,
+) -> Any:
     """Load a model saved with `save_pretrained`, onto its base model.
 
     Args:
-        path: the directory.
-        base_model: the base model; by default it is loaded by the name it was loaded from when it was adapted.
+        path: its directory, or that of a run.
+        base_model: the base model; by default it is loaded by the name it was loaded from when it was adapted. As any
+            that `adapt` is given it is changed in place, unless loading fails.
         method: to train other parts of it than before; by default the method it was saved with.
 
     Returns:
@@ -90,39 +169,147 @@ def load(path: str | Path, base_model: PreTrainedModel | None = None, method: Me
 
     Raises:
         CheckpointError: if the file is missing, truncated, corrupted, of a newer format or of another base model.
+        UserError: if the base model cannot be adapted.
     """
-    from hyperadapt.model import adapt_with_features
+    from hyperadapt.model import adapt_with_features, check_base
 
-    config, tensors = read(path)
+    directory = place_of_model(Path(path))
+    config, tensors = read(directory)
     if base_model is None:
-        base_model = load_base(config, Path(path))
-    if (found := fingerprint(base_model)) != config["base_fingerprint"]:
-        raise CheckpointError(
-            f"{path} was trained on another base model: '{config['base_model']}' ({config['base_class']}, fingerprint "
-            f"{config['base_fingerprint'][:12]}), not '{base_model.config._name_or_path}' ({found[:12]})"
-            + (
-                "; in float16 no base model is recognised, load it in float32 or bfloat16"
-                if base_model.dtype == torch.float16
-                else ""
-            )
-        )
-    method = method_from(config["method"]) if method is None else method
+        base_model = load_base(config, directory)
+    check_base(base_model)
+    digests = digest_tensors(base_model.named_parameters())
+    check_fingerprint(config, base_model, digests, directory)
+    method = method_from(config["method"]) if method is None else as_method(method)
     # Given z come from the checkpoint; the file that they were read from may be gone.
     given = getattr(method, "task_features", None)
     features = tensors["hyperadapt.conditioning.z"] if given else None
-    model = adapt_with_features(base_model, method, config["tasks"], features)
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
-    if wrong := [*(set(saved_names(model)) - set(tensors)), *(set(tensors) - set(shapes))]:
-        raise CheckpointError(f"{path} does not hold the tensors of its method, as '{sorted(wrong)[0]}'")
-    if wrong := [name for name, value in tensors.items() if value.shape != shapes[name]]:
-        raise CheckpointError(
-            f"{path}: '{wrong[0]}' has shape {tuple(tensors[wrong[0]].shape)}, not {tuple(shapes[wrong[0]])}"
-        )
-    model.load_state_dict(tensors, strict=False)
-    if "generation_config" in config:
-        model.generation_config = type(model.generation_config).from_dict(config["generation_config"])
-    model.trained_base = tuple(name for name in tensors if not name.startswith("hyperadapt."))
+    same_dtype = base_dtypes(base_model)[0] == config["base_dtype"]
+    with unchanged_on_failure(base_model):
+        model = adapt_with_features(base_model, method, config["tasks"], features, digests)
+        if isinstance(config["base_fingerprint"], dict):
+            # Which may know it in more types than it has here.
+            model.base_fingerprint = config["base_fingerprint"]
+        resize(model, tensors)
+        shapes = {name: value.shape for name, value in model.state_dict().items()}
+        if wrong := [*(set(saved_names(model)) - set(tensors)), *(set(tensors) - set(shapes))]:
+            raise CheckpointError(
+                f"{directory} does not hold the tensors of its method, as '{sorted(wrong)[0]}'"
+            )
+        if wrong := [name for name, value in tensors.items() if value.shape != shapes[name]]:
+            raise CheckpointError(
+                f"{directory}: '{wrong[0]}' has shape {tuple(tensors[wrong[0]].shape)}, not {tuple(shapes[wrong[0]])}"
+            )
+        take_dtypes(model, tensors, same_dtype)
+        model.load_state_dict(tensors, strict=False)
+        if "generation_config" in config:
+            model.generation_config = type(model.generation_config).from_dict(config["generation_config"])
+        model.trained_base = tuple(name for name in tensors if not name.startswith("hyperadapt."))
     return model.eval()
+
+
+def place_of_model(path: Path) -> Path:
+    """Find the saved model that a path means: a directory with one, a run's, or the file itself.
+
+    Raises:
+        CheckpointError: if there is none; it says what is there instead.
+    """
+    if path.name == WEIGHTS_FILE and path.is_file():
+        return path.parent
+    if (path / WEIGHTS_FILE).is_file() or not path.is_dir():
+        return path
+    if (path / RUN_MODEL / WEIGHTS_FILE).is_file():
+        return path / RUN_MODEL
+    checkpoints = [place for place in path.glob("checkpoint-*") if (place / WEIGHTS_FILE).is_file()]
+    if checkpoints:
+        newest = max(checkpoints, key=lambda place: (len(place.name), place.name))
+        raise CheckpointError(
+            f"{path} holds no saved model but the checkpoints of a training that is not finished; load one of them, as "
+            f"{newest}"
+        )
+    if (path / "adapter_config.json").is_file():
+        raise CheckpointError(f"{path} holds an adapter of PEFT: peft.PeftModel.from_pretrained loads it")
+    return path
+
+
+def check_fingerprint(
+    config: Mapping[str, Any],
+    base: PreTrainedModel,
+    digests: Mapping[str, TensorDigest],
+    directory: Path,
+) -> None:
+    """Check that a base model is the one that a saved model was trained on.
+
+    Raises:
+        CheckpointError: if it is not.
+    """
+    expected = config["base_fingerprint"]
+    if isinstance(expected, str):
+        found = sampled_fingerprint(base)
+        if found == expected:
+            notice(
+                f"{directory} was saved by an older version, which knows its base model by 64 samples of every tensor: "
+                "whether all others are the same cannot be checked; save it anew to have them checked from then on"
+            )
+            return
+    else:
+        in_roundings = fingerprint(digests)
+        if expected.items() & in_roundings.items():
+            return
+        expected, found = (next(iter(names.values())) for names in (expected, in_roundings))
+    if any(parameter.is_meta for parameter in base.parameters()):
+        raise CheckpointError(f"the base model for {directory} has no numbers: it lies on the meta device")
+    hint, rows = "", vocabulary(base)
+    if (before := config.get("base_vocabulary", rows)) != rows:
+        hint = f"; its vocabulary has {rows} tokens, and had {before} when it was adapted: resized embeddings are saved"
+    elif base_dtypes(base)[0] in ("float16", "bfloat16"):
+        hint = "; if it is, load it in the type in which it was adapted, or in float32"
+    raise CheckpointError(
+        f"{directory} was trained on another base model: '{config['base_model']}' ({config['base_class']}, fingerprint "
+        f"{expected[:12]}), not '{base.config._name_or_path}' ({found[:12]}){hint}"
+    )
+
+
+def vocabulary(model: PreTrainedModel) -> int:
+    """Return the rows of a model's token embeddings."""
+    embeddings: Any = model.get_input_embeddings()
+    return len(embeddings.weight)
+
+
+def resize(model: AdaptedModel, tensors: Mapping[str, Tensor]) -> None:
+    """Give embeddings the rows that the saved ones have, and a place of its own to what was saved untied."""
+    embeddings = cast(Tensor, model.get_input_embeddings().weight)
+    (name,) = (name for name, parameter in model.named_parameters() if parameter is embeddings)
+    if name in tensors and tensors[name].ndim == 2 and len(tensors[name]) != len(embeddings):
+        model.resize_token_embeddings(len(tensors[name]), mean_resizing=False)
+    tied = model.state_dict().keys() - dict(model.named_parameters()).keys()
+    for name in tied & {name for name in tensors if not name.startswith("hyperadapt.")}:
+        module, _, leaf = name.rpartition(".")
+        weight = model.get_parameter(name)
+        setattr(
+            model.get_submodule(module), leaf, nn.Parameter(weight.detach().clone(), weight.requires_grad)
+        )
+        model.all_tied_weights_keys.pop(name, None)
+
+
+def take_dtypes(model: AdaptedModel, tensors: Mapping[str, Tensor], same_dtype: bool) -> None:
+    """Give a model's tensors the types in which they were saved.
+
+    Args:
+        model: whose tensors of these names are about to be loaded.
+        tensors: the saved ones.
+        same_dtype: whether the base model has the type that it had; if not, its own tensors take the one it has.
+    """
+    rounded = 0
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if name not in tensors or tensor.dtype == tensors[name].dtype:
+            continue
+        if same_dtype or name.startswith("hyperadapt."):
+            tensor.data = tensor.data.to(tensors[name].dtype)
+        else:
+            rounded += torch.promote_types(tensor.dtype, tensors[name].dtype) != tensor.dtype
+    if rounded:
+        notice(f"{rounded} trained tensors of the base model are rounded to the type in which it is loaded")
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -186,6 +373,12 @@ def load_base(config: dict[str, Any], path: Path) -> PreTrainedModel:
             place, dtype=getattr(torch, config["base_dtype"]), quantization_config=quantised
         )
         base.config._name_or_path = str(beside) if kept else name
+        others: Any = config.get("base_dtypes")
+        for parameter_name, parameter in base.named_parameters() if others is not None else ():
+            # transformers keeps some of T5's matrices in float32 where float16 is asked for.
+            dtype = others.get(parameter_name, None if quantised else config["base_dtype"])
+            if dtype is not None and parameter.is_floating_point():
+                parameter.data = parameter.data.to(getattr(torch, dtype))
         return base
     except Exception as error:  # besides OSError whatever safetensors and torch make of a damaged file
         reason = " ".join(str(error).split())[:160]
@@ -201,26 +394,6 @@ def base_config(model: PreTrainedModel) -> dict[str, Any]:
     return {
         key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")
     }
-
-
-def fingerprint(base: PreTrainedModel) -> str:
-    """Identify a model's weights by a digest of samples of every tensor.
-
-    Sampled, as reading all of T5-base takes seconds; rounded to bfloat16, so that a base model that is loaded in
-    bfloat16 is the same as in float32.
-    """
-    sha = hashlib.sha256()
-    for name, parameter in base.named_parameters():
-        sha.update(f"{name}{tuple(parameter.shape)}".encode())
-        if parameter.is_meta:
-            continue
-        values = parameter.detach()
-        if type(values) is not Tensor:  # quantised, as by torchao
-            values = values.dequantize()
-        flat = values.flatten()
-        sample = flat[:: max(1, flat.numel() // SAMPLES_PER_TENSOR)][:SAMPLES_PER_TENSOR]
-        sha.update(sample.to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
-    return sha.hexdigest()
 
 
 def digest(config: dict[str, Any], tensors: dict[str, Tensor]) -> str:

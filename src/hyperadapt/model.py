@@ -12,9 +12,10 @@ The base model's code is neither copied nor edited, and its parameters keep thei
 from __future__ import annotations
 
 import inspect
+import reprlib
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -27,17 +28,20 @@ from hyperadapt.adaptation import DRAFT, Adaptation, Generated, SiteWeights
 from hyperadapt.backbones import Backbone, backbone_of
 from hyperadapt.conditioning import Inputs
 from hyperadapt.errors import UserError, nearest
+from hyperadapt.fingerprint import TensorDigest, digest_tensors, fingerprint
 from hyperadapt.forms import Form, Gate
 from hyperadapt.forms.base import autocast_dtype
 from hyperadapt.forms.grid import gated_linear
 from hyperadapt.forms.norm import RmsNorm, fused_rms_norm
-from hyperadapt.methods import Method
+from hyperadapt.methods import Method, as_method
 from hyperadapt.methods.base import Host
 from hyperadapt.output_layer import OutputLayer
+from hyperadapt.rollback import unchanged_on_failure
 from hyperadapt.sites import Site
+from hyperadapt.verbs import RefusedVerbs, check_save_options
 
 
-class AdaptedModel(PreTrainedModel):
+class AdaptedModel(RefusedVerbs, PreTrainedModel):
     """Mixed in before the base model's class; `hyperadapt` is the child module that holds what the method adds.
 
     Attributes:
@@ -45,6 +49,8 @@ class AdaptedModel(PreTrainedModel):
         method: the method's options.
         tasks: names of the tasks, in the order of their ids.
         base_fingerprint: identifies the base model's weights.
+        base_digests: name -> digest of each of them, by which `save_pretrained` finds those that have changed since.
+        base_vocabulary: rows of its token embeddings.
         trained_base: names of the base model's own parameters that are trained.
     """
 
@@ -55,7 +61,9 @@ class AdaptedModel(PreTrainedModel):
     hyperadapt: Adaptation
     method: Method
     tasks: tuple[str, ...]
-    base_fingerprint: str
+    base_fingerprint: dict[str, str]
+    base_digests: dict[str, TensorDigest]
+    base_vocabulary: int
     trained_base: tuple[str, ...]
     _task_ids: tuple[tuple[str, ...], dict[str, int]] = ((), {})  # tasks, and the id of each
 
@@ -152,13 +160,36 @@ class AdaptedModel(PreTrainedModel):
         self.hyperadapt.keep_tasks(ids)
         self.tasks = tuple(names)
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resize the embeddings as transformers does; they stay frozen or trained, and are saved from then on."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        run_output_layer_fast(self)  # it is another module now
+        return embeddings
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """Say what `tie_weights` ties: what `adapt` found tied. T5's configuration says it of every output layer."""
+        return dict(self.all_tied_weights_keys)
+
+    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """Recompute activations, as transformers does.
+
+        Raises:
+            UserError: if it is to be done reentrantly, where each block would go back through the generators again.
+        """
+        options = args[0] if args else kwargs.get("activation_checkpointing_kwargs")
+        if options and options.get("use_reentrant"):
+            raise UserError(
+                "gradient checkpointing with use_reentrant=True does not go with an adapted model: leave it out, or "
+                "set use_reentrant=False"
+            )
+        super().activation_checkpointing_enable(*args, **kwargs)
+
     def save_pretrained(  # type: ignore[override]
         self,
         save_directory: str,
         is_main_process: bool = True,
         state_dict: dict[str, Tensor] | None = None,
-        push_to_hub: bool = False,
-        **_: Any,
+        **options: Any,
     ) -> None:
         """Save what was trained, and all that `ha.load` needs beside the base model; see checkpoint.py.
 
@@ -166,16 +197,13 @@ class AdaptedModel(PreTrainedModel):
             save_directory: made where needed.
             is_main_process: whether this process writes.
             state_dict: the gathered tensors, where the model holds only shards of them.
-            push_to_hub: not supported; the other options of transformers have no meaning here.
+            options: transformers' other ones, which mean nothing for one file: max_shard_size, safe_serialization,
+                save_function, save_original_format, save_peft_format and token.
 
         Raises:
-            UserError: if it cannot be written, or is to be pushed to the hub.
+            UserError: if it cannot be written, or an option is unknown or asks for what a saved model is not.
         """
-        if push_to_hub:
-            raise UserError(
-                "save_pretrained(push_to_hub=True) is not supported: save to a directory, and upload that with "
-                "huggingface_hub.upload_folder"
-            )
+        check_save_options(options)
         if is_main_process:
             checkpoint.save(self, save_directory, state_dict)
 
@@ -404,8 +432,7 @@ class Norm(nn.Module):
 
     eps: float
     weight: Tensor
-    embeddings: tuple[nn.Module]  # whose type a trained norm's output has; in a tuple, so as to be no child
-    trained: bool  # as `adapt` left it: a scale that is frozen later, or is a replica's, stays in float32
+    model: tuple[PreTrainedModel]  # whose embeddings' type the output has; in a tuple, so as to be no child
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         y: Any
@@ -415,15 +442,18 @@ class Norm(nn.Module):
             y = RmsNorm.apply(hidden_states, self.weight, self.eps)
         else:
             y = super().forward(hidden_states)
-        return y.to(self.embeddings[0].weight.dtype if self.trained else self.weight.dtype)
+        return y.to(self.model[0].get_input_embeddings().weight.dtype)
 
 
-def adapt(base: PreTrainedModel, method: Method, tasks: Sequence[str]) -> Any:
+def adapt(
+    base: PreTrainedModel, method: Method | type[Method] | Mapping[str, Any] | str, tasks: Sequence[str]
+) -> Any:
     """Adapt a model to many tasks: freeze it, and add what the method trains.
 
     Args:
-        base: any model whose family has a backbone; it is changed in place and returned.
-        method: as `HyperFormerPlusPlus(reduction_factor=32)`.
+        base: any model whose family has a backbone; it is changed in place and returned, or left as it was on failure.
+        method: as `HyperFormerPlusPlus(reduction_factor=32)`; with its default options also by its class or name, or
+            with others as a configuration has it, {"name": "hyperformer++", "reduction_factor": 32}.
         tasks: names; a row's task_id is the index of its task here.
 
     Returns:
@@ -433,20 +463,79 @@ def adapt(base: PreTrainedModel, method: Method, tasks: Sequence[str]) -> Any:
         UserError: if the family is unknown, the model is adapted already, tasks are empty or repeat, or the
             method's options do not fit the model, as where they train what is quantised.
     """
-    return adapt_with_features(base, method, tasks, None)
+    return adapt_with_features(base, as_method(method), tasks, None)
 
 
 def adapt_with_features(
-    base: PreTrainedModel, method: Method, tasks: Sequence[str], features: Tensor | None
+    base: PreTrainedModel,
+    method: Method,
+    tasks: Sequence[str],
+    features: Tensor | None,
+    digests: dict[str, TensorDigest] | None = None,
 ) -> Any:
-    """Adapt a model with task features z (n_tasks, t') at hand rather than in the method's file."""
-    if isinstance(base, AdaptedModel):
-        raise UserError(f"the model is adapted already, with {base.method.name}; load the base model anew")
-    if isinstance(tasks, str) or not tasks:
-        raise UserError(f"tasks must be a list of at least one name, not {tasks!r}")
+    """Adapt a model with task features z (n_tasks, t') at hand rather than in the method's file.
+
+    Args:
+        base, method, tasks: as in `adapt`.
+        features: z.
+        digests: of the base model's tensors, where they are known already.
+    """
+    backbone = check_base(base)
+    names = tuple(tasks) if isinstance(tasks, Iterable) and not isinstance(tasks, str) else ()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f"tasks must be a list of at least one name, not {reprlib.repr(tasks)}")
+    tasks = names
     if repeated := sorted(name for name, times in Counter(tasks).items() if times > 1):
         more = f" and {len(repeated) - 8} more" if len(repeated) > 8 else ""
         raise UserError(f"tasks are repeated: {', '.join(repeated[:8])}{more}")
+    adaptation = method.build(Host(backbone, base, tasks, features)).to(base.device).train(base.training)
+    quantised = getattr(base, "is_quantized", False)
+    if quantised and adaptation.trained_backbone not in ("none", "layer_norms"):
+        raise UserError(
+            f"{method.name} trains weights of the base model that are quantised; load it without quantization_config, "
+            "or choose a method that leaves them frozen"
+        )
+    digests = digests or digest_tensors(base.named_parameters())
+    # Everything that reads is done: only now is the base model changed.
+    with unchanged_on_failure(base):
+        if quantised:
+            keep_differentiable(base)
+        freeze(base, backbone, adaptation)
+        run_fast(base, backbone)
+        trained = tuple(name for name, parameter in base.named_parameters() if parameter.requires_grad)
+        model: Any = base
+        subclass(model, AdaptedModel)
+        model.method, model.tasks, model.trained_base = method, tasks, trained
+        model.base_digests, model.base_fingerprint = digests, fingerprint(digests)
+        model.base_vocabulary = checkpoint.vocabulary(base)
+        model.all_tied_weights_keys = truly_tied(base)
+        model.hyperadapt = adaptation
+        # By this word Trainer knows that a quantised model has parameters on top which can be trained.
+        model._hf_peft_config_loaded = quantised
+        if adaptation.groups:
+            insert(model, backbone, adaptation)
+    return model
+
+
+def check_base(base: Any) -> Backbone:
+    """Check that a model can be adapted, and find its backbone.
+
+    Raises:
+        UserError: if it is no model of transformers or of no known family, is adapted already, by hyperadapt or by
+            PEFT, has nothing to adapt, or was dispatched to devices.
+    """
+    if isinstance(base, AdaptedModel):
+        raise UserError(f"the model is adapted already, with {base.method.name}; load the base model anew")
+    if getattr(base, "peft_config", None):  # a PeftModel, or a model that PEFT put its layers into
+        raise UserError(
+            "the model has adapters of PEFT: merge them into it by PEFT's merge_and_unload(), and adapt what that "
+            "returns, or load the base model anew"
+        )
+    if not isinstance(base, PreTrainedModel):
+        raise UserError(
+            f"the base model must be a model of transformers, not {reprlib.repr(type(base).__name__)}: load it with "
+            "AutoModelForSeq2SeqLM.from_pretrained; what wraps it comes after `adapt`"
+        )
     backbone = backbone_of(base)
     for name, stack in backbone.stacks(base).items():
         if not len(backbone.blocks(stack)):
@@ -457,28 +546,16 @@ def adapt_with_features(
                 f"{name or 'the model'} has a forward of its own, as a device map gives it: adapt the model first, and "
                 f"dispatch it after"
             )
-    adaptation = method.build(Host(backbone, base, tuple(tasks), features))
-    quantised = getattr(base, "is_quantized", False)
-    if quantised and adaptation.trained_backbone not in ("none", "layer_norms"):
-        raise UserError(
-            f"{method.name} trains weights of the base model that are quantised; load it without quantization_config, "
-            "or choose a method that leaves them frozen"
-        )
-    if quantised:
-        keep_differentiable(base)
-    fingerprint = checkpoint.fingerprint(base)
-    freeze(base, backbone, adaptation)
-    run_fast(base, backbone)
-    trained = tuple(name for name, parameter in base.named_parameters() if parameter.requires_grad)
-    subclass(base, AdaptedModel)
-    base.method, base.tasks, base.base_fingerprint = method, tuple(tasks), fingerprint  # type: ignore[assignment]
-    base.trained_base = trained  # type: ignore[assignment]
-    base.hyperadapt = adaptation.to(base.device).train(base.training)
-    # By this word Trainer knows that a quantised model has parameters on top which can be trained.
-    base._hf_peft_config_loaded = quantised
-    if adaptation.groups:
-        insert(base, backbone, adaptation)
-    return base
+    return backbone
+
+
+def truly_tied(base: PreTrainedModel) -> dict[str, str]:
+    """Return which of the weights that a model names as tied to others are so, each with the other's name."""
+    return {
+        target: source
+        for target, source in base.all_tied_weights_keys.items()
+        if base.get_parameter_or_buffer(target) is base.get_parameter_or_buffer(source)
+    }
 
 
 def keep_differentiable(base: PreTrainedModel) -> None:
@@ -531,8 +608,12 @@ def run_fast(base: Any, backbone: Backbone) -> None:
             subclass(stack, PlainStack)
         for norm in norms:
             subclass(norm, Norm)
-            norm.eps, norm.embeddings = backbone.norm_eps(base), (base.get_input_embeddings(),)
-            norm.trained = norm.weight.requires_grad
+            norm.eps, norm.model = backbone.norm_eps(base), (base,)
+    run_output_layer_fast(base)
+
+
+def run_output_layer_fast(base: PreTrainedModel) -> None:
+    """Let the output layer multiply by what is fastest, where it is plain and frozen."""
     layer = base.get_output_embeddings()
     if type(layer) is nn.Linear and layer.bias is None and not layer.weight.requires_grad:
         subclass(layer, OutputLayer)

@@ -5,6 +5,7 @@ A paper's methods are one file; `METHODS` is where configurations and saved mode
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,3 +47,20 @@ def method_from(options: Mapping[str, Any]) -> Method:
     if not isinstance(name, str) or name not in METHODS:
         raise UserError(f"method '{name}' is unknown; {nearest(name, METHODS)}")
     return METHODS[name](**options)
+
+
+def as_method(method: Method | type[Method] | Mapping[str, Any] | str) -> Method:
+    """Return a method, which may be given by its name or class alone, or by name and options as in a configuration.
+
+    Raises:
+        UserError: if it is none, or an option is wrong.
+    """
+    if isinstance(method, Method):
+        return method
+    if isinstance(method, str):
+        return method_from({"name": method})
+    if isinstance(method, Mapping):
+        return method_from(method)
+    if isinstance(method, type) and issubclass(method, Method) and method is not Method:
+        return method()
+    raise UserError(f"{reprlib.repr(method)} is no method; choices: {', '.join(METHODS)}")
