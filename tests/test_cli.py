@@ -304,8 +304,8 @@ ROWS = {
     ),
     "no text": (
         "train.jsonl",
-        '{"text": 3, "label": 0}\n',
-        "line 1: column 'text' holds 3, which is no text",
+        '{"text": [3], "label": 0}\n',
+        "line 1: column 'text' holds [3], which is no text",
     ),
     "no label": ("train.jsonl", '{"text": "red"}\n', "there is no column 'label'"),
     "other label": (
@@ -466,16 +466,18 @@ def test_predict_gives_one_json_object_a_line_with_the_label_that_the_prediction
         assert outcome.code == 0, outcome.err
         rows = [json.loads(line) for line in outcome.out.splitlines()]
         run = load_run(trained)
-        assert [row["prediction"] for row in rows] == run.predict(task, [{"text": text} for text in COLOURS])
+        predicted = run.predict(task, [{"text": text} for text in COLOURS])
+        assert [(row["prediction"], row["label"]) for row in rows] == predicted
         names = {"0": "warm", "1": "cold"}
         for row in rows:
-            assert set(row) == {"prediction", "label"}
+            assert list(row) == ["text", "prediction", "label"]
             answer = row["prediction"]
             assert row["label"] == (names.get(answer) if task == "colour" else number_or_none(answer))
     beams = hyperadapt("predict", trained, "--task", "warmth", "--num-beams", "3", stdin=LINES)
-    assert [json.loads(line)["prediction"] for line in beams.out.splitlines()] == run.predict(
-        "warmth", [{"text": text} for text in COLOURS], num_beams=3
-    )
+    predicted = run.predict("warmth", [{"text": text} for text in COLOURS], num_beams=3)
+    assert [json.loads(line)["prediction"] for line in beams.out.splitlines()] == [
+        prediction.text for prediction in predicted
+    ]
 
 
 def number_or_none(text: str) -> str | None:
@@ -527,13 +529,13 @@ def test_in_a_process_of_its_own_bad_input_is_exactly_one_line(config: Path) -> 
     ("lines", "message"),
     [
         ("", "standard input: there are no rows"),
-        ("\n", "standard input, line 1: the line is blank"),
-        (LINES + "\n", f"standard input, line {len(COLOURS) + 1}: the line is blank"),
+        ("\n", "standard input: there are no rows"),
+        (LINES + "\n" + LINES, f"standard input, line {len(COLOURS) + 1}: the line is blank"),
         (LINES + '{"text": \n', f"standard input, line {len(COLOURS) + 1}: no readable JSON"),
         ("red\n", "standard input, line 1: no readable JSON"),
         ('["red"]\n', "standard input, line 1: expected a JSON object"),
         ('{"txt": "red"}\n', "standard input, line 1: there is no column 'text'; did you mean 'txt'?"),
-        ('{"text": null}\n', "standard input, line 1: column 'text' holds None, which is no text"),
+        ('{"text": ["red"]}\n', "standard input, line 1: column 'text' holds ['red'], which is no text"),
     ],
 )
 def test_bad_rows_to_predict_are_one_line_that_says_which(trained: Path, lines: str, message: str) -> None:
@@ -547,7 +549,7 @@ def test_bad_arguments_to_predict_are_one_line(trained: Path, tmp_path: Path) ->
     assert_one_line(missing, "--input: there is no file")
     (tmp_path / "latin.jsonl").write_bytes('{"text": "é"}'.encode("latin-1"))
     latin = hyperadapt("predict", trained, "--task", "colour", "--input", tmp_path / "latin.jsonl")
-    assert_one_line(latin, "latin.jsonl is not UTF-8 text")
+    assert_one_line(latin, "latin.jsonl, line 1: no readable JSON: 'utf-8' codec can't decode byte 0xe9")
     assert_one_line(hyperadapt("predict", tmp_path, "--task", "colour", stdin=LINES), "is not a run")
 
 

@@ -144,7 +144,9 @@ def test_predictions_of_the_saved_run_are_those_of_the_model_in_training(
     assert len(set(in_training["test"].predictions[1])) > 1
     # With a method that does not condition on the task, the task stands in the text.
     row = rows_of(run, "warmth", "test")[0]
-    assert run.predict("warmth", [row]) == in_training["test"].predictions[1][:1]
+    assert [prediction.text for prediction in run.predict("warmth", [row])] == in_training[
+        "test"
+    ].predictions[1][:1]
     assert config.prefix
 
 

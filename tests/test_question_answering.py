@@ -224,10 +224,8 @@ def test_a_run_asks_every_chunk_and_scores_the_best_answer(tmp_path: Path) -> No
     results = run.evaluate("test")
     rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
     assert len(results.predictions[0]) == results.scores[0].rows == len(rows)
-    assert (
-        run.predict("places", [{key: row[key] for key in ("question", "context")} for row in rows])
-        == (results.predictions[0])
-    )
+    asked = [{key: row[key] for key in ("question", "context")} for row in rows]
+    assert [prediction.text for prediction in run.predict("places", asked)] == results.predictions[0]
     assert all(math.isfinite(value) for value in results.flat().values())
     # By hand: each chunk on its own through the model, the best answer of a row's chunks.
     question, context = run.tasks[0].inputs(rows[1], prefix=True).values()

@@ -125,7 +125,9 @@ def test_a_run_moved_elsewhere_predicts_and_scores_the_same(tmp_path: Path) -> N
     assert outcome.err.startswith("error: the base model")
     rows = "".join(json.dumps(row) + "\n" for row in ROWS)
     outcome = hyperadapt("predict", moved, "--task", "warmth", "--base-model", tmp_path / "base", stdin=rows)
-    assert [json.loads(line)["prediction"] for line in outcome.out.splitlines()] == predictions
+    assert [json.loads(line)["prediction"] for line in outcome.out.splitlines()] == [
+        prediction.text for prediction in predictions
+    ]
 
 
 def test_nothing_is_unpickled_when_a_run_is_loaded_and_predicts(
@@ -142,7 +144,7 @@ def test_nothing_is_unpickled_when_a_run_is_loaded_and_predicts(
 
 def test_rows_are_given_as_mappings_or_as_json_text(loaded: Run) -> None:
     assert loaded.predict("colour", ROWS) == loaded.predict("colour", [json.dumps(row) for row in ROWS])
-    with pytest.raises(UserError, match=r"rows, line 2: there is no column 'text'; did you mean 'txt'"):
+    with pytest.raises(UserError, match=r"^row 2: there is no column 'text'; did you mean 'txt'"):
         loaded.predict("colour", [{"text": "red"}, {"txt": "red"}])
 
 

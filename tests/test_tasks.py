@@ -18,13 +18,14 @@ from hyperadapt.tasks import (
     TASKS,
     Task,
     get_task,
+    input_texts,
     load_split,
     load_task_file,
     resolve_tasks,
-    rows_from_lines,
 )
 from hyperadapt.tasks.builtin import BUILTIN
 from hyperadapt.tasks.glue import GLUE
+from hyperadapt.tasks.sources import json_rows
 
 # Rows that the papers' protocol makes of the files in shared/data: train, validation, test.
 SPLIT_SIZES = {
@@ -378,8 +379,9 @@ def test_free_text_is_its_own_target_and_always_an_answer(reviews: Callable[...,
     task = reviews(kind="text", label="body", labels=None, metrics=["exact_match"], fields=["title"])
     assert texts(load_split(task, "train"))[0] == ("title: Lamp", "Bright.")
     assert (task.label_name(" Bright. "), task.is_valid("")) == ("Bright.", True)
-    with pytest.raises(UserError, match=r"^column 'body' holds 5, which is no text$"):
-        task.target_text({"body": 5})
+    assert task.target_text({"body": 5}) == "5"
+    with pytest.raises(UserError, match=r"^column 'body' holds \['a'\], which is no text$"):
+        task.target_text({"body": ["a"]})
     assert task.max_target_length == 128
     assert task.max_generated_length == 128
     assert reviews(max_generated_length=7).max_generated_length == 7
@@ -396,8 +398,11 @@ def test_the_hub_is_read_where_a_task_has_no_local_rows(
     (folder / "train.csv").write_text("title,body,stars\nLamp,Bright.,1\nFan,,0\n", encoding="utf-8")
     task = reviews(files=None, hub=str(folder))
     assert load_split(task, "train", max_rows=1)["source"][0].startswith("title: ")
-    with pytest.raises(UserError, match=r"set train, row 2: column 'body' holds None, which is no text$"):
-        load_split(task, "train")
+    assert "title: Fan body: " in load_split(task, "train")["source"]
+    with pytest.raises(
+        UserError, match=r"set train, row 2: column 'stars' holds 0, which is no label; choic"
+    ):
+        load_split(reviews(files=None, hub=str(folder), labels=["1", "2"]), "train")
     with pytest.raises(UserError, match=r"set test cannot be had from the hub .*: Unknown split \"test\""):
         load_split(task, "test")
 
@@ -456,8 +461,8 @@ def test_a_dataset_that_the_hub_does_not_give_is_named(
         ({"files": None}, "say where the rows come from: either files, or hub and/or local"),
         ({"hub": "a/b"}, "say where the rows come from: either files, or hub and/or local"),
         (
-            {"files": {"train": "a.json"}},
-            "files: 'a.json' is of no known format; did you mean '.jsonl'? (choices: ",
+            {"files": {"train": "a.jsonlines"}},
+            "files: 'a.jsonlines' is of no known format; did you mean '.jsonl'? (choices: ",
         ),
         ({"files": {"trian": "a.csv"}}, "field 'splits' is {}: Dictionary should have at least 1 item"),
         (
@@ -554,18 +559,25 @@ GOOD = b'{"title": "Lamp", "body": "Bright.", "stars": 1}\n'
     [
         (b'{"title": "Lamp", ', "no readable JSON: Expecting property name enclosed in double quotes: .*"),
         (b'{"title": "\xff"}', "no readable JSON: 'utf-8' codec can't decode byte 0xff in position 11: .*"),
+        (
+            b'{"title": "\\ud800", "body": "a"}',
+            "column 'title' holds '\\\\ud800', which has half a character .*",
+        ),
         (b"", "the line is blank"),
         (b"[1, 2]", "expected a JSON object of columns and values, got list"),
         (
             b'{"titel": "Lamp", "body": "Bright.", "stars": 1}',
             r"there is no column 'title'; did you mean 'titel'\? \(choices: titel, body, stars\)",
         ),
-        (b'{"title": "Lamp", "body": null, "stars": 1}', "column 'body' holds None, which is no text"),
+        (
+            b'{"title": "Lamp", "body": "a", "stars": 1, "body": "b"}',
+            "no readable JSON: 'body' is given twice",
+        ),
         (b'{"title": "Lamp", "body": ["a"], "stars": 1}', r"column 'body' holds \['a'\], which is no text"),
         (b'{"title": "Lamp", "body": "Bright."}', "there is no column 'stars'; choices: title, body"),
         (
-            b'{"title": "Lamp", "body": "Bright.", "stars": 2}',
-            "column 'stars' holds 2, which is no label; choices: bad, good, 0, 1",
+            b'{"title": "Lamp", "body": "Bright.", "stars": 3}',
+            "column 'stars' holds 3, which is no label; choices: bad, good, 0, 1",
         ),
         (
             b'{"title": "Lamp", "body": "Bright.", "stars": "godo"}',
@@ -655,13 +667,11 @@ def test_an_unknown_split_is_refused():
 
 
 def test_rows_for_prediction_need_no_label():
-    lines = ['{"sentence": "They went."}\n', '{"sentence": "Went they.", "label": "?"}\n']
-    assert rows_from_lines(TASKS["cola"], lines, "standard input", prefix=False) == {
+    rows = [("row 1", {"sentence": "They went."}), ("row 2", {"sentence": "Went they.", "label": "?"})]
+    assert input_texts(TASKS["cola"], rows, prefix=False) == {
         "source": ["sentence: They went.", "sentence: Went they."]
     }
-    assert rows_from_lines(TASKS["cola"], lines[:1], "in.jsonl", prefix=True) == {
-        "source": ["cola sentence: They went."]
-    }
+    assert input_texts(TASKS["cola"], rows[:1], prefix=True) == {"source": ["cola sentence: They went."]}
 
 
 @pytest.mark.parametrize(
@@ -671,14 +681,12 @@ def test_rows_for_prediction_need_no_label():
         ("\n", "the line is blank"),
         ('"They went."', "expected a JSON object of columns and values, got str"),
         ('{"sentense": "They went."}', r"there is no column 'sentence'; did you mean 'sentense'\? .*"),
-        ('{"sentence": 5}', "column 'sentence' holds 5, which is no text"),
+        ('{"sentence": [5]}', r"column 'sentence' holds \[5\], which is no text"),
     ],
 )
 def test_an_unreadable_row_for_prediction_is_named(line: str, message: str):
+    def read(lines: list[str]) -> None:
+        input_texts(TASKS["cola"], list(json_rows(lines, "standard input")), prefix=False)
+
     with pytest.raises(UserError, match=rf"^standard input, line 2: {message}$"):
-        rows_from_lines(TASKS["cola"], ['{"sentence": "a"}', line], "standard input", prefix=False)
-
-
-def test_no_rows_for_prediction_are_refused():
-    with pytest.raises(UserError, match=r"^in\.jsonl: there are no rows$"):
-        rows_from_lines(TASKS["cola"], [], "in.jsonl", prefix=False)
+        read(['{"sentence": "a"}', line, '{"sentence": "b"}'])

@@ -123,8 +123,13 @@ def as_of_an_earlier_version(run: Path) -> None:
 
 def assert_one_line(outcome: Outcome, message: str) -> None:
     """Exit code 2, nothing on standard output, and on standard error one line that begins with "error: "."""
-    # No progress bar counts: in a process of their own, evaluate and predict draw none before two seconds.
-    lines = [line for line in re.split(r"[\r\n]+", outcome.err) if line.strip() and "it/s]" not in line]
+    # No progress bar counts: in a process of their own, evaluate and predict draw none before two seconds. Nor does
+    # what was noted before, as that the tiny tasks are validated on rows that they are trained on.
+    lines = [
+        line
+        for line in re.split(r"[\r\n]+", outcome.err)
+        if line.strip() and "it/s]" not in line and not line.startswith("note: ")
+    ]
     assert outcome.code == 2, outcome
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")

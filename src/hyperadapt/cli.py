@@ -7,6 +7,8 @@ import json
 import os
 import re
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,13 +16,13 @@ import typer
 from typer.exceptions import TyperException
 
 from hyperadapt import tiny_t5
-from hyperadapt.errors import TrainingInterrupted, UserError
+from hyperadapt.errors import TrainingInterrupted, UserError, nearest
 
 if TYPE_CHECKING:
     from hyperadapt.config import RunConfig
     from hyperadapt.evaluation import Results
     from hyperadapt.methods import Method
-    from hyperadapt.runs import Run
+    from hyperadapt.runs import Prediction, Run
 
 app = typer.Typer(
     help="Fine-tune one frozen transformer for many tasks, with hypernetworks that generate their parameters.",
@@ -271,6 +273,7 @@ def features(
     from hyperadapt.config import RunConfig
     from hyperadapt.features import write_features
 
+    check_writable("--output", output)
     summary = write_features(RunConfig.load(config, overrides or []), kind, output, max_rows, steps)
     table("task features", [{"task": task, **of} for task, of in summary.items()])
     print(f"The features are in {output}")
@@ -281,27 +284,90 @@ def predict(
     run: RunDirectory,
     task: Annotated[str, typer.Option(help="One of the run's tasks.")],
     input: Annotated[
-        Path | None, typer.Option(help="JSON lines of the task's text columns; else standard input.")
+        Path | None,
+        typer.Option(
+            help="Rows with the task's text columns: .jsonl, .json, .csv, .tsv or .parquet; else JSON lines from "
+            "standard input."
+        ),
     ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="A .jsonl, .csv or .tsv to write; else JSON lines on standard output.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     num_beams: Annotated[int | None, typer.Option(min=1)] = None,
     base_model: BaseModel = None,
 ) -> None:
-    """Predict with a trained run; one JSON object a row, with the predicted text and the label that it names."""
-    if input is not None and not input.is_file():
-        raise UserError(f"--input: there is no file {input}")
-    where = str(input) if input else "standard input"
+    """Predict with a trained run: each row as it was given, with `prediction` and the `label` that this names.
+
+    The prediction is the text that the model writes; a label is null where that text is no answer. A column of the row
+    that has one of these names itself becomes `given_label` or `given_prediction`.
+    """
+    from hyperadapt.tasks.sources import (
+        SUFFIXES,
+        WRITTEN_SUFFIXES,
+        json_rows,
+        read_file,
+        suffix_of,
+        written_rows,
+    )
+
+    if input is not None:
+        if not input.is_file():
+            raise UserError(f"--input: there is no file {input}")
+        if suffix_of(input) not in SUFFIXES:
+            raise UserError(
+                f"--input: '{input}' is of no known format; {nearest(suffix_of(input), SUFFIXES)}"
+            )
+    if output is not None:
+        if suffix_of(output) not in WRITTEN_SUFFIXES:
+            known = nearest(suffix_of(output), WRITTEN_SUFFIXES)
+            raise UserError(f"--output: '{output}' is of no known format; {known}")
+        check_writable("--output", output)
     if input is None and sys.stdin.isatty():
         print("rows from standard input, one JSON object a line; end with Ctrl-D", file=sys.stderr)
+    rows = list(read_file(input) if input else json_rows(sys.stdin, "standard input"))
+    if not rows:
+        raise UserError(f"{input or 'standard input'}: there are no rows")
+    predictions = load(run, base_model).predict_placed(task, rows, num_beams, batch_size)
+    answered = [with_answer(row, prediction) for (_, row), prediction in zip(rows, predictions, strict=True)]
+    if output is None:
+        sys.stdout.write(written_rows(answered, ".jsonl"))
+        return
+    from hyperadapt.checkpoint import write_atomically
+
     try:
-        text = input.read_text(encoding="utf-8") if input else sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    # Not splitlines, which would also part a row at U+2028 and other such characters within its texts.
-    rows = text.removeprefix("\ufeff").removesuffix("\n").split("\n") if text else []
-    loaded = load(run, base_model)
-    of = loaded.task(task)
-    for prediction in loaded.predict(task, rows, num_beams, where):
-        print(json.dumps({"prediction": prediction, "label": of.label_name(prediction)}, ensure_ascii=False))
+        write_atomically(output, written_rows(answered, suffix_of(output)).encode())
+    except UserError:
+        sys.stdout.write(written_rows(answered, ".jsonl"))  # what took so long to make is not lost
+        raise
+
+
+def check_writable(option: str, file: Path) -> None:
+    """Check that a file can be written, before the work whose outcome it is to hold.
+
+    Raises:
+        UserError: if there is such a file or folder already, or none can be made there.
+    """
+    if file.exists():
+        raise UserError(f"{option}: there is a file {file} already")
+    folder = file.parent
+    while not folder.exists():  # those that are missing will be made
+        folder = folder.parent
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"{option}: cannot write {file}: {error.strerror or error}") from None
+
+
+def with_answer(row: Mapping[str, Any], prediction: Prediction) -> dict[str, Any]:
+    """Set a row's prediction and label beside its columns, of which one that has such a name becomes given_NAME."""
+    answer = {"prediction": prediction.text, "label": prediction.label}
+    echoed: dict[str, Any] = {}
+    for column, value in row.items():
+        while column in answer or column in echoed:
+            column = f"given_{column}"
+        echoed[column] = value
+    return {**echoed, **answer}
 
 
 @app.command()

@@ -26,9 +26,9 @@ from hyperadapt.metrics import Target, TaskScore, average, score_task
 from hyperadapt.tasks.chunks import Answer, best_answers, chunked
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from hyperadapt.same_data import SplitDigest
     from hyperadapt.tasks import Task
 
 SECONDS_BEFORE_PROGRESS_SHOWS = 2
@@ -52,14 +52,14 @@ class EvaluationSet:
         sources: for each task, its tokenized inputs.
         targets: for each task, its target texts, or all that would be right.
         rows: for each task, the row that each input is of; a context may be several inputs.
-        digests: for each task, that of its rows' texts and targets, where they were read from data.
+        texts: for each task, its rows before they were tokenized, as `load_split` gives them.
     """
 
     tasks: tuple[Task, ...]
     sources: list[list[list[int]]]
     targets: list[list[Target]]
     rows: list[list[int]]
-    digests: list[SplitDigest] = field(default_factory=list)
+    texts: list[Dataset] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

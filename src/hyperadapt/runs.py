@@ -14,12 +14,12 @@ import copy
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 from pydantic import ValidationError
@@ -41,7 +41,9 @@ from hyperadapt.locks import holder, locked
 from hyperadapt.methods import Method, method_from
 from hyperadapt.methods.hyperformer import read_task_features
 from hyperadapt.metrics import Target
-from hyperadapt.tasks import SPLITS, Task, load_split, resolve_tasks, rows_from_lines
+from hyperadapt.tasks import SPLITS, Task, input_texts, load_split, resolve_tasks
+from hyperadapt.tasks.remarks import remark_on_rows
+from hyperadapt.tasks.sources import PlacedRow, given_rows
 from hyperadapt.tiny_t5 import NAME as TINY_T5
 from hyperadapt.tiny_t5 import place_of
 
@@ -190,8 +192,7 @@ def prepare(
     )
     if last is not None:
         check_same_base(last, model)
-    train_rows, n_rows, most_frequent = [], {}, {}
-    digests: dict[str, dict[str, same_data.SplitDigest]] = {}
+    train_texts, train_rows, n_rows, most_frequent = [], [], {}, {}
     for index, task in enumerate(tasks):
         texts = load_split(
             task,
@@ -202,8 +203,8 @@ def prepare(
             config.prefix,
             data.balanced,
         )
+        train_texts.append(texts)
         n_rows[task.name] = len(texts)
-        digests[task.name] = {"train": same_data.digest_of(texts)}
         most_frequent[task.name] = Counter(texts["target"]).most_common(1)[0][0]
         train_rows.append(
             training.tokenize_rows(
@@ -215,10 +216,15 @@ def prepare(
         for split in EVALUATED
         if (having := tasks if split == "validation" else [task for task in tasks if split in task.splits])
     }
+    digests = {
+        task.name: {"train": same_data.digest_of(texts)}
+        for task, texts in zip(tasks, train_texts, strict=True)
+    }
     for split, rows in evaluation_sets.items():
-        for task, digest in zip(rows.tasks, rows.digests, strict=True):
-            digests[task.name][split] = digest
+        for task, texts in zip(rows.tasks, rows.texts, strict=True):
+            digests[task.name][split] = same_data.digest_of(texts)
     check_same_rows(directory, config, digests, last is not None, allow_changed_data)
+    remark_on_rows(tasks, train_texts, evaluation_sets)
     base_config = copy.deepcopy(base.config)
     with training.making_trainer(args, directory, config.training.arguments):
         trainer = training.MixtureTrainer(
@@ -481,6 +487,18 @@ def save_base(base: PreTrainedModel, names: Sequence[str], config: PretrainedCon
     config.save_pretrained(str(directory))
 
 
+class Prediction(NamedTuple):
+    """What a run predicts for a row.
+
+    Attributes:
+        text: as the model writes it: a label's number or name, a score, an answer.
+        label: what the text stands for, a label's name, say; None where it is no answer.
+    """
+
+    text: str
+    label: str | None
+
+
 @dataclass(frozen=True)
 class Run:
     """A trained run, loaded for evaluation and prediction.
@@ -554,8 +572,8 @@ class Run:
         rows = load_evaluation_set(chosen, split, config, self.tokenizer)
         kept = same_data.read(self.directory) or {}
         digests = {
-            task.name: {split: digest}
-            for task, digest in zip(rows.tasks, rows.digests, strict=True)
+            task.name: {split: same_data.digest_of(texts)}
+            for task, texts in zip(rows.tasks, rows.texts, strict=True)
             if task.name in kept  # not a task that it was never trained on
         }
         same_data.check_rows(
@@ -599,34 +617,52 @@ class Run:
     def predict(
         self,
         task: str,
-        rows: Sequence[Mapping[str, Any] | str],
+        rows: Iterable[Mapping[str, Any] | str],
         num_beams: int | None = None,
-        where: str = "rows",
-    ) -> list[str]:
-        """Predict target texts.
+        batch_size: int | None = None,
+    ) -> list[Prediction]:
+        """Predict rows.
 
         Args:
             task: its name.
-            rows: column -> value, or the same as JSON text; labels are not needed.
-            num_beams: as in training by default.
-            where: what errors call the rows.
+            rows: column -> value, or the same as JSON text: a list, an iterator, a datasets.Dataset, a pandas
+                DataFrame. Columns that the task does not read may hold anything; labels are not needed.
+            num_beams, batch_size: as in training by default.
+
+        Returns:
+            A prediction for each row, in their order.
+
+        Raises:
+            UserError: if the run has no such task, or a row has not a text in every column that the task reads.
         """
-        of = self.task(task)
-        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        return self.predict_placed(task, given_rows(rows), num_beams, batch_size)
+
+    def predict_placed(
+        self,
+        name: str,
+        rows: Sequence[PlacedRow],
+        num_beams: int | None = None,
+        batch_size: int | None = None,
+    ) -> list[Prediction]:
+        """Predict rows that have places, as those of a file, which errors name; all else as `predict`."""
+        task = self.task(name)
+        if not rows:
+            return []
         data, evaluation = self.config.data, self.config.evaluation
-        texts = rows_from_lines(of, lines, where, self.config.prefix)
+        texts = input_texts(task, rows, self.config.prefix)
         sources, owners = tokenize_inputs(texts, self.tokenizer, data.max_source_length, data.overlap)
         answers = generate_answers(
             self.model,
             self.tokenizer,
             sources,
-            [self.model.task_id(task)] * len(sources),
-            [of.generated_lengths] * len(sources),
-            [of.kind == "question_answering"] * len(sources),
-            evaluation.batch_size,
+            [self.model.task_id(name)] * len(sources),
+            [task.generated_lengths] * len(sources),
+            [task.kind == "question_answering"] * len(sources),
+            batch_size or evaluation.batch_size,
             num_beams or evaluation.num_beams,
         )
-        return predicted_texts(of, answers, owners, len(rows))
+        predicted = predicted_texts(task, answers, owners, len(rows))
+        return [Prediction(text, task.label_name(text)) for text in predicted]
 
 
 def load_run_config(path: str | Path) -> RunConfig:
@@ -722,11 +758,7 @@ def load_evaluation_set(
         for of in rows
     ]
     return EvaluationSet(
-        tuple(tasks),
-        [ids for ids, _ in tokenized],
-        targets,
-        [of for _, of in tokenized],
-        [same_data.digest_of(of) for of in rows],
+        tuple(tasks), [ids for ids, _ in tokenized], targets, [of for _, of in tokenized], rows
     )
 
 

@@ -14,10 +14,10 @@ from hyperadapt.tasks.task import (
     SPLITS,
     Task,
     check_local_copy,
+    input_texts,
     load_split,
     load_task_file,
     read_split,
-    rows_from_lines,
 )
 from hyperadapt.tasks.transfer import TRANSFER
 
@@ -28,11 +28,11 @@ __all__ = [
     "Task",
     "check_local_copy",
     "get_task",
+    "input_texts",
     "load_split",
     "load_task_file",
     "read_split",
     "resolve_tasks",
-    "rows_from_lines",
 ]
 
 TASKS: dict[str, Task] = {**GLUE, **SUPER_GLUE, **TRANSFER, **HYPERDECODERS, **BUILTIN}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hyperadapt.tasks.task import HALVE_VALIDATION, HOLD_OUT_TRAIN, Row, Split, Task, preprocessor
+from hyperadapt.tasks.sources import Row, value_of
+from hyperadapt.tasks.task import HALVE_VALIDATION, HOLD_OUT_TRAIN, Split, Task, preprocessor
 
 MRQA_IN_DOMAIN = {
     "mrqa-squad": "SQuAD",
@@ -44,7 +45,7 @@ def mrqa(row: Row) -> dict[str, Any]:
     """Take the places of the answers from where MRQA marks them, by their first and last characters."""
     if "answers" not in row:
         return {}
-    texts, marked = list(row["answers"]), row["detected_answers"]
+    texts, marked = list(row["answers"]), value_of(row, "detected_answers")
     by_text = {text.casefold(): number for number, text in reversed(list(enumerate(texts)))}
     spans = [
         [start, end + 1, by_text.get(text.casefold(), 0)]

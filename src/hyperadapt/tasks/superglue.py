@@ -15,7 +15,8 @@ import re
 from typing import Any
 
 from hyperadapt.errors import UserError
-from hyperadapt.tasks.task import HALVE_VALIDATION, Row, Task, preprocessor, text_of
+from hyperadapt.tasks.sources import Row, text_of
+from hyperadapt.tasks.task import HALVE_VALIDATION, Task, preprocessor
 
 MULTIRC = ("question", "answer", "paragraph")
 
@@ -50,7 +51,10 @@ def wsc(row: Row) -> dict[str, str]:
     places = [place for place in range(len(words)) if whole.match(" ".join(words[place:]))]
     if not places:
         raise UserError(f"column 'span2_text' holds '{pronoun}', which is not in the text")
-    place = min(places, key=lambda place: abs(place - int(row["span2_index"])))
+    index = text_of(row, "span2_index")
+    if not index.isdecimal():
+        raise UserError(f"column 'span2_index' holds '{index}', which is no number of a word")
+    place = min(places, key=lambda place: abs(place - int(index)))
     rest = " ".join(words[place:]).removeprefix(pronoun)
     return {"marked": " ".join([*words[:place], f"*{pronoun}*{rest}"])}
 

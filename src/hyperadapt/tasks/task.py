@@ -5,15 +5,14 @@ The built-in tasks and a user's YAML file have the same schema, `Task`; `load_sp
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
 
@@ -27,17 +26,27 @@ from pydantic import (
     model_validator,
 )
 
-from hyperadapt.errors import UserError, nearest, validation_message
+from hyperadapt.errors import UserError, nearest, notice, validation_message
 from hyperadapt.metrics import METRICS, METRICS_OF_KIND, read_score
 from hyperadapt.tasks.chunks import Span, read_answers
+from hyperadapt.tasks.sources import (
+    SUFFIXES,
+    PlacedRow,
+    Row,
+    as_text,
+    naming,
+    read_file,
+    read_hub,
+    suffix_of,
+    text_of,
+    value_of,
+)
 
 if TYPE_CHECKING:
-    import pyarrow
     from datasets import Dataset
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-Row = Mapping[str, Any]
 
 # The split protocols of the papers, for tasks with fewer and with more than 10,000 training rows.
 HALVE_VALIDATION: dict[Split, str] = {
@@ -55,6 +64,8 @@ HOLD_OUT_TRAIN: dict[Split, str] = {
 SPLIT_SEED = 42
 
 _SLICE = re.compile(r"(?P<source>[\w+-]+)(\[(?P<start>\d+%?)?:(?P<stop>\d+%?)?\])?")
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 # Generated tokens, the end token included: any tokenizer writes a class number or a score within these.
 _TARGET_LENGTH = {"class": 5, "score": 8, "text": 128, "question_answering": 64, "coreference": 32}
@@ -113,13 +124,21 @@ def _named_protocol(splits: object, task: ValidationInfo) -> object:
     return protocols[splits]
 
 
+@lru_cache(1024)
+def label_key(text: str) -> str | Decimal:
+    """What all texts of one label share: numbers their value (1, "1.0"), true and false whatever their case."""
+    if _NUMBER.fullmatch(text):
+        return Decimal(text)
+    return text.lower() if text.lower() in ("true", "false") else text
+
+
 class Task(BaseModel):
     """One task, as data.
 
     A user's own task is a YAML file of these fields, say:
 
         name: reviews
-        files: {train: train.jsonl, validation: dev.csv}      # beside the YAML file; .jsonl, .csv or .parquet
+        files: {train: train.jsonl, validation: dev.csv}      # beside the YAML file; or .json, .tsv, .parquet
         fields: [title, body]                                 # the input: "title: … body: …"
         label: stars
         labels: [bad, good]
@@ -143,7 +162,8 @@ class Task(BaseModel):
     names; of "score" the score to the nearest 0.2, as text; of "text" the label column's own text. The label
     column of "question_answering" holds all that would be right: texts, or SQuAD's {text: [...], answer_start:
     [...]}; its last field is the context, which is cut into chunks (hyperadapt.tasks.chunks). A class column holds
-    numbers or names; where the names are themselves numbers (labels: ["1", "2", "3"]), it holds names.
+    names, or numbers from 0; where the names are themselves numbers (labels: ["1", "2", "3"]), it holds names, which
+    are matched as numbers: 1, "1" and 1.0 are one label.
     In training a target is cut at `max_target_length` tokens; no more than `max_generated_length` are generated, the
     same number unless it is given, and no fewer than `min_generated_length`: with 1 every question has an answer.
 
@@ -197,8 +217,8 @@ class Task(BaseModel):
         if (self.files is None) == (self.hub is None and self.local is None):
             raise UserError("say where the rows come from: either files, or hub and/or local")
         for file in (self.files or {}).values():
-            if file.suffix not in _READERS:
-                raise UserError(f"files: '{file}' is of no known format; {nearest(file.suffix, _READERS)}")
+            if suffix_of(file) not in SUFFIXES:
+                raise UserError(f"files: '{file}' is of no known format; {nearest(file.suffix, SUFFIXES)}")
 
     def _check_splits(self) -> None:
         for split, rows in self.splits.items():
@@ -236,6 +256,10 @@ class Task(BaseModel):
                 raise UserError(f"labels are for kind 'class', but kind is '{self.kind}'")
         elif self.labels is None or len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
             raise UserError("kind 'class' needs labels: at least two different names, number 0 first")
+        alike: dict[str | Decimal, str] = {}
+        for name in self.labels or ():
+            if alike.setdefault(label_key(name), name) != name:
+                raise UserError(f"labels: '{alike[label_key(name)]}' and '{name}' would be the same label")
 
     def _check_metrics(self) -> None:
         fitting = METRICS_OF_KIND[self.kind]
@@ -281,19 +305,18 @@ class Task(BaseModel):
     def _prefix(self) -> str:
         return self.name if self.prefix is None else self.prefix
 
-    def is_where(self, row: Row) -> bool:
-        """Whether a row is one of those `where` a column holds a value."""
-        return all(_value(row, column) == value for column, value in (self.where or {}).items())
-
     def answers(self, row: Row) -> tuple[list[str], list[Span]]:
         """The references of a row of kind "question_answering", and where in the context they stand.
 
         Raises:
             UserError: the label column is missing, or holds no answers.
         """
-        value = _value(row, self.label)
+        value = value_of(row, self.label)
+        text = as_text(value)
         try:
-            return read_answers(value, text_of(row, self.fields[next(reversed(self.fields))]))
+            return read_answers(
+                value if text is None else text, text_of(row, self.fields[next(reversed(self.fields))])
+            )
         except UserError as error:
             raise UserError(f"column '{self.label}': {error}") from None
 
@@ -312,7 +335,7 @@ class Task(BaseModel):
         if self.kind == "class":
             number = self.label_number(row)
             return self._label_names[number] if self.writes == "name" else number
-        value = _value(row, self.label)
+        value = value_of(row, self.label)
         score = read_score(str(value))
         if score is None:
             raise UserError(f"column '{self.label}' holds {reprlib.repr(value)}, which is no score")
@@ -325,13 +348,14 @@ class Task(BaseModel):
         Raises:
             UserError: the label column is missing, or holds no label of this task.
         """
-        value, numbers = _value(row, self.label), self._label_numbers
-        if str(value) not in numbers:
-            held = reprlib.repr(value)
+        value = value_of(row, self.label)
+        number = self._label_numbers.get(label_key(str(value)))
+        if number is None:
             raise UserError(
-                f"column '{self.label}' holds {held}, which is no label; {nearest(value, numbers)}"
+                f"column '{self.label}' holds {reprlib.repr(value)}, which is no label; "
+                f"{nearest(value, self._label_choices)}"
             )
-        return numbers[str(value)]
+        return number
 
     def references(self, row: Row) -> tuple[str, ...] | None:
         """What a prediction is compared with, where that is not the target text alone.
@@ -360,11 +384,42 @@ class Task(BaseModel):
         return {str(number): name for number, name in enumerate(self.labels or ())}
 
     @cached_property
-    def _label_numbers(self) -> dict[str, str]:
+    def _label_choices(self) -> dict[str, str]:
         """What a label column may hold, as text -> the label's number, as text."""
         by_name = {name: number for number, name in self._label_names.items()}
         by_number = {number: number for number in self._label_names}
-        return by_name if any(name.isdecimal() for name in by_name) else by_name | by_number
+        return by_name if self._names_are_numbers else by_name | by_number
+
+    @cached_property
+    def _label_numbers(self) -> dict[str | Decimal, str]:
+        """What a label column may hold, however it is written -> the label's number, as text."""
+        return {label_key(text): number for text, number in self._label_choices.items()}
+
+    @property
+    def _names_are_numbers(self) -> bool:
+        return any(isinstance(label_key(name), Decimal) for name in self.labels or ())
+
+    def check_numbering(self, rows: Iterable[Row]) -> None:
+        """Check that a label column of numbers does not count from 1, when every row would be of the class above.
+
+        Args:
+            rows: all of a source, as the few that are drawn of it may miss the last class, which tells.
+
+        Raises:
+            UserError: it holds the number of labels, which is one too many, but neither 0 nor a label's name.
+        """
+        if not self.labels or self._names_are_numbers:
+            return
+        held = {label_key(text) for text in {str(row.get(self.label)) for row in rows}}
+        if len(self.labels) in held and held.isdisjoint({0, *map(label_key, self.labels)}):
+            last = len(self.labels)
+            names = (
+                ", ".join(f'"{number}"' for number in range(1, last + 1)) if last < 6 else f'"1", …, "{last}"'
+            )
+            raise UserError(
+                f"column '{self.label}' holds {last} and never 0, but the {last} labels are numbered from 0; count "
+                f"from 0 there, or name them as the column does: labels: [{names}]"
+            )
 
     def label_name(self, text: str) -> str | None:
         """The label that a predicted text stands for ("1" -> "acceptable"), or None where it is no answer.
@@ -393,24 +448,6 @@ def _joined(fields: Mapping[str, str], row: Row, first: str) -> str:
         f"{name}: {text_of(row, column)}" if name else text_of(row, column) for name, column in fields.items()
     ]
     return " ".join([first, *parts] if first else parts)
-
-
-def _value(row: Row, column: str) -> Any:
-    if column not in row:
-        raise UserError(f"there is no column '{column}'; {nearest(column, row)}")
-    return row[column]
-
-
-def text_of(row: Row, column: str) -> str:
-    """A column's text.
-
-    Raises:
-        UserError: the column is missing, or holds no text.
-    """
-    value = _value(row, column)
-    if not isinstance(value, str):
-        raise UserError(f"column '{column}' holds {reprlib.repr(value)}, which is no text")
-    return value
 
 
 def load_task_file(path: str | Path) -> Task:
@@ -452,10 +489,11 @@ def read_split(
         raise UserError(f"task '{task.name}' has no split '{split}'; {nearest(split, task.splits)}")
     part = _SLICE.fullmatch(task.splits[split])
     assert part is not None
-    rows = []
-    for place, row in _read(task, part["source"], data_dir):
-        with _naming(place):
-            rows.append((place, task.preprocessed(row)))
+    rows = _read(task, part["source"], data_dir)
+    if task.preprocess is not None:
+        rows = [_preprocessed(task, *placed) for placed in rows]
+    with naming(f"task '{task.name}', {split} rows"):
+        task.check_numbering(row for _, row in rows)
     rows = _slice(rows, part["start"], part["stop"], task.group_of if task.group else None)
     if not rows:
         raise UserError(f"task '{task.name}': split '{split}' ({task.splits[split]}) is empty")
@@ -463,6 +501,11 @@ def read_split(
         return rows
     drawn = _shuffled(rows, seed)
     return (_class_by_class(task, drawn) if balanced else drawn)[:max_rows]
+
+
+def _preprocessed(task: Task, place: str, row: Row) -> PlacedRow:
+    with naming(place):
+        return place, task.preprocessed(row)
 
 
 def load_split(
@@ -497,7 +540,7 @@ def load_split(
     rows = read_split(task, split, data_dir, max_rows, seed, balanced)
     texts: list[dict[str, Any]] = []
     for place, row in tqdm(rows, desc=f"{task.name} {split}", unit=" rows", delay=2, leave=False):
-        with _naming(place):
+        with naming(place):
             if split == "train" and task.candidate is not None and task.label_number(row) == "0":
                 continue  # what the pronoun does stand for is not said
             of_row: dict[str, Any] = {**task.inputs(row, prefix), "target": task.target_text(row)}
@@ -510,6 +553,8 @@ def load_split(
                     texts += [{**of_row, **_only(answers, spans, number)} for number in range(len(answers))]
                     continue
             texts.append(of_row)
+    read = [*task.fields.values(), *([task.label] if task.kind == "text" else [])]
+    _say_what_is_empty(f"task '{task.name}', {split}", [row for _, row in rows], read)
     if not texts:
         raise UserError(
             f"task '{task.name}': none of the {len(rows)} training rows has a right candidate, which alone can be "
@@ -524,40 +569,35 @@ def _only(answers: list[str], spans: list[Span], number: int) -> dict[str, Any]:
     return {"target": answers[number], "references": [answers[number]], "spans": own}
 
 
-def rows_from_lines(task: Task, lines: Iterable[str], where: str, prefix: bool) -> dict[str, list[str]]:
-    """The input texts of rows given as JSON objects, one a line, for prediction: labels need not be there.
+def input_texts(task: Task, rows: Sequence[PlacedRow], prefix: bool) -> dict[str, list[str]]:
+    """The input texts of rows to be predicted, whose labels need not be there.
 
     They are in columns as those of `load_split`: `source`, and of questions `context`.
 
     Args:
         task: whose `fields` are read.
-        lines: the rows.
-        where: what to call the input in messages: a path, or "standard input".
+        rows: each with the place that errors name.
         prefix: put the task's name in front of each.
 
     Raises:
-        UserError: there are no rows, or a line is no JSON object with a text in every field's column.
+        UserError: a row has not a text in every field's column.
     """
-    texts: list[dict[str, str]] = []
-    for number, line in enumerate(lines, start=1):
-        with _naming(f"{where}, line {number}"):
-            texts.append(task.inputs(task.preprocessed(_json_object(line)), prefix))
-    if not texts:
-        raise UserError(f"{where}: there are no rows")
-    return {column: [of_row[column] for of_row in texts] for column in texts[0]}
+    texts, preprocessed = [], []
+    for place, row in rows:
+        with naming(place):
+            preprocessed.append(task.preprocessed(row))
+            texts.append(task.inputs(preprocessed[-1], prefix))
+    _say_what_is_empty(f"task '{task.name}'", preprocessed, task.fields.values())
+    return {column: [of_row[column] for of_row in texts] for column in (texts[0] if texts else ())}
 
 
-@contextmanager
-def _naming(place: str) -> Iterator[None]:
-    """Put the place of a row in front of what is wrong with it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{place}: {error}") from None
-
-
-# Rows travel with the place that a message would name ("train.csv, line 3"): slices and draws keep it right.
-PlacedRow = tuple[str, Row]
+def _say_what_is_empty(what: str, rows: Sequence[Row], columns: Iterable[str]) -> None:
+    """Say in how many rows a column that is read has no text, as what a table misses is the empty text."""
+    empty = {
+        column: sum(not text_of(row, column).strip() for row in rows) for column in dict.fromkeys(columns)
+    }
+    if told := ", ".join(f"'{column}' is empty in {number}" for column, number in empty.items() if number):
+        notice(f"{what}: of {len(rows)} rows, {told}")
 
 
 def _slice(
@@ -602,7 +642,7 @@ def _class_by_class(task: Task, rows: list[PlacedRow]) -> list[PlacedRow]:
     seen: Counter[str] = Counter()
     rank = []
     for place, row in rows:
-        with _naming(place):
+        with naming(place):
             number = task.label_number(row)
         seen[number] += 1
         rank.append(seen[number])
@@ -620,9 +660,9 @@ def _read_source(task: Task, source: str, data_dir: str | Path | None) -> Iterab
 
         return [(f"task '{task.name}'", row) for row in generate_rows(task.name, source)]
     if (path := _file(task, source, data_dir)) is not None:
-        return _READERS[path.suffix](path, task)
+        return read_file(path, _columns(task), task.where)
     assert task.hub is not None
-    return _read_hub(task.hub, source, task)
+    return read_hub(task.hub, task.hub_config, source, _columns(task), task.where)
 
 
 def _file(task: Task, source: str, data_dir: str | Path | None) -> Path | None:
@@ -668,99 +708,7 @@ def _existing(path: Path, what: str) -> Path:
     raise UserError(f"{what}: {path} does not exist: {missing.parent} holds no '{missing.name}'; {there}")
 
 
-def _read_hub(hub: str, source: str, task: Task) -> Iterable[PlacedRow]:
-    from datasets import load_dataset
-
-    name = " ".join(filter(None, [hub, task.hub_config, source]))
-    try:
-        rows = load_dataset(hub, task.hub_config, split=source)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{name} cannot be had from the hub (data_dir reads a local copy): {reason}"
-        ) from None
-    return _rows_of_table(rows.with_format("arrow")[:], task, name)
-
-
-def _read_parquet(path: Path, task: Task) -> Iterable[PlacedRow]:
-    import pyarrow.parquet
-    from pyarrow import ArrowInvalid
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is no readable parquet file: {' '.join(str(error).split())}") from None
-    return _rows_of_table(table, task, str(path))
-
-
 def _columns(task: Task) -> list[str]:
     """The columns of a source that a task reads."""
     columns = [*task.fields.values(), task.label, *task.group, *filter(None, [task.candidate])]
     return columns if task.preprocess is None else [*PREPROCESSORS[task.preprocess].columns, *columns]
-
-
-def _rows_of_table(table: pyarrow.Table, task: Task, name: str) -> Iterator[PlacedRow]:
-    """The task's rows of a table, of its columns alone: what is not needed never becomes Python objects."""
-    import numpy as np
-    import pyarrow.compute
-
-    needed = [*dict.fromkeys([*_columns(task), *(task.where or {})])]
-    kept = np.arange(table.num_rows)
-    for column, value in (task.where or {}).items():
-        if column not in table.column_names:
-            raise UserError(f"{name}: there is no column '{column}'; {nearest(column, table.column_names)}")
-        kept = kept[pyarrow.compute.equal(table[column].take(kept), value).to_numpy(zero_copy_only=False)]
-    if task.preprocess is not None:  # some of them are its own
-        needed = [column for column in needed if column in table.column_names]
-    if set(needed) <= set(table.column_names):
-        table = table.select(needed)
-    for number, row in zip(kept.tolist(), table.take(kept).to_pylist(), strict=True):
-        yield f"{name}, row {number + 1}", row
-
-
-def _read_jsonl(path: Path, task: Task) -> Iterator[PlacedRow]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            place = f"{path}, line {number}"
-            with _naming(place):
-                row = _json_object(line)
-                wanted = task.is_where(row)
-            if wanted:
-                yield place, row
-
-
-def _json_object(line: str | bytes) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"no readable JSON: {error}" if line.strip() else "the line is blank") from None
-    if not isinstance(row, dict):
-        raise UserError(f"expected a JSON object of columns and values, got {type(row).__name__}")
-    return row
-
-
-def _read_csv(path: Path, task: Task) -> Iterator[PlacedRow]:
-    with path.open("rb") as file:
-        # Decoded line by line, so that a bad byte is found on its own line and not somewhere in a buffer.
-        reader = csv.reader((line.decode("utf-8-sig") for line in file), strict=True)
-        place = f"{path}, line 1"
-        try:
-            header = next(reader, [])
-            if not header or len(set(header)) < len(header):
-                raise UserError(f"{place}: expected a header of different column names, got {header}")
-            # A quoted cell may span lines: a row is named by the line on which it begins.
-            place = f"{path}, line {reader.line_num + 1}"
-            for cells in reader:
-                if len(cells) != len(header):
-                    raise UserError(f"{place}: {len(cells)} columns, but the header has {len(header)}")
-                row = dict(zip(header, cells, strict=True))
-                with _naming(place):
-                    wanted = task.is_where(row)
-                if wanted:
-                    yield place, row
-                place = f"{path}, line {reader.line_num + 1}"
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(f"{place}: no readable CSV: {error}") from None
-
-
-_READERS = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}

@@ -1,0 +1,398 @@
+"""Where rows come from: files by their suffix, the hub, Python; and what a cell is as text, the same from all of them.
+
+The same rows give the same texts whatever holds them. A cell is its text; of a number or a truth value that is what
+Python writes (3, 2.5, True), and of nothing (null, NaN, an empty cell of CSV) the empty text. Each row travels with the
+place that errors name. That is why these readers are our own: those of `datasets` forget lines, and guess types from
+values, so that 007 in a CSV becomes 7, and the word "None" nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import reprlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hyperadapt.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow
+
+Row = Mapping[str, Any]
+# Rows travel with the place that a message would name ("train.csv, line 3"): slices and draws keep it right.
+PlacedRow = tuple[str, Row]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_NO_LETTERS = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LONGEST_CELL = 2**31 - 1  # Python's csv refuses cells of more than 131,072 characters unless it is told
+
+
+# --- cells
+
+
+def value_of(row: Row, column: str) -> Any:
+    """A column's value, whatever it is.
+
+    Raises:
+        UserError: the column is missing.
+    """
+    if column not in row:
+        raise UserError(f"there is no column '{column}'; {nearest(column, row)}")
+    return row[column]
+
+
+def text_of(row: Row, column: str) -> str:
+    """A column's text.
+
+    Raises:
+        UserError: the column is missing, or holds what is neither text nor a number, or half a character.
+    """
+    value = value_of(row, column)
+    text = value if isinstance(value, str) else as_text(value)
+    if text is None:
+        raise UserError(f"column '{column}' holds {reprlib.repr(value)}, which is no text")
+    if not text.isascii() and _SURROGATE.search(text):
+        raise UserError(
+            f"column '{column}' holds {reprlib.repr(value)}, which has half a character (a surrogate)"
+        )
+    return text
+
+
+def as_text(value: Any) -> str | None:
+    """A cell as text; None where it holds no such thing, as a list or a date."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if not isinstance(value, Real | Decimal):
+        return None
+    return str(value) if value == value else ""  # NaN equals nothing
+
+
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Put the place of a row in front of what is wrong with it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+
+
+# --- rows
+
+
+def read_file(
+    path: Path, columns: Sequence[str] | None = None, where: Mapping[str, str] | None = None
+) -> Iterator[PlacedRow]:
+    """The rows of a file, each with its place.
+
+    Args:
+        path: of a file with one of the `SUFFIXES`.
+        columns: those that are needed, by default all; others need not be read.
+        where: column -> the text that it must hold; other rows are left out.
+
+    Raises:
+        UserError: the file is no readable one of its format: which line, and why.
+    """
+    try:
+        if suffix_of(path) == ".parquet":
+            yield from _rows_of_table(_parquet_table(path), str(path), columns, where or {})
+        else:
+            yield from _rows_where(_READERS[suffix_of(path)](path), where or {})
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def read_hub(
+    hub: str, config: str | None, source: str, columns: Sequence[str], where: Mapping[str, str] | None
+) -> Iterator[PlacedRow]:
+    """The rows of a split of a dataset on the hub; all else as `read_file`."""
+    from datasets import load_dataset
+
+    name = " ".join(filter(None, [hub, config, source]))
+    try:
+        rows = load_dataset(hub, config, split=source)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{name} cannot be had from the hub (data_dir reads a local copy): {reason}"
+        ) from None
+    return _rows_of_table(rows.with_format("arrow")[:], name, columns, where or {})
+
+
+def suffix_of(path: Path) -> str:
+    """A file's suffix, by which its format is known."""
+    return path.suffix.lower()
+
+
+def json_rows(lines: Iterable[str | bytes], name: str) -> Iterator[PlacedRow]:
+    """Rows that are JSON objects, one a line.
+
+    Args:
+        lines: the rows; bytes are UTF-8.
+        name: what errors call where they come from: a path, or "standard input".
+
+    Raises:
+        UserError: a line is no JSON object, or blank and not one of the last.
+    """
+    return _without_blank_end(_json_lines(lines, name))
+
+
+def given_rows(rows: Any) -> list[PlacedRow]:
+    """Rows as Python has them: mappings, or JSON text, in a sequence, an iterator, a datasets.Dataset or a DataFrame.
+
+    Raises:
+        UserError: it is one row, or not rows, or a row is neither.
+    """
+    if callable(getattr(rows, "itertuples", None)):  # a DataFrame, which iterates over its columns' names
+        rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+        raise UserError(
+            f"expected rows, each {{column: value}}, but got {_kind(rows)}; a single row is given as [row]"
+        )
+    placed: list[PlacedRow] = []
+    for number, row in enumerate(rows, start=1):
+        with naming(f"row {number}"):
+            placed.append((f"row {number}", _json_object(row) if isinstance(row, str) else _mapping(row)))
+    return placed
+
+
+# --- lines
+
+
+def _rows_where(rows: Iterable[PlacedRow], where: Mapping[str, str]) -> Iterator[PlacedRow]:
+    for place, row in rows:
+        with naming(place):
+            wanted = all(text_of(row, column) == text for column, text in where.items())
+        if wanted:
+            yield place, row
+
+
+def _without_blank_end(rows: Iterable[tuple[str, Row | None]]) -> Iterator[PlacedRow]:
+    """Leave out blank lines (None) at the end; one between rows, which are told by their number, is refused."""
+    blank = None
+    for place, row in rows:
+        if row is None:
+            blank = blank or place
+        elif blank:
+            raise UserError(f"{blank}: the line is blank")
+        else:
+            yield place, row
+
+
+def _decoded(lines: Iterable[str | bytes]) -> Iterator[str]:
+    """Decode line by line, so that a bad byte is found on its own line and not somewhere in a buffer."""
+    mark = "\ufeff"
+    for line in lines:
+        yield (line.decode() if isinstance(line, bytes) else line).removeprefix(mark)
+        mark = ""  # a byte order mark begins a file, and nothing else
+
+
+def _json_lines(lines: Iterable[str | bytes], name: str) -> Iterator[tuple[str, Row | None]]:
+    number = 0
+    try:
+        for number, line in enumerate(_decoded(lines), start=1):
+            yield f"{name}, line {number}", _json_object(line) if line.strip() else None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}, line {number + 1}: no readable JSON: {error}") from None
+    except UserError as error:
+        raise UserError(f"{name}, line {number}: {error}") from None
+
+
+def _json_object(text: str) -> Row:
+    return _mapping(_json(text))
+
+
+def _json(text: str) -> Any:
+    if not text.strip():
+        raise UserError("the line is blank")
+    try:
+        return json.loads(text, object_pairs_hook=_columns_once)
+    except RecursionError:
+        raise UserError("no readable JSON: it is nested too deeply") from None
+    except ValueError as error:
+        raise UserError(f"no readable JSON: {error}") from None
+
+
+def _columns_once(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise ValueError(f"'{twice}' is given twice")
+    return row
+
+
+def _mapping(row: Any) -> Row:
+    if not isinstance(row, Mapping):
+        raise UserError(f"expected a JSON object of columns and values, got {_kind(row)}")
+    return row
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def _read_jsonl(path: Path) -> Iterator[PlacedRow]:
+    with path.open("rb") as file:
+        yield from json_rows(file, str(path))
+
+
+def _read_json(path: Path) -> Iterator[PlacedRow]:
+    """Read a list of objects; many a file of JSON lines is called .json too."""
+    content = path.read_bytes()
+    if not content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        yield from json_rows(content.split(b"\n"), str(path))
+        return
+    with naming(str(path)):
+        try:
+            rows = _json(content.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise UserError(f"no readable JSON: {error}") from None
+    for number, row in enumerate(rows, start=1):
+        place = f"{path}, row {number}"
+        with naming(place):
+            _mapping(row)
+        yield place, row
+
+
+def _read_csv(path: Path) -> Iterator[PlacedRow]:
+    """Read CSV: spreadsheets of many languages part cells by semicolons, and the header tells."""
+    with path.open("rb") as file:
+        header = file.readline(1 << 16).decode("utf-8-sig", errors="replace").split("\r")[0]
+    # The first of those that make as many columns: a comma.
+    delimiter = max(",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
+    return _without_blank_end(_delimited(path, delimiter))
+
+
+def _read_tsv(path: Path) -> Iterator[PlacedRow]:
+    return _without_blank_end(_delimited(path, "\t"))
+
+
+def _delimited(path: Path, delimiter: str) -> Iterator[tuple[str, Row | None]]:
+    csv.field_size_limit(_LONGEST_CELL)
+    with path.open("rb") as file:
+        reader = csv.reader(_decoded(file), delimiter=delimiter, strict=True)
+        place = f"{path}, line 1"
+        try:
+            header = next(reader, [])
+            if not header or len(set(header)) < len(header):
+                raise UserError(f"{place}: expected a header of different column names, got {header}")
+            # A quoted cell may span lines: a row is named by the line on which it begins.
+            place = f"{path}, line {reader.line_num + 1}"
+            for cells in reader:
+                if len(cells) == len(header):
+                    yield place, dict(zip(header, cells, strict=True))
+                elif not "".join(cells).strip() and len(cells) < 2:
+                    yield place, None
+                else:
+                    raise UserError(f"{place}: {len(cells)} columns, but the header has {len(header)}")
+                place = f"{path}, line {reader.line_num + 1}"
+        except (csv.Error, UnicodeDecodeError) as error:
+            reason = "a carriage return in a cell without quotes" if "new-line" in str(error) else error
+            raise UserError(f"{place}: no readable CSV: {reason}") from None
+
+
+_READERS: dict[str, Callable[[Path], Iterator[PlacedRow]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+}
+SUFFIXES = (*_READERS, ".parquet")
+WRITTEN_SUFFIXES = (".jsonl", ".csv", ".tsv")
+
+
+# --- rows that are written
+
+
+def written_rows(rows: Sequence[Row], suffix: str) -> str:
+    """Write rows as a file of one of the `WRITTEN_SUFFIXES` holds them."""
+    if suffix == ".jsonl":
+        return "".join(json_line(row) + "\n" for row in rows)
+    columns = dict.fromkeys(column for row in rows for column in row)
+    file = io.StringIO()
+    # Lines end as csv's own do: with another end, Python 3.11 leaves a carriage return in a cell without quotes.
+    writer = csv.DictWriter(file, list(columns), delimiter="\t" if suffix == ".tsv" else ",")
+    writer.writeheader()
+    for row in rows:
+        nested = {
+            name: json_line(value) for name, value in row.items() if isinstance(value, Mapping | list | tuple)
+        }
+        writer.writerow({**row, **nested})
+    return file.getvalue().encode(errors="backslashreplace").decode()
+
+
+def json_line(value: Any) -> str:
+    """Write a value as JSON for people, whose letters stay; what is not JSON's is written as its text.
+
+    What many programs take for the end of a line is escaped, what a terminal obeys, and halves of characters.
+    """
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return _NO_LETTERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+# --- tables
+
+
+def _parquet_table(path: Path) -> pyarrow.Table:
+    import pyarrow.parquet
+    from pyarrow import ArrowInvalid
+
+    try:
+        return pyarrow.parquet.read_table(path)
+    except (ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} is no readable parquet file: {' '.join(str(error).split())}") from None
+
+
+def _rows_of_table(
+    table: pyarrow.Table, name: str, columns: Sequence[str] | None, where: Mapping[str, str]
+) -> Iterator[PlacedRow]:
+    """The rows of a table, of the needed columns alone: what is not needed never becomes Python objects."""
+    import numpy as np
+
+    names = table.column_names
+    if unknown := [column for column in where if column not in names]:
+        raise UserError(f"{name}: there is no column '{unknown[0]}'; {nearest(unknown[0], names)}")
+    needed = [*dict.fromkeys([*(names if columns is None else columns), *where])]
+    if set(needed) <= set(names):  # else all, as an error lists what is there
+        table = table.select(needed)
+    table = _in_decimals(table)
+    kept = np.arange(table.num_rows)
+    for column, text in where.items():
+        with naming(name):
+            kept = kept[_holds(table[column].take(kept), column, text)]
+    if where:
+        table = table.take(kept)
+    for number, row in zip(kept.tolist(), table.to_pylist(), strict=True):
+        yield f"{name}, row {number + 1}", row
+
+
+def _in_decimals(table: pyarrow.Table) -> pyarrow.Table:
+    """Read numbers of single precision as the decimals that they were written as: 2.7, not 2.700000047683716."""
+    import pyarrow
+
+    for place, column in enumerate(table.schema):
+        if column.type == pyarrow.float32():
+            values = table[column.name].cast(pyarrow.string()).cast(pyarrow.float64())
+            table = table.set_column(place, column.name, values)
+    return table
+
+
+def _holds(values: pyarrow.ChunkedArray, column: str, text: str) -> np.ndarray:
+    """Which of a column's cells hold a text."""
+    import numpy as np
+    import pyarrow
+    import pyarrow.compute
+
+    if values.type == pyarrow.string():
+        return pyarrow.compute.equal(values.fill_null(""), text).to_numpy(zero_copy_only=False)
+    return np.array([text_of({column: value}, column) == text for value in values.to_pylist()], dtype=bool)
