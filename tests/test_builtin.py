@@ -184,4 +184,11 @@ def test_the_suite_loads_as_any_other_tasks() -> None:
     assert {name for nature in OPPOSITES.items() for name in nature} == set(NATURES)
     rows = load_split(TASKS["similarity"], "validation", prefix=True)
     assert rows[0]["source"].startswith("similarity sentence1: ")
-    assert {row["target"] for row in rows} == {"0.0", "1.0", "2.0", "3.0", "4.0", "5.0"}
+    assert {TASKS["similarity"].written(row["target"]) for row in rows} == {
+        "0.0",
+        "1.0",
+        "2.0",
+        "3.0",
+        "4.0",
+        "5.0",
+    }

@@ -191,7 +191,7 @@ def write_qa(directory: Path) -> Path:
 def test_every_chunk_is_taught_the_answer_that_it_holds_or_the_empty_text(tmp_path: Path) -> None:
     [task] = resolve_tasks([str(write_qa(tmp_path))])
     rows, bytes_ = load_split(task, "train"), ByT5Tokenizer()
-    tokenized = tokenize_rows(rows, 3, bytes_, max_source_length=64, max_target_length=6, overlap=12)
+    tokenized = tokenize_rows(rows, task, 3, bytes_, max_source_length=64, overlap=12)
     expected, unanswered = [], []
     for number, row in enumerate(rows):
         [answer] = row["references"]

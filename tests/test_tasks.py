@@ -168,8 +168,14 @@ def test_the_texts_of_a_real_row_carry_the_field_names(name: str, source: str, t
     file = TASKS[name].splits[split]
     first = parquet_rows(data_dir / "glue" / name / f"{file}.parquet")[0]
     plain, prefixed = (load_split(TASKS[name], split, data_dir, prefix=prefix)[0] for prefix in (False, True))
-    assert plain == {"source": source.format(**first), "target": target.format(**first)}
-    assert prefixed == {"source": f"{name} {plain['source']}", "target": plain["target"]}
+    assert (plain["source"], TASKS[name].written(plain["target"])) == (
+        source.format(**first),
+        target.format(**first),
+    )
+    assert (prefixed["source"], prefixed["target"]) == (f"{name} {plain['source']}", plain["target"])
+    for row in (plain, prefixed):
+        marked = [row["source"][begin:end] for begin, end in row.get("places", [])]
+        assert marked in ([], [first[column] for column in TASKS[name].fields])
 
 
 def test_two_field_questions_are_named_as_their_columns():
@@ -183,7 +189,7 @@ def test_two_field_questions_are_named_as_their_columns():
 
 def test_real_targets_are_the_texts_that_a_model_may_answer(data_dir: Path):
     for name, task in GLUE.items():
-        targets = set(load_split(task, "test", data_dir)["target"])
+        targets = {task.written(target) for target in load_split(task, "test", data_dir)["target"]}
         if name == "stsb":
             assert targets == {f"{fifth // 5}.{fifth % 5 * 2}" for fifth in range(26)}
         else:
@@ -205,7 +211,8 @@ def test_real_targets_are_the_texts_that_a_model_may_answer(data_dir: Path):
     ],
 )
 def test_scores_are_rounded_to_the_nearest_fifth(score: float | str, text: str):
-    assert TASKS["stsb"].target_text({"label": score}) == text
+    stsb = TASKS["stsb"]
+    assert stsb.written(stsb.target_text({"label": score})) == text
 
 
 def test_what_is_no_number_is_no_score():

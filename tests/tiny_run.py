@@ -124,7 +124,7 @@ def as_of_an_earlier_version(run: Path) -> None:
 def assert_one_line(outcome: Outcome, message: str) -> None:
     """Exit code 2, nothing on standard output, and on standard error one line that begins with "error: "."""
     # No progress bar counts: in a process of their own, evaluate and predict draw none before two seconds. Nor does
-    # what was noted before, as that the tiny tasks are validated on rows that they are trained on.
+    # what was noted of the rows before.
     lines = [
         line
         for line in re.split(r"[\r\n]+", outcome.err)

@@ -540,10 +540,14 @@ def load(run: Path, base_model: str | None) -> Run:
 
 def show(results: Results, title: str) -> None:
     """Print scores as a table."""
+    from hyperadapt.metrics import metric_in_words
+
     rows = [
         {
             "task": score.task,
-            **{"metrics": "  ".join(f"{name} {value:.2f}" for name, value in score.metrics.items())},
+            **{
+                "metrics": "  ".join(metric_in_words(name, value, 2) for name, value in score.metrics.items())
+            },
             "score": f"{score.score:.2f}",
             "rows": str(score.rows),
             "invalid": str(score.invalid),

@@ -28,6 +28,7 @@ from hyperadapt.errors import CheckpointError, UserError, nearest, validation_me
 from hyperadapt.files import write_atomically
 from hyperadapt.methods import Method, method_from
 from hyperadapt.tasks.chunks import default_overlap
+from hyperadapt.tokenizing import Truncation
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -95,6 +96,8 @@ class DataConfig(Section):
         tasks: names of tasks or suites, or paths of task files; a task's id is its place here.
         data_dir: a local copy of the data sets, relative to the working directory; without one they come from the hub.
         max_source_length: tokens; longer inputs are cut, contexts of questions into chunks.
+        truncation: where inputs are cut: at their "end", or "longest_first", a token at a time of the field that is the
+            longest then, so that a long field does not push out the others.
         chunk_overlap: tokens that two chunks share; a quarter of max_source_length by default.
         max_train_rows, max_eval_rows, max_test_rows: per task, of training, validation and test rows, drawn by
             `subsample_seed`; None keeps all. The rows for fewer are among the rows for more.
@@ -110,6 +113,7 @@ class DataConfig(Section):
     tasks: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = Field(min_length=1)
     data_dir: Annotated[str | None, AfterValidator(absolute)] = None
     max_source_length: int = Field(128, ge=2)
+    truncation: Truncation = "end"
     chunk_overlap: int | None = Field(None, ge=0)
     max_train_rows: int | None = Field(None, ge=1)
     max_eval_rows: int | None = Field(None, ge=1)
@@ -415,14 +419,15 @@ class MultitaskConfig(Section):
 
     Attributes:
         share: of the examples.
-        tasks, data_dir, max_source_length, max_train_rows, temperature: as in a training run's `data`; the task's
-            name stands before the input.
+        tasks, data_dir, max_source_length, truncation, max_train_rows, temperature: as in a training run's `data`; the
+            task's name stands before the input.
     """
 
     share: float = Field(gt=0, le=1)
     tasks: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = Field(min_length=1)
     data_dir: Annotated[str | None, AfterValidator(absolute)] = None
     max_source_length: int = Field(128, ge=2)
+    truncation: Truncation = "end"
     max_train_rows: int | None = Field(None, ge=1)
     temperature: float = Field(1.0, gt=0)
 

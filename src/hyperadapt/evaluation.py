@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import accumulate, groupby
-from threading import Lock, RLock
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -23,13 +23,15 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from hyperadapt.errors import UserError, notice
 from hyperadapt.metrics import Target, TaskScore, average, score_task
-from hyperadapt.tasks.chunks import Answer, best_answers, chunked
+from hyperadapt.tasks.chunks import Answer, best_answers
+from hyperadapt.tokenizing import TOKENIZER, InputTokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
     from hyperadapt.tasks import Task
+    from hyperadapt.tokenizing import Truncation
 
 SECONDS_BEFORE_PROGRESS_SHOWS = 2
 # Of a base model's generation_config: the tokens that begin, end and fill a text, and how it is computed.
@@ -37,8 +39,6 @@ HONOURED = {
     *("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id"),
     *("use_cache", "cache_implementation", "cache_config", "compile_config", "disable_compile"),
 }
-# A fast tokenizer keeps in itself how it is to cut, so that threads would cut each other's texts.
-TOKENIZER = RLock()
 _MODES: WeakKeyDictionary[torch.nn.Module, tuple[int, bool]] = WeakKeyDictionary()
 _MODES_LOCK = Lock()
 
@@ -101,33 +101,32 @@ class Results:
 
 
 def tokenize_inputs(
-    texts: Mapping[str, Sequence[str]],
+    texts: Mapping[str, Sequence[Any]],
     tokenizer: PreTrainedTokenizerBase,
     max_source_length: int,
     overlap: int,
+    truncation: Truncation = "end",
+    task: Task | None = None,
+    rows: str = "rows",
 ) -> tuple[list[list[int]], list[int]]:
     """Tokenize inputs: each cut at max_source_length tokens, or into chunks where there are contexts.
 
     Args:
-        texts: `source`, and of questions `context`.
+        texts: columns as those of `load_split`.
         tokenizer: the base model's.
-        max_source_length: tokens.
-        overlap: of chunks, in tokens.
+        max_source_length, overlap, truncation: as of an `InputTokenizer`.
+        task: whose inputs they are, so that it is said what is cut.
+        rows: what they are called then.
 
     Returns:
         The inputs, and each one's row.
     """
-    sources = list(texts["source"])
-    if "context" in texts:
-        with TOKENIZER:
-            of_rows = chunked(sources, texts["context"], tokenizer, max_source_length, overlap)
-        parts = [(chunk.ids, row) for row, found in enumerate(of_rows) for chunk in found]
-        return [ids for ids, _ in parts], [row for _, row in parts]
-    with TOKENIZER:
-        ids = (
-            tokenizer(sources, truncation=True, max_length=max_source_length)["input_ids"] if sources else []
-        )
-    return ids, list(range(len(sources)))
+    tokenize = InputTokenizer(tokenizer, max_source_length, overlap, truncation)
+    chunks_of_rows = tokenize(texts)
+    if task is not None:
+        tokenize.say(task, rows)
+    parts = [(chunk.ids, row) for row, chunks in enumerate(chunks_of_rows) for chunk in chunks]
+    return [ids for ids, _ in parts], [row for _, row in parts]
 
 
 @contextmanager

@@ -66,7 +66,13 @@ def write_features(
     for number, task in enumerate(tasks):
         texts = load_split(task, "train", data.data_dir, max_rows, config.training_rows_seed, config.prefix)
         rows = tokenize_rows(
-            texts, number, tokenizer, data.max_source_length, task.max_target_length, data.overlap
+            texts,
+            task.with_step(texts["target"]),
+            number,
+            tokenizer,
+            data.max_source_length,
+            data.overlap,
+            data.truncation,
         )
         if kind == "text":
             vector = text_embedding(model, rows)

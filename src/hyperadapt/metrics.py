@@ -2,7 +2,8 @@
 
 Every metric reads texts as the model writes them, so each says how it counts an answer outside the task's
 labels: always as wrong. A task's score is the mean of its metrics, and a run's is the average over its tasks
-(GLUE, Wang et al., 2019).
+(GLUE, Wang et al., 2019). Errors and R2 have no bound, so that one wild answer would outweigh all other tasks:
+they are reported, and no part of a score (`REPORTED_ONLY`).
 """
 
 from __future__ import annotations
@@ -60,35 +61,68 @@ def matthews(predictions: Sequence[str], targets: Sequence[str]) -> float:
     return 100 * float(matthews_corrcoef(targets, answers))
 
 
+# What is larger, a text of one digit too many, would overflow in a square, and is as unreadable as a word.
+LARGEST_SCORE = 1e15
+
+
 def pearson(predictions: Sequence[str], targets: Sequence[str]) -> float:
-    """Pearson correlation of scores; an unreadable prediction counts as -1, constant ones give 0."""
+    """Pearson correlation of scores; constant ones give 0."""
     from scipy.stats import pearsonr
 
     return _correlation(pearsonr, predictions, targets)
 
 
 def spearman(predictions: Sequence[str], targets: Sequence[str]) -> float:
-    """Spearman correlation of scores' ranks; an unreadable prediction counts as -1, constant ones give 0."""
+    """Spearman correlation of scores' ranks; constant ones give 0."""
     from scipy.stats import spearmanr
 
     return _correlation(spearmanr, predictions, targets)
 
 
 def _correlation(statistic: Callable, predictions: Sequence[str], targets: Sequence[str]) -> float:
-    answers = [-1.0 if (score := read_score(text)) is None else score for text in predictions]
-    scores = [float(text) for text in targets]
+    answers, scores = read_scores(predictions, targets)
     if len(set(answers)) == 1 or len(set(scores)) == 1:
         return 0.0
     return 100 * float(statistic(answers, scores).statistic)
 
 
+def mae(predictions: Sequence[str], targets: Sequence[str]) -> float:
+    """Mean absolute error of scores, in their own unit."""
+    errors = [abs(answer - score) for answer, score in zip(*read_scores(predictions, targets), strict=True)]
+    return math.fsum(errors) / len(errors)
+
+
+def mse(predictions: Sequence[str], targets: Sequence[str]) -> float:
+    """Mean squared error of scores, in the square of their own unit."""
+    errors = [(answer - score) ** 2 for answer, score in zip(*read_scores(predictions, targets), strict=True)]
+    return math.fsum(errors) / len(errors)
+
+
+def r2(predictions: Sequence[str], targets: Sequence[str]) -> float:
+    """R2, the share of the targets' variance that the predictions explain; targets that are all alike give 0."""
+    scores = [float(text) for text in targets]
+    mean = math.fsum(scores) / len(scores)
+    variance = math.fsum((score - mean) ** 2 for score in scores) / len(scores)
+    return 100 * (1 - mse(predictions, targets) / variance) if len(set(scores)) > 1 else 0.0
+
+
+def read_scores(predictions: Sequence[str], targets: Sequence[str]) -> tuple[list[float], list[float]]:
+    """The numbers of predictions and targets; what is unreadable counts as -1, or as 1 less than the lowest target.
+
+    That is -1 where no target is negative, as the papers have it, and never right.
+    """
+    scores = [float(text) for text in targets]
+    wrong = min(0.0, min(scores)) - 1
+    return [wrong if (score := read_score(text)) is None else score for text in predictions], scores
+
+
 def read_score(text: str) -> float | None:
-    """The finite number that a text writes, or None."""
+    """The number that a text writes, or None if it writes none, or one beyond `LARGEST_SCORE`."""
     try:
         score = float(text)
     except ValueError:
         return None
-    return score if math.isfinite(score) else None
+    return score if abs(score) <= LARGEST_SCORE else None
 
 
 def exact_match(predictions: Sequence[str], targets: Sequence[str]) -> float:
@@ -196,6 +230,9 @@ METRICS: dict[str, Metric] = {
     "matthews": matthews,
     "pearson": pearson,
     "spearman": spearman,
+    "mae": mae,
+    "mse": mse,
+    "r2": r2,
     "exact_match": exact_match,
     "answer_f1": answer_f1,
     "answer_exact_match": answer_exact_match,
@@ -208,11 +245,19 @@ METRICS: dict[str, Metric] = {
 # Which metrics make sense of which kind of target (Task.kind).
 METRICS_OF_KIND: dict[str, tuple[str, ...]] = {
     "class": ("accuracy", "f1", "macro_f1", "matthews", "group_exact_match"),
-    "score": ("pearson", "spearman"),
+    "score": ("pearson", "spearman", "mae", "mse", "r2"),
     "text": ("exact_match", "rouge2", "rougeL"),
     "question_answering": ("answer_f1", "answer_exact_match"),
     "coreference": ("coreference_accuracy",),
 }
+
+
+REPORTED_ONLY = frozenset({"mae", "mse", "r2"})
+
+
+def metric_in_words(metric: str, value: float, decimals: int) -> str:
+    """A metric's name and value: percent with so many decimals, an error, of whatever size, with four digits."""
+    return f"{metric} {value:.4g}" if metric in ("mae", "mse") else f"{metric} {value:.{decimals}f}"
 
 
 def label_of(target: Target) -> str:
@@ -222,7 +267,7 @@ def label_of(target: Target) -> str:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """How a model did on one task: metrics in percent, their mean, and how many answers were invalid."""
+    """How a model did on one task: its metrics, the mean of those that count, and how many answers were invalid."""
 
     task: str
     metrics: dict[str, float]
@@ -253,10 +298,11 @@ def score_task(task: Task, predictions: Sequence[str], targets: Sequence[Target]
             groups = [target[1] for target in targets]
             compared["group_exact_match"] = list(zip(numbers, groups, strict=True))
     metrics = {name: METRICS[name](predictions, compared[name]) for name in task.metrics}
+    averaged = [value for name, value in metrics.items() if name not in REPORTED_ONLY]
     return TaskScore(
         task=task.name,
         metrics=metrics,
-        score=sum(metrics.values()) / len(metrics),
+        score=sum(averaged) / len(averaged),
         rows=len(targets),
         invalid=invalid,
     )

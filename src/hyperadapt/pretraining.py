@@ -61,6 +61,7 @@ from hyperadapt.runs import (
 )
 from hyperadapt.tasks import load_split, resolve_tasks
 from hyperadapt.tasks.chunks import default_overlap
+from hyperadapt.tokenizing import check_labels
 from hyperadapt.training import (
     IGNORED,
     CheckpointLastStep,
@@ -373,24 +374,28 @@ class TaskRows:
         tokenizer: the model's.
 
     Raises:
-        UserError: if a task is unknown, or its rows cannot be read.
+        UserError: if a task is unknown, its rows cannot be read, or its targets not written.
     """
 
     def __init__(self, config: MultitaskConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         self.share = config.share
         self.rows: list[Any] = []
         self.digests: dict[str, dict[str, same_data.SplitDigest]] = {}
-        for number, task in enumerate(resolve_tasks(config.tasks)):
+        tasks = resolve_tasks(config.tasks)
+        for task in tasks:
+            check_labels(task, tokenizer)
+        for number, task in enumerate(tasks):
             texts = load_split(task, "train", config.data_dir, config.max_train_rows, prefix=True)
             self.digests[task.name] = {"train": same_data.digest_of(texts)}
             self.rows.append(
                 tokenize_rows(
                     texts,
+                    task.with_step(texts["target"]),
                     number,
                     tokenizer,
                     config.max_source_length,
-                    task.max_target_length,
                     default_overlap(config.max_source_length),
+                    config.truncation,
                 )
             )
         self.rates = sampling_rates([len(rows) for rows in self.rows], config.temperature)

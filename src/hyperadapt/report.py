@@ -10,6 +10,7 @@ from typing import Any
 from hyperadapt import manifest, results_file
 from hyperadapt.errors import CheckpointError
 from hyperadapt.files import write_atomically
+from hyperadapt.metrics import metric_in_words
 
 
 def write_report(directory: str | Path) -> Path:
@@ -137,7 +138,7 @@ def score_table(split: str, results: dict[str, Any]) -> dict[str, Any]:
     rows = [
         {
             "task": task,
-            "metrics": ", ".join(f"{name} {value:.1f}" for name, value in score["metrics"].items()),
+            "metrics": ", ".join(metric_in_words(name, value, 1) for name, value in score["metrics"].items()),
             "score": f"{score['score']:.1f}",
             "majority": f"{majority['tasks'][task]['score']:.1f}",
             "rows": f"{score['rows']:,}",

@@ -46,6 +46,7 @@ from hyperadapt.tasks.remarks import remark_on_rows
 from hyperadapt.tasks.sources import PlacedRow, given_rows
 from hyperadapt.tiny_t5 import NAME as TINY_T5
 from hyperadapt.tiny_t5 import place_of
+from hyperadapt.tokenizing import check_labels
 
 if TYPE_CHECKING:
     from transformers import (
@@ -182,9 +183,14 @@ def prepare(
         check_same_tasks(directory, tasks, f"cannot go on with {directory}")
     if config.start is not None:
         check_start(config.start, method, tasks)
+    before = [directory] if last is not None else [] if config.start is None else [Path(config.start.run)]
+    for run in before:
+        tasks = with_saved_steps(tasks, load_tasks(run / "tasks.yaml"))
     tokenizer = load_tokenizer(config.model, saved=directory / "tokenizer" if last is not None else None)
     base = build_base(config.model, config.seed, saved=directory / "base" if last is not None else None)
     check_vocabulary(base, tokenizer)
+    for task in tasks:
+        check_labels(task, tokenizer)
     set_seed(config.seed)
     # Before the rows are read, which takes longer: a method that does not fit the model is found at once.
     model = (
@@ -193,9 +199,10 @@ def prepare(
     if last is not None:
         check_same_base(last, model)
     train_texts, train_rows, n_rows, most_frequent = [], [], {}, {}
-    for index, task in enumerate(tasks):
+    with_steps = []
+    for index, given in enumerate(tasks):
         texts = load_split(
-            task,
+            given,
             "train",
             data.data_dir,
             data.max_train_rows,
@@ -204,13 +211,15 @@ def prepare(
             data.balanced,
         )
         train_texts.append(texts)
+        with_steps.append(task := given.with_step(texts["target"]))
         n_rows[task.name] = len(texts)
-        most_frequent[task.name] = Counter(texts["target"]).most_common(1)[0][0]
+        most_frequent[task.name] = Counter(map(task.written, texts["target"])).most_common(1)[0][0]
         train_rows.append(
             training.tokenize_rows(
-                texts, index, tokenizer, data.max_source_length, task.max_target_length, data.overlap
+                texts, task, index, tokenizer, data.max_source_length, data.overlap, data.truncation
             )
         )
+    tasks = tuple(with_steps)
     evaluation_sets = {
         split: load_evaluation_set(having, split, config, tokenizer)
         for split in EVALUATED
@@ -607,9 +616,11 @@ class Run:
             names: of tasks or suites, or paths of task files.
 
         Raises:
-            UserError: if a task is unknown, or the run has it already.
+            UserError: if a task is unknown, its labels cannot be written, or the run has it already.
         """
         unseen = resolve_tasks(names)
+        for task in unseen:
+            check_labels(task, self.tokenizer)
         for task in unseen:
             self.model.add_task(task.name, init_from=[trained.name for trained in self.tasks])
         return replace(self, tasks=(*self.tasks, *unseen))
@@ -650,7 +661,9 @@ class Run:
             return []
         data, evaluation = self.config.data, self.config.evaluation
         texts = input_texts(task, rows, self.config.prefix)
-        sources, owners = tokenize_inputs(texts, self.tokenizer, data.max_source_length, data.overlap)
+        sources, owners = tokenize_inputs(
+            texts, self.tokenizer, data.max_source_length, data.overlap, data.truncation, task
+        )
         answers = generate_answers(
             self.model,
             self.tokenizer,
@@ -717,11 +730,25 @@ def load_tasks(file: Path) -> tuple[Task, ...]:
     """Read a run's resolved tasks."""
     manifest.check(file)
     try:
-        return tuple(Task(**spec) for spec in yaml.safe_load(file.read_text()))
+        specs = yaml.safe_load(file.read_text())
+        # A version before the step wrote all scores to the nearest 0.2.
+        steps = [{"step": 0.2} if spec.get("kind") == "score" else {} for spec in specs]
+        return tuple(Task(**{**step, **spec}) for step, spec in zip(steps, specs, strict=True))
     except ValidationError as error:
         raise CheckpointError(f"{file} is damaged: {validation_message(error, Task)}") from None
-    except (OSError, yaml.YAMLError, ValueError, TypeError) as error:
+    except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file} is missing or damaged ({' '.join(str(error).split())})") from None
+
+
+def with_saved_steps(tasks: Sequence[Task], saved: Sequence[Task]) -> tuple[Task, ...]:
+    """Give score tasks the steps with which a run has them already, where they say none themselves."""
+    steps = {task.name: task.step for task in saved}
+    return tuple(
+        task.model_copy(update={"step": steps[task.name]})
+        if task.step is None and task.name in steps
+        else task
+        for task in tasks
+    )
 
 
 def load_evaluation_set(
@@ -747,9 +774,15 @@ def load_evaluation_set(
     rows = [load_split(task, split, data.data_dir, max_rows, seed, config.prefix, balanced) for task in tasks]
     tokenized = [
         tokenize_inputs(
-            {name: of[name] for name in of.column_names}, tokenizer, data.max_source_length, data.overlap
+            {name: of[name] for name in of.column_names},
+            tokenizer,
+            data.max_source_length,
+            data.overlap,
+            data.truncation,
+            task,
+            f"{split} rows",
         )
-        for of in rows
+        for task, of in zip(tasks, rows, strict=True)
     ]
     targets: list[list[Target]] = [
         [tuple(references) for references in of["references"]]

@@ -30,7 +30,8 @@ def token_lengths(
     found = []
     for name in SUITES["glue"]:
         rows = load_split(TASKS[name], split, setting.data_dir, max_rows)
-        ids, _ = tokenize_inputs({"source": rows[column]}, tokenizer, MAX_SOURCE_LENGTH, 0)
+        texts = rows["source"] if column == "source" else map(TASKS[name].written, rows["target"])
+        ids, _ = tokenize_inputs({"source": list(texts)}, tokenizer, MAX_SOURCE_LENGTH, 0)
         found.append([len(row) for row in ids])
     return found
 

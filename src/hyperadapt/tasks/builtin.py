@@ -335,7 +335,12 @@ _KINDS: dict[str, tuple[Callable[[Random], dict[str, Any]], int, dict[str, Any]]
     "similarity": (
         similarity,
         4000,
-        {"fields": ("sentence1", "sentence2"), "kind": "score", "metrics": ("pearson", "spearman")},
+        {
+            "fields": ("sentence1", "sentence2"),
+            "kind": "score",
+            "step": 0.2,
+            "metrics": ("pearson", "spearman"),
+        },
     ),
     "inference": (
         inference,

@@ -25,11 +25,13 @@ class Chunk(NamedTuple):
     Attributes:
         ids: tokens of the question, of the part, and the end token.
         start, end: the characters of the context that it holds.
+        question_is_cut: whether the question left too little room for the context, and was cut itself.
     """
 
     ids: list[int]
     start: int
     end: int
+    question_is_cut: bool = False
 
 
 class Answer(NamedTuple):
@@ -85,7 +87,8 @@ def chunked(
         kept = min(sum(end > last_word for _, end in places[:size]), longest)
         head = tokens[:size] if size <= longest else [*tokens[: longest - kept], *tokens[size - kept : size]]
         of_context = [(max(start - begin, 0), end - begin) for start, end in places[size:]]
-        found.append(cut(head, tokens[size:], of_context, tokenizer.eos_token_id, max_length, overlap))
+        chunks = cut(head, tokens[size:], of_context, tokenizer.eos_token_id, max_length, overlap)
+        found.append([chunk._replace(question_is_cut=size > longest) for chunk in chunks])
     return found
 
 

@@ -35,6 +35,7 @@ _TASKS = (
         "stsb",
         fields=("sentence1", "sentence2"),
         kind="score",
+        step=0.2,
         metrics=("pearson", "spearman"),
         splits=HALVE_VALIDATION,
     ),

@@ -6,6 +6,7 @@ The built-in tasks and a user's YAML file have the same schema, `Task`; `load_sp
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import reprlib
@@ -27,8 +28,9 @@ from pydantic import (
 )
 
 from hyperadapt.errors import UserError, nearest, notice, validation_message
-from hyperadapt.metrics import METRICS, METRICS_OF_KIND, read_score
+from hyperadapt.metrics import LARGEST_SCORE, METRICS, METRICS_OF_KIND, REPORTED_ONLY, read_score
 from hyperadapt.tasks.chunks import Span, read_answers
+from hyperadapt.tasks.scores import chosen_step, number_text, to_step
 from hyperadapt.tasks.sources import (
     SUFFIXES,
     PlacedRow,
@@ -159,7 +161,8 @@ class Task(BaseModel):
     A field without a name ("") is its column's text alone.
 
     The target of kind "class" is the label's number in `labels`, as text, or its name, where the task `writes`
-    names; of "score" the score to the nearest 0.2, as text; of "text" the label column's own text. The label
+    names; of "score" the score, which the model is to write to the nearest multiple of `step`; of "text" the label
+    column's own text. Without a step a training chooses one from its rows (`with_step`), and says it. The label
     column of "question_answering" holds all that would be right: texts, or SQuAD's {text: [...], answer_start:
     [...]}; its last field is the context, which is cut into chunks (hyperadapt.tasks.chunks). A class column holds
     names, or numbers from 0; where the names are themselves numbers (labels: ["1", "2", "3"]), it holds names, which
@@ -189,6 +192,7 @@ class Task(BaseModel):
     prefix: str | None = None
     kind: Literal["class", "score", "text", "question_answering", "coreference"] = "class"
     writes: Literal["number", "name"] = "number"
+    step: float | None = Field(None, gt=0, allow_inf_nan=False)
     candidate: str | None = None
     group: tuple[str, ...] = ()
     every_answer: bool = False
@@ -237,6 +241,8 @@ class Task(BaseModel):
             raise UserError("kind 'coreference', and no other, needs the column of the candidate")
         if self.kind != "class" and (self.writes == "name" or self.group):
             raise UserError(f"writes and group are for kind 'class', but kind is '{self.kind}'")
+        if self.kind != "score" and self.step is not None:
+            raise UserError(f"step is for kind 'score', but kind is '{self.kind}'")
         if self.preprocess is not None and self.preprocess not in PREPROCESSORS:
             raise UserError(
                 f"preprocess: '{self.preprocess}' is unknown; {nearest(self.preprocess, PREPROCESSORS)}"
@@ -268,6 +274,12 @@ class Task(BaseModel):
                 raise UserError(f"metric '{metric}' is unknown; {nearest(metric, METRICS)}")
             if metric not in fitting:
                 raise UserError(f"metric '{metric}' is not for kind '{self.kind}'; {nearest('', fitting)}")
+        if set(self.metrics) <= REPORTED_ONLY:
+            averaged = ", ".join(metric for metric in fitting if metric not in REPORTED_ONLY)
+            raise UserError(
+                f"metrics: {', '.join(self.metrics)} {'is' if len(self.metrics) == 1 else 'are'} only reported: a "
+                f"task's score, by which the best checkpoint is chosen, needs one of {averaged} beside"
+            )
         if "group_exact_match" in self.metrics and not self.group:
             raise UserError("metric 'group_exact_match' needs the columns of a group")
         if "f1" in self.metrics and len(self.labels or ()) != 2:
@@ -283,17 +295,21 @@ class Task(BaseModel):
         Raises:
             UserError: a column is missing or holds no text.
         """
-        return _joined(self.fields, row, self._prefix if prefix else "")
+        return _joined(self.fields, row, self._prefix if prefix else "")[0]
 
-    def inputs(self, row: Row, prefix: bool) -> dict[str, str]:
-        """The input texts of a row: its `source`, and of kind "question_answering" the `context` that follows it.
+    def inputs(self, row: Row, prefix: bool) -> dict[str, Any]:
+        """The input of a row: its `source`, and of kind "question_answering" the `context` that follows it.
 
-        The source then is the question, "question: … context: "; all else as `source_text`.
+        The source then is the question, "question: … context: "; all else as `source_text`. Where there are several
+        fields, `places` tell from which to which character of the source each one's text stands.
         """
         if self.kind != "question_answering":
-            return {"source": self.source_text(row, prefix)}
+            source, places = _joined(self.fields, row, self._prefix if prefix else "")
+            return {"source": source, "places": places} if len(places) > 1 else {"source": source}
         *names, last = self.fields
-        question = _joined({name: self.fields[name] for name in names}, row, self._prefix if prefix else "")
+        question, _ = _joined(
+            {name: self.fields[name] for name in names}, row, self._prefix if prefix else ""
+        )
         return {"source": f"{question} {last}: ".lstrip(), "context": text_of(row, self.fields[last])}
 
     @property
@@ -321,7 +337,7 @@ class Task(BaseModel):
             raise UserError(f"column '{self.label}': {error}") from None
 
     def target_text(self, row: Row) -> str:
-        """The target text of a row.
+        """The target text of a row; of a score its own number, whatever the step.
 
         Raises:
             UserError: the label column is missing, or holds no label of this task.
@@ -338,9 +354,40 @@ class Task(BaseModel):
         value = value_of(row, self.label)
         score = read_score(str(value))
         if score is None:
-            raise UserError(f"column '{self.label}' holds {reprlib.repr(value)}, which is no score")
-        # Rounded twice: a float32 column holds 1.7 as 1.70000005, and must give what a column of texts gives.
-        return f"{round(round(score, 3) * 5) / 5:.1f}"
+            is_too_large = isinstance(value, int | float) and LARGEST_SCORE < abs(value) < math.inf
+            limit = f": the largest is {LARGEST_SCORE:g}" if is_too_large else ""
+            raise UserError(f"column '{self.label}' holds {reprlib.repr(value)}, which is no score{limit}")
+        return number_text(score)
+
+    def written(self, target: str) -> str:
+        """What the model is to write for a target: a score to the nearest multiple of the step, all else as it is."""
+        if self.kind != "score":
+            return target
+        assert self.step is not None, "with_step knows it"
+        return to_step(target, self.step)
+
+    def with_step(self, targets: Iterable[str]) -> Task:
+        """The task with a step for its scores: its own, or one that fits its training targets, which is said.
+
+        It is said too if its own is so coarse that all are written alike.
+        """
+        if self.kind != "score":
+            return self
+        scores = sorted(set(targets), key=float)
+        task = self.model_copy(update={"step": self.step or chosen_step(scores)})
+        written = {task.written(score) for score in scores}
+        what = f"task '{self.name}': scores from {scores[0]} to {scores[-1]}"
+        if self.step is None:
+            merged = f"; {len(scores):,} different ones become {len(written):,}" * (
+                len(written) < len(scores)
+            )
+            notice(
+                f"{what} are written to the nearest {task.step:g}{merged} (`step` in its file says another)"
+            )
+        elif len(written) == 1 < len(scores):
+            finer = f"; step: {chosen_step(scores):g} tells them apart"
+            notice(f"{what} are all written '{written.pop()}' with step {self.step:g}{finer}")
+        return task
 
     def label_number(self, row: Row) -> str:
         """The number of a row's label, as text.
@@ -377,6 +424,13 @@ class Task(BaseModel):
     def preprocessed(self, row: Row) -> Row:
         """The row as its fields are read from it."""
         return row if self.preprocess is None else {**row, **PREPROCESSORS[self.preprocess].rewrite(row)}
+
+    @property
+    def label_texts(self) -> tuple[str, ...]:
+        """What a model writes for each label of kind "class"."""
+        if self.kind != "class":
+            return ()
+        return tuple(self._label_names.values() if self.writes == "name" else self._label_names)
 
     @cached_property
     def _label_names(self) -> dict[str, str]:
@@ -443,11 +497,17 @@ class Task(BaseModel):
         return self.label_name(text) is not None
 
 
-def _joined(fields: Mapping[str, str], row: Row, first: str) -> str:
-    parts = [
-        f"{name}: {text_of(row, column)}" if name else text_of(row, column) for name, column in fields.items()
-    ]
-    return " ".join([first, *parts] if first else parts)
+def _joined(fields: Mapping[str, str], row: Row, first: str) -> tuple[str, list[list[int]]]:
+    """The text of a row's fields behind a first word, and from which to which character of it each value stands."""
+    parts = [first] if first else []
+    places, end = [], len(first)
+    for name, column in fields.items():
+        value, heading = text_of(row, column), f"{name}: " if name else ""
+        begin = end + bool(parts) + len(heading)
+        end = begin + len(value)
+        parts.append(heading + value)
+        places.append([begin, end])
+    return " ".join(parts), places
 
 
 def load_task_file(path: str | Path) -> Task:
@@ -519,7 +579,9 @@ def load_split(
 ) -> Dataset:
     """The texts of one split of a task: columns `source` and `target`, one row each.
 
-    Of kind "question_answering" the source is the question, and there are `context`, `references` and `spans`, the
+    The target is what the row holds: a score its own number, not what the step makes of it (`Task.written`). Where
+    there are several fields, `places` say where in the source their texts stand. Of kind "question_answering" the
+    source is the question, and there are `context`, `references` and `spans`, the
     places of the references in the context, beside it.
 
     Args:
@@ -569,10 +631,10 @@ def _only(answers: list[str], spans: list[Span], number: int) -> dict[str, Any]:
     return {"target": answers[number], "references": [answers[number]], "spans": own}
 
 
-def input_texts(task: Task, rows: Sequence[PlacedRow], prefix: bool) -> dict[str, list[str]]:
+def input_texts(task: Task, rows: Sequence[PlacedRow], prefix: bool) -> dict[str, list[Any]]:
     """The input texts of rows to be predicted, whose labels need not be there.
 
-    They are in columns as those of `load_split`: `source`, and of questions `context`.
+    They are in columns as those of `load_split`: `source` with `places`, and of questions `context`.
 
     Args:
         task: whose `fields` are read.
