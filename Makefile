@@ -1,5 +1,5 @@
 # make setup       .venv with everything pinned in constraints.txt
-# make quickstart  train, evaluate, predict and report on small tasks, with nothing to download
+# make quickstart  train, evaluate, predict and report on small tasks, with nothing to download but the package's needs
 # make test        lint, types and tests
 # make bench       speed and memory beside other libraries: docs/benchmarks.md; an hour and a half on an idle machine of 2 cores
 # make clean       remove what the above made
@@ -13,19 +13,19 @@ BIN := $(VENV)/bin
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# What a user needs, and nothing to develop with.
+$(VENV)/.package: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --constraint constraints.txt --editable .
 	touch $@
 
-quickstart: setup
+$(VENV)/.installed: $(VENV)/.package
+	$(BIN)/pip install --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+quickstart: $(VENV)/.package
 	rm -rf runs/quickstart
-	$(BIN)/hyperadapt train configs/quickstart.yaml
-	$(BIN)/hyperadapt evaluate runs/quickstart --split test
-	@echo 'Do two sentences tell the same?'
-	@echo '{"sentence1": "the old farmer followed the clever dog", "sentence2": "the smart hound was pursued by the aged peasant"}' \
-		| $(BIN)/hyperadapt predict runs/quickstart --task paraphrase
-	$(BIN)/hyperadapt report runs/quickstart
+	$(BIN)/hyperadapt quickstart
 
 test: lint types
 	$(BIN)/pytest -n 2 --dist loadgroup

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 # Before torch is imported: models this small run slower on more threads, and the tests run side by side.
@@ -37,6 +39,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(trained: Path, tmp_path: Path) -> Path:
     """A copy of the trained run, to be damaged or written to."""
     return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as others install it, built from a copy: building writes beside the sources."""
+    root, copy = Path(__file__).resolve().parents[1], tmp_path_factory.mktemp("source")
+    shutil.copytree(root / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for file in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "MANIFEST.in"):
+        shutil.copy(root / file, copy)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", str(copy / "wheels"), str(copy)], check=True, timeout=300)
+    (built,) = (copy / "wheels").glob("*.whl")
+    return built
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hyperadapt.errors import UserError
 from hyperadapt.methods import METHODS, Adapters, HyperFormerPlusPlus
 from tiny_run import BASE
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[1] / "src/hyperadapt/configs"
 MINIMAL = {
     "output_dir": "runs/x",
     "model": {"config": BASE, "tokenizer": "bytes"},

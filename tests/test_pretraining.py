@@ -39,7 +39,7 @@ from hyperadapt.runs import build_base
 from hyperadapt.tiny_t5 import DIRECTORY
 from tiny_run import BASE, Outcome, contents, hyperadapt, write_tasks
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[1] / "src/hyperadapt/configs"
 NOUNS = ("river", "teacher", "blue whale", "café", "machine", "letter", "garden", "old king")
 VERBS = ("crosses", "paints", "remembers", "follows", "sells", "finds")
 SIZE = 6  # of the vectors of sentences
@@ -391,7 +391,7 @@ def test_two_processes_train_one_tokenizer_and_a_model_that_learns_from_vectors_
     config = write_config(tmp_path, texts, distillation={"directory": str(texts)})
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     command = [*launcher, "-m", "hyperadapt.cli", "pretrain", str(config)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CONFIGS.parent / "src")}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CONFIGS.parents[1])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     together = losses(tmp_path / "run")
@@ -452,7 +452,7 @@ def test_our_own_config_is_that_of_the_model_that_comes_with_the_package() -> No
     card = " ".join((DIRECTORY / "README.md").read_text(encoding="utf-8").split())
     assert f"{config.training.max_steps:,} steps of {config.training.batch_size} examples" in card
     assert f"learning rate {config.training.learning_rate:g} " in card
-    assert "hyperadapt pretrain configs/pretrain/tiny-t5.yaml" in card
+    assert "hyperadapt pretrain pretrain/tiny-t5" in card
 
 
 # ----------------------------------------------------------------------------------------------------- bad input

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -17,7 +15,6 @@ from hyperadapt.pretraining import SENTINELS, sentinel_ids
 from hyperadapt.tiny_t5 import DIRECTORY
 from tiny_run import hyperadapt
 
-ROOT = Path(__file__).resolve().parents[1]
 SENTENCES = (
     "The old man sat by the window and looked at the sea for a long time.",
     "She took the letter out of her pocket and gave it to her brother.",
@@ -43,12 +40,10 @@ def test_it_is_a_t5_of_the_promised_size_in_the_precision_that_is_asked_for() ->
         assert tokenizer.decode(ids, skip_special_tokens=True).strip() == sentence
 
 
-def test_its_files_are_bfloat16_and_fit_in_the_wheel(tmp_path: Path) -> None:
+@pytest.mark.xdist_group("wheel")
+def test_its_files_are_bfloat16_and_fit_in_the_wheel(wheel: Path) -> None:
     with safe_open(DIRECTORY / "model.safetensors", "pt") as weights:
         assert {weights.get_tensor(name).dtype for name in weights.keys()} == {torch.bfloat16}  # noqa: SIM118
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "--wheel-dir", str(tmp_path), str(ROOT)], check=True, timeout=300)
-    (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         sizes = {
             Path(entry.filename).name: entry.compress_size
@@ -117,7 +112,7 @@ def test_a_run_takes_it_by_its_name(tmp_path: Path) -> None:
         "data={tasks: [entailment, paraphrase], max_train_rows: 64, max_eval_rows: 20}",
         "training={max_steps: 2, batch_size: 8, eval_steps: 2}",
     ]
-    assert hyperadapt("train", str(ROOT / "configs/quickstart.yaml"), *values).code == 0
+    assert hyperadapt("train", "quickstart", *values).code == 0
     predicted = hyperadapt(
         "predict", str(run), "--task", "paraphrase", stdin='{"sentence1": "a dog", "sentence2": "a dog"}\n'
     )
@@ -126,9 +121,7 @@ def test_a_run_takes_it_by_its_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tinny-t5", "tiny_t5"])
 def test_a_wrong_name_is_answered_with_the_right_one(tmp_path: Path, name: str) -> None:
-    outcome = hyperadapt(
-        "train", str(ROOT / "configs/quickstart.yaml"), f"model.name={name}", f"output_dir={tmp_path / 'run'}"
-    )
+    outcome = hyperadapt("train", "quickstart", f"model.name={name}", f"output_dir={tmp_path / 'run'}")
     assert outcome.code != 0
     assert f"model.name: there is no model '{name}'; did you mean 'tiny-t5'?" in outcome.err
     assert not (tmp_path / "run").exists()

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -50,8 +51,50 @@ BaseModel = Annotated[
 
 
 @app.command()
+def quickstart(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As output_dir=mine.")
+    ] = None,
+    resume: Resume = False,
+) -> None:
+    """Train, evaluate, predict and report on small tasks that come with the package; minutes on two cores."""
+    from hyperadapt.quickstart import commands
+
+    for arguments in commands(overrides or [], resume):
+        typer.secho(f"$ hyperadapt {shlex.join(arguments)}", bold=True)
+        app(arguments, standalone_mode=False)
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty directory.")],
+) -> None:
+    """Write a configuration, a task file and rows to begin your own from; they train in two minutes."""
+    from hyperadapt.starter import write_starter
+
+    for file in write_starter(directory):
+        typer.echo(file)
+    typer.echo(f"now: cd {shlex.quote(str(directory))} && hyperadapt train config.yaml")
+
+
+@app.command()
+def configs(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One to print.")] = None,
+) -> None:
+    """List the configurations that come with the package, or print one."""
+    from hyperadapt import bundled
+
+    if name is None:
+        table("Configurations", bundled.overview())
+    else:
+        typer.echo(bundled.file_of(name.removesuffix(".yaml")).read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file; see configs/.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A YAML file, or a name of `hyperadapt configs`.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As training.max_steps=100.")
     ] = None,
@@ -67,7 +110,7 @@ def train(
 @app.command()
 def pretrain(
     config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="A YAML file; see configs/pretrain/tiny-t5.yaml.")
+        Path, typer.Argument(metavar="CONFIG", help="A YAML file, or a name of `hyperadapt configs`.")
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As training.max_steps=100.")
@@ -80,8 +123,9 @@ def pretrain(
 
     run_config = PretrainConfig.load(config, overrides or [])
     from hyperadapt.pretraining import pretrain
+    from hyperadapt.threads import with_threads
 
-    results = pretrain(run_config, resume, allow_changed_data)
+    results = pretrain(with_threads(run_config, resume), resume, allow_changed_data)
     if int(os.environ.get("RANK", "0")) == 0:
         table(
             "pretraining", [{"": name.replace("_", " "), "value": value} for name, value in results.items()]
@@ -91,7 +135,9 @@ def pretrain(
 
 @app.command()
 def compare(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file; see configs/compare/.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A YAML file, or a name of `hyperadapt configs`.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As base.training.max_steps=100.")
     ] = None,
@@ -220,12 +266,14 @@ def evaluate(
         loaded = loaded.with_unseen(unseen)
         chosen += [of.name for of in loaded.tasks[trained:]]
     from hyperadapt import results_file
+    from hyperadapt.predictions import write_predictions
 
     if not chosen:
         results_file.read(run)  # before the scores are there, which could not be added to damaged ones
     results = loaded.evaluate(split, chosen, data_dir, batch_size, num_beams, allow_changed_data)
     show(results, f"{split} rows")  # before they are written, which may fail
     if not chosen:
+        write_predictions(run, split, results)
         results_file.add(run, {split: results.as_dict()})
 
 
@@ -252,7 +300,11 @@ def embed(
 @app.command()
 def features(
     config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="A YAML file; its model, tasks and data count.")
+        Path,
+        typer.Argument(
+            metavar="CONFIG",
+            help="A YAML file, or a name of `hyperadapt configs`; its model, tasks and data count.",
+        ),
     ],
     output: Annotated[Path, typer.Option(help="A JSON file, to be given as method.task_features.")],
     overrides: Annotated[
@@ -522,8 +574,9 @@ def documented(method: type[Method]) -> dict[str, str]:
 def run_and_show(config: RunConfig, resume: bool, allow_changed_data: bool) -> None:
     """Train a run, and print its scores."""
     from hyperadapt.runs import train
+    from hyperadapt.threads import with_threads
 
-    results = train(config, resume, allow_changed_data)
+    results = train(with_threads(config, resume), resume, allow_changed_data)
     if int(os.environ.get("RANK", "0")) == 0:
         for split, result in results.items():
             show(result, f"{split} rows")
@@ -533,8 +586,10 @@ def run_and_show(config: RunConfig, resume: bool, allow_changed_data: bool) -> N
 def load(run: Path, base_model: str | None) -> Run:
     """Load a run; a progress bar, as of the base model's weights, is shown only after two seconds."""
     os.environ.setdefault("TQDM_DELAY", "2")  # before anything imports tqdm, which reads it once
+    from hyperadapt import threads
     from hyperadapt.runs import load_run
 
+    threads.use(threads.fewer_threads())
     return load_run(run, base_model)
 
 

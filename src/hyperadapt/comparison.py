@@ -205,7 +205,9 @@ def check_unchanged(cell: Cell) -> None:
     from hyperadapt.tasks import resolve_tasks
 
     if (cell.directory / "config.yaml").exists():
-        check_same_run(cell.directory, cell.config, may_change=("output_dir", "data.data_dir"))
+        check_same_run(
+            cell.directory, cell.config, may_change=("output_dir", "data.data_dir", "training.threads")
+        )
         tasks = resolve_tasks(cell.config.data.tasks)
         check_same_tasks(cell.directory, tasks, f"cannot go on with {cell.directory}")
 

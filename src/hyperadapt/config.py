@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from hyperadapt import manifest
+from hyperadapt import bundled, manifest
 from hyperadapt.errors import CheckpointError, UserError, nearest, validation_message
 from hyperadapt.files import write_atomically
 from hyperadapt.methods import Method, method_from
@@ -155,6 +155,8 @@ class TrainingConfig(Section):
         eval_steps: steps between checkpoints, each evaluated on the validation rows.
         save_total_limit: checkpoints kept: the best and the last, and older ones up to this number.
         logging_steps: steps between logged losses.
+        threads: with which PyTorch computes on a CPU; the command line decides it by what is free, unless
+            OMP_NUM_THREADS does, and keeps it for resuming.
         cuda_graphs: on one GPU, record what forward and backward launch once for each shape of a batch, and repeat it;
             at most 64 shapes, of widths that are multiples of 8. A shape's first step holds its own activations beside
             those of the graphs.
@@ -173,6 +175,7 @@ class TrainingConfig(Section):
     eval_steps: int = Field(1000, ge=1)
     save_total_limit: int = Field(2, ge=2)
     logging_steps: int = Field(100, ge=1)
+    threads: int | None = Field(None, ge=1)
     cuda_graphs: bool = False
     arguments: dict[str, Any] = {}
 
@@ -234,7 +237,8 @@ class WrittenConfig(Section):
         """Read a configuration.
 
         Args:
-            path: a YAML file; its key `extends` names another, relative to it, whose values it overrides.
+            path: a YAML file, or the name of one that comes with the package (hyperadapt.bundled); its key `extends`
+                names another, relative to it or by such a name, whose values it overrides.
             overrides: as "training.max_steps=100"; values are YAML.
 
         Raises:
@@ -243,7 +247,7 @@ class WrittenConfig(Section):
         changes: dict[str, Any] = {}
         for override in overrides:
             changes = merged(changes, parse_override(override))
-        return cls.of(merged(read_yaml(Path(path)), changes), str(path))
+        return cls.of(merged(read_yaml(bundled.place_of(Path(path))), changes), str(path))
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str) -> Self:
@@ -545,7 +549,8 @@ def read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not path.is_file():
         by = f" (extended by {extended_by[-1]})" if extended_by else ""
         there = sorted(file.name for file in path.parent.glob("*.y*ml"))
-        raise UserError(f"there is no configuration file {path}{by}; {nearest(path.name, there)}")
+        choices = [*there, *bundled.names()]
+        raise UserError(f"there is no configuration file {path}{by}; {nearest(path.name, choices)}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -557,7 +562,8 @@ def read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
         return values
     if not isinstance(base, str):
         raise UserError(f"{path}: extends must be the path of one file, not {base!r}")
-    return merged(read_yaml(path.parent / base, (*extended_by, path.resolve())), values)
+    base_file = bundled.place_of(Path(base), path.parent)
+    return merged(read_yaml(base_file, (*extended_by, path.resolve())), values)
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class EvaluationSet:
     sources: list[list[list[int]]]
     targets: list[list[Target]]
     rows: list[list[int]]
-    texts: list[Dataset] = field(default_factory=list)
+    texts: list[Dataset]
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,14 @@ class Results:
         scores: of each task.
         average: over tasks, of each task's mean over its metrics.
         num_beams: with which it was generated; 1 is greedy.
+        rows: that were predicted.
         predictions: for each task, the predicted texts.
     """
 
     scores: list[TaskScore]
     average: float
     num_beams: int
+    rows: EvaluationSet = field(repr=False)
     predictions: list[list[str]] = field(repr=False)
 
     def flat(self) -> dict[str, float]:
@@ -329,7 +331,7 @@ def majority(rows: EvaluationSet, answers: Sequence[str]) -> Results:
     """
     predictions = [[answer] * len(targets) for answer, targets in zip(answers, rows.targets, strict=True)]
     scores = [score_task(*of) for of in zip(rows.tasks, predictions, rows.targets, strict=True)]
-    return Results(scores, average(scores), num_beams=1, predictions=predictions)
+    return Results(scores, average(scores), 1, rows, predictions)
 
 
 def evaluate(
@@ -367,7 +369,7 @@ def evaluate(
         score_task(task, predicted, targets)
         for task, predicted, targets in zip(rows.tasks, predictions, rows.targets, strict=True)
     ]
-    return Results(scores, average(scores), num_beams, predictions)
+    return Results(scores, average(scores), num_beams, rows, predictions)
 
 
 def predicted_texts(task: Task, answers: Sequence[Answer], rows: Sequence[int], n_rows: int) -> list[str]:

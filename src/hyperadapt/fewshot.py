@@ -54,7 +54,7 @@ def fewshot_config(
             "output_dir": output_dir or str(source / "fewshot" / "-".join(parts)),
             "seed": seed,
             "start": {"run": str(source), "init_from": list(init_from)},
-            "training": {"max_steps": min(trained.training.max_steps, MOST_STEPS)},
+            "training": {"max_steps": min(trained.training.max_steps, MOST_STEPS), "threads": None},
             "data": {
                 "tasks": [task],
                 "max_train_rows": samples,

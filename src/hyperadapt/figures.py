@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import StringIO
+from itertools import count, product
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by people with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = "os^D"
+ANGLES = (20, 160, -20, -160, 90, -90, 55, 125, -55, -125)  # where a name is tried beside its point
+LINE_STYLES = ("-", "--", ":", "-.")  # of more lines than colours
 Line = list[tuple[int, float, float | None]]  # size, mean, deviation
 STYLE: Any = {
     "axes.spines.top": False,
@@ -86,16 +90,22 @@ def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], y_label
         lines: name -> (steps, values).
         y_label: what the values are.
     """
-    with drawing(6.4, 3.0) as (figure, svg):
+    with drawing(6.4, max(3.0, 0.6 + 0.18 * len(lines))) as (figure, svg):
         axes = figure.add_subplot()
         for number, (name, (steps, values)) in enumerate(lines.items()):
             main = name == "average" or len(lines) == 1
             colour = "#222222" if name == "average" else COLOURS[number % len(COLOURS)]
-            axes.plot(steps, values, color=colour, linewidth=2.2 if main else 1.1, label=name)
+            # A line through one point would be nothing.
+            point = "D" if name == "average" else "o"
+            style = point if len(steps) == 1 else LINE_STYLES[number // len(COLOURS) % len(LINE_STYLES)]
+            width = 2.2 if main else 1.1
+            axes.plot(steps, values, style, color=colour, linewidth=width, label=name)
+        if len({step for steps, _ in lines.values() for step in steps}) == 1:
+            axes.set_xticks(next(steps for steps, _ in lines.values() if steps))
         axes.set_xlabel("step")
         axes.set_ylabel(y_label)
-        if len(lines) > 1:
-            figure.legend(loc="outside right upper")
+        if len(lines) > 1:  # by its lines, or it would leave out names that begin with "_"
+            figure.legend(axes.lines, list(lines), loc="outside right upper")
     return svg.getvalue()
 
 
@@ -144,22 +154,83 @@ def scores_by_size(
 
 
 def embedding_map(names: Sequence[str], points: Sequence[Sequence[float]], explained: Sequence[float]) -> str:
-    """Draw points with their names on two principal components.
+    """Draw points with their names on two principal components; a name that has no room beside its point is led to it.
 
     Args:
         names: of the points.
         points: (points, 2).
         explained: the components' shares of the variance.
     """
-    with drawing(5.4, 4.0) as (figure, svg):
-        axes = figure.add_subplot()
-        for number, (name, (x, y)) in enumerate(zip(names, points, strict=True)):
-            axes.scatter([x], [y], color=COLOURS[number % len(COLOURS)], s=40)
-            axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points")
-        axes.margins(0.2)
-        axes.set_xlabel(f"first component ({100 * explained[0]:.0f} % of the variance)")
-        axes.set_ylabel(f"second ({100 * explained[1]:.0f} %)")
+    from textwrap import fill
+
+    shown = [fill(name, 24) for name in names]
+    for size in count(1):  # the picture grows until all names have room
+        with drawing(5.4 * 1.2 ** (size - 1), 4.0 * 1.2 ** (size - 1)) as (figure, svg):
+            axes = figure.add_subplot()
+            for number, (x, y) in enumerate(points):
+                axes.scatter([x], [y], color=COLOURS[number % len(COLOURS)], s=40)
+            axes.margins(0.2)
+            axes.set_xlabel(f"first component ({100 * explained[0]:.0f} % of the variance)")
+            axes.set_ylabel(f"second ({100 * explained[1]:.0f} %)")
+            complete = write_beside(axes, shown, points)
+        if complete:
+            break
     return svg.getvalue()
+
+
+def write_beside(axes: Axes, names: Sequence[str], points: Sequence[Sequence[float]]) -> bool:
+    """Write names beside their points, or near them with a line, so that none covers a name, a point or the frame.
+
+    Each takes the nearest free place, those first whose points have the nearest neighbours.
+
+    Returns:
+        Whether all have room.
+    """
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()  # the layout is found
+    figure.set_layout_engine("none")
+    axes.autoscale(False)
+    pixels = figure.dpi / 72  # a point of type
+    places = axes.transData.transform(np.asarray(points, dtype=float))
+    frame = axes.get_window_extent(renderer)
+    reach = int(max(frame.width, frame.height) / pixels)
+    # Of what is drawn so far: left, bottom, right, top.
+    taken = [np.array([*place - 5 * pixels, *place + 5 * pixels]) for place in places]
+    distances = np.linalg.norm(places[:, None] - places[None], axis=-1) + np.diag([np.inf] * len(places))
+    for number in np.argsort(distances.min(axis=1), kind="stable"):
+        x, y = points[number]
+        text = axes.annotate(
+            names[number], (x, y), (0, 0), textcoords="offset points", ha="left", va="bottom"
+        )
+        box = text.get_window_extent(renderer)
+        margin = 4 * pixels  # letters are hinted in pixels, and not in SVG
+        size = np.array([box.width, box.height]) + margin
+        for distance, angle in product(range(6, reach, 6), np.radians(ANGLES)):
+            direction = np.array([np.cos(angle), np.sin(angle)])
+            middle = places[number] + direction * (distance * pixels + size / 2)
+            place = np.array([*middle - size / 2, *middle + size / 2])
+            within = (place[:2] > frame.min).all() and (place[2:] < frame.max).all()
+            if within and not any(overlap(place, other) for other in taken):
+                break
+        else:
+            return False
+        taken.append(place)
+        text.set_position(tuple((place[:2] + 2 * pixels - places[number]) / pixels))
+        if distance > 12:
+            end = np.clip(places[number], place[:2], place[2:])
+            ends = axes.transData.inverted().transform([places[number], end])
+            axes.plot(*ends.T, color="#999999", linewidth=0.6, zorder=0.5)
+    return True
+
+
+def overlap(one: Any, other: Any) -> bool:
+    """Whether two boxes (left, bottom, right, top) share any room."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def point_map(points: Any, groups: Sequence[str], labels: Sequence[str]) -> str:

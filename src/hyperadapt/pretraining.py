@@ -33,7 +33,7 @@ from tqdm import tqdm
 from transformers import Trainer
 from transformers.utils import is_torch_bf16_gpu_available
 
-from hyperadapt import manifest, results_file, same_data
+from hyperadapt import manifest, results_file, same_data, threads
 from hyperadapt.conditioning import mean_state
 from hyperadapt.config import (
     DistillationConfig,
@@ -58,6 +58,7 @@ from hyperadapt.runs import (
     clear,
     held,
     load_tokenizer,
+    versions,
 )
 from hyperadapt.tasks import load_split, resolve_tasks
 from hyperadapt.tasks.chunks import default_overlap
@@ -596,6 +597,7 @@ def pretrain(
         UserError: for anything wrong with what was given.
         TrainingInterrupted: after SIGTERM or Ctrl-C.
     """
+    threads.use(config.training.threads)
     directory, training = Path(config.output_dir), config.training
     defaults = {"bf16": is_torch_bf16_gpu_available() and not training.arguments.get("fp16")}
     training = training.model_copy(update={"arguments": {**defaults, **training.arguments}})
@@ -745,7 +747,7 @@ def finish(directory: Path, prepared: Prepared, totals: Mapping[str, float]) -> 
         model.save_pretrained(str(directory / "model"))
         prepared.tokenizer.save_pretrained(str(directory / "model"))
         manifest.add(directory, TRAINED)
-        results_file.write(directory, results)
+        results_file.write(directory, {**results, "versions": versions()})
     return results
 
 

@@ -1,16 +1,28 @@
-"""A run's report: one HTML file that needs no other, with its scores, curves and the map of its task embeddings."""
+"""A run's report: one HTML file that needs no other, with all that tells how the run did.
+
+Scores, samples of its predictions, which class was taken for which, curves, the map of its task embeddings, its
+configuration and the versions it was made with.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyperadapt import manifest, results_file
-from hyperadapt.errors import CheckpointError
+from hyperadapt.errors import CheckpointError, printable
 from hyperadapt.files import write_atomically
-from hyperadapt.metrics import metric_in_words
+from hyperadapt.metrics import label_of, metric_in_words
+
+if TYPE_CHECKING:
+    from hyperadapt.predictions import PredictedRow
+    from hyperadapt.runs import Run
+    from hyperadapt.tasks import Task
+
+SAMPLES = 20  # predictions on the page
 
 
 def write_report(directory: str | Path) -> Path:
@@ -21,7 +33,7 @@ def write_report(directory: str | Path) -> Path:
     """
     from jinja2 import Environment
 
-    import hyperadapt
+    from hyperadapt.runs import versions
 
     directory = Path(directory)
     file = directory / "config.yaml"
@@ -35,7 +47,7 @@ def write_report(directory: str | Path) -> Path:
             **contents,
             title=directory.resolve().name,
             configuration=configuration,
-            version=hyperadapt.__version__,
+            version=", ".join(f"{name} {number}" for name, number in versions().items()),
             directory=directory,
         )
     )
@@ -73,7 +85,12 @@ def pretraining_contents(directory: Path) -> dict[str, Any]:
             "On the training batches.",
         ),
     ]
-    return {"lead": "Pretraining on plain text.", "facts": facts, "splits": [], "pictures": drawn}
+    return {
+        "lead": "Pretraining on plain text.",
+        "facts": facts,
+        "pictures": drawn,
+        "versions": results.get("versions", {}),
+    }
 
 
 def line(history: list[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
@@ -87,6 +104,7 @@ def training_contents(directory: Path) -> dict[str, Any]:
     from hyperadapt.runs import load_run
 
     run = load_run(directory)
+    predicted = kept_predictions(run)
     results, history = results_file.read(run.directory), read_history(run.directory)
     counted = results["parameters"]
     method = f"{run.model.method.name} on {run.config.model.name or 'a T5 with random weights'}"
@@ -107,7 +125,79 @@ def training_contents(directory: Path) -> dict[str, Any]:
         "lead": f"{method}; {len(run.tasks)} tasks: {', '.join(task.name for task in run.tasks)}",
         "facts": facts,
         "splits": [score_table(name, results) for name in ("test", "validation") if name in results],
+        "samples": sample_table(run, predicted),
+        "confusions": [
+            confusion_table(task, split, rows)
+            for task in run.tasks
+            for split, rows in predicted.get(task.name, {}).items()
+            if task.kind == "class"
+        ],
+        "kept": bool(predicted),
         "pictures": pictures(run, history),
+        "versions": results.get("versions", {}),
+    }
+
+
+def kept_predictions(run: Run) -> dict[str, dict[str, list[PredictedRow]]]:
+    """Read each task's predictions of the split that tells most of it: test, or validation where it has no test rows.
+
+    Returns:
+        Task -> the split's name -> its rows.
+    """
+    from hyperadapt.predictions import by_task, read_predictions
+
+    found: dict[str, dict[str, list[PredictedRow]]] = {}
+    for split in ("validation", "test"):
+        for task, rows in by_task(read_predictions(run.directory, split)).items():
+            found[task] = {split: rows}
+    return found
+
+
+def sample_table(run: Run, predicted: dict[str, dict[str, list[PredictedRow]]]) -> list[dict[str, str]]:
+    """Prepare rows of all tasks for the page, each task's share the same ones every time."""
+    from hyperadapt.predictions import samples, verdict
+
+    parted = {task: rows for task, by_split in predicted.items() for rows in by_split.values()}
+    tasks = {task.name: task for task in run.tasks}
+    return [
+        {
+            "task": row.task,
+            "split": next(iter(predicted[row.task])),
+            "input": printable(row.input),
+            "target": printable(said(tasks[row.task], label_of(row.target))),
+            "prediction": printable(said(tasks[row.task], row.prediction)),
+            "verdict": verdict(tasks[row.task], row),
+        }
+        for row in samples(parted, SAMPLES)
+    ]
+
+
+def said(task: Task, text: str) -> str:
+    """Say what a text of a task stands for, as "1 (acceptable)"."""
+    label = task.label_name(text) if task.kind == "class" else None
+    return text if label in (None, text) else f"{text} ({label})"
+
+
+def confusion_table(task: Task, split: str, rows: Sequence[PredictedRow]) -> dict[str, Any]:
+    """Prepare a class task's confusion matrix for the page, each cell with its share of the target's rows."""
+    from hyperadapt.predictions import INVALID, confusion
+
+    return {
+        "task": task.name,
+        "split": split,
+        "columns": [*(printable(label) for label in task.labels or ()), INVALID],
+        "rows": [
+            {
+                "label": printable(label),
+                "cells": [
+                    {"count": count, "share": count / max(1, sum(counts)), "right": column == place}
+                    for column, count in enumerate(counts)
+                ],
+            }
+            for place, (label, counts) in enumerate(
+                zip(task.labels or (), confusion(task, rows), strict=True)
+            )
+        ],
     }
 
 

@@ -6,25 +6,28 @@ data.json       digests of their rows               history.json   losses and va
 tokenizer/      the tokenizer                       manifest.json  digests of all these files
 base/           the base model, where the run       results.json   scores on validation and test rows, cost; the last
                 built it from a config                             to be written: with it a run is finished
+predictions-SPLIT.jsonl.gz                          every row's input, target and prediction, with its own checksum
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import platform
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 from pydantic import ValidationError
 
-from hyperadapt import checkpoint, manifest, results_file, same_data
+from hyperadapt import __version__, checkpoint, manifest, results_file, same_data, threads
 from hyperadapt.config import ModelConfig, RunConfig, StartConfig, WrittenConfig
 from hyperadapt.errors import CheckpointError, UserError, nearest, notice, validation_message
 from hyperadapt.evaluation import (
@@ -41,6 +44,7 @@ from hyperadapt.locks import holder, locked
 from hyperadapt.methods import Method, method_from
 from hyperadapt.methods.hyperformer import read_task_features
 from hyperadapt.metrics import Target
+from hyperadapt.predictions import write_predictions
 from hyperadapt.tasks import SPLITS, Task, input_texts, load_split, resolve_tasks
 from hyperadapt.tasks.remarks import remark_on_rows
 from hyperadapt.tasks.sources import PlacedRow, given_rows
@@ -60,7 +64,13 @@ if TYPE_CHECKING:
     from hyperadapt.training import MixtureTrainer
 
 EVALUATED = ("validation", "test")  # by a training
-MAY_CHANGE_ON_RESUME = ("output_dir", "evaluation", "training.max_steps", "training.arguments")
+MAY_CHANGE_ON_RESUME = (
+    "output_dir",
+    "evaluation",
+    "training.max_steps",
+    "training.threads",
+    "training.arguments",
+)
 MADE_OF = ("config.yaml", "tasks.yaml", same_data.FILE, "tokenizer", "base")  # before the first step
 TRAINED = ("model", "history.json")
 
@@ -85,6 +95,7 @@ def train(config: RunConfig, resume: bool = False, allow_changed_data: bool = Fa
     """
     from hyperadapt import training
 
+    threads.use(config.training.threads)
     directory = Path(config.output_dir)
     args = training.training_arguments(
         config.training, config.seed, directory / "checkpoints", best="average"
@@ -306,6 +317,7 @@ def finish(
         "peak_memory_mb": round(training.peak_memory() / 1e6),
         "training_rows": prepared.n_rows,
         "parameters": count_parameters(model).as_dict(),
+        "versions": versions(),
     }
     scores = {split: result.as_dict() for split, result in results.items()}
     facts["majority"] = {
@@ -315,6 +327,8 @@ def finish(
     history = json.dumps(trainer.state.log_history, indent=1).encode()
     write_atomically(directory / "history.json", history)
     manifest.add(directory, TRAINED)
+    for split, result in results.items():
+        write_predictions(directory, split, result)
     results_file.write(directory, {**facts, **scores})
 
 
@@ -494,6 +508,12 @@ def save_base(base: PreTrainedModel, names: Sequence[str], config: PretrainedCon
     tensors = {name: state[name].contiguous() for name in names if name not in tied}
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(str(directory))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides a run's numbers."""
+    libraries = {name: version(name) for name in ("torch", "transformers", "tokenizers", "datasets", "numpy")}
+    return {"hyperadapt": __version__, "Python": platform.python_version(), **libraries}
 
 
 class Prediction(NamedTuple):

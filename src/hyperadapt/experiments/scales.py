@@ -144,7 +144,7 @@ SCALES = {
         timed={"training": {"max_steps": 100, "eval_steps": 100}},
         seeds=(1, 2, 3),
         few_seeds=(1, 2, 3),
-        # By configs/compare/{glue,one-task,low-resource,transfer}-search.yaml, see docs/results/hyperformer.md.
+        # By the configurations compare/{glue,one-task,low-resource,transfer}-search, see docs/results/hyperformer.md.
         learning_rates={FULL: 1e-3},
         low_resource_rates={FULL: 1e-3, DAGGER: 1e-3},
         transfer_rates={FULL: 3e-4},
