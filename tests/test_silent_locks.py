@@ -137,7 +137,7 @@ def test_a_lock_leaves_nothing_behind_but_what_was_put_beside_it(tmp_path: Path)
     assert holder(new) is None
     (tmp_path / "file").touch()
     with (
-        pytest.raises(UserError, match="cannot be written to: Not a directory"),
+        pytest.raises(UserError, match="cannot be made or written to: Not a directory"),
         locked(tmp_path / "file/run"),
     ):
         pass

@@ -152,9 +152,8 @@ def train_cells(
     for cell in cells:
         if not cell.finished:
             prepare(cell)
-    unfinished = [
-        cell for cell in cells if not cell.finished
-    ]  # one that was waited for may be finished by now
+    # Again: one that was waited for may be finished by now.
+    unfinished = [cell for cell in cells if not cell.finished]
     failed = {}
     spread = (
         spread_over_processes(unfinished, jobs, processes)

@@ -43,7 +43,9 @@ def locked(directory: Path, wait: bool = False) -> Iterator[None]:
             acquire(lock, directory, wait)
         except OSError as error:
             if error.errno not in NOT_FOR_THIS_FILE_SYSTEM:
-                raise UserError(f"{directory} cannot be written to: {error.strerror}") from None
+                raise UserError(
+                    f"output_dir {directory} cannot be made or written to: {error.strerror}"
+                ) from None
             notice(f"{directory} cannot be locked ({error.strerror}): see that nothing else writes into it")
         yield
     finally:

@@ -573,7 +573,7 @@ def try_out(trainer: Trainer) -> None:
             batch = next(iter(trainer.get_train_dataloader()))
         if sharded:
             return
-        model = cast("torch.nn.Module", trainer.model)
+        model: Any = trainer.model
         was_training = model.training
         model.eval()
         try:
@@ -582,7 +582,8 @@ def try_out(trainer: Trainer) -> None:
                 torch.no_grad(),
                 trainer.compute_loss_context_manager(),
             ):
-                trainer.compute_loss(model, trainer._prepare_inputs(batch))
+                # Where the model is: Trainer moves one that is evaluated in half precision only when it begins.
+                trainer.compute_loss(model, {name: value.to(model.device) for name, value in batch.items()})
         finally:
             model.train(was_training)
 
@@ -649,9 +650,7 @@ class StopCleanly(TrainerCallback):
 
     def hear(self, number: int, _: object) -> None:
         """Note that a signal has come."""
-        if (
-            os.getpid() != self.process
-        ):  # in a worker of the loader, which ends with the process that it works for
+        if os.getpid() != self.process:  # in a worker of the loader, which ends with this process
             return
         if self.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
