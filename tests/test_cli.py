@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from hyperadapt import manifest, results_file
 from hyperadapt.methods import METHODS
 from hyperadapt.runs import load_run
 from hyperadapt.tasks import TASKS
@@ -258,7 +259,7 @@ BAD_OVERRIDES = {
     "training.arguments={per_device_train_batch_size: 4}": "'per_device_train_batch_size' is decided by the run's "
     "configuration; set training.batch_size",
     "training.arguments={save_only_model: true}": "'save_only_model' is decided by the run's configuration",
-    "training.arguments={max_grad_norm: x}": "training.arguments: max_grad_norm is 'x': Input should be a valid number",
+    "training.arguments={max_grad_norm: x}": "training.arguments: max_grad_norm is 'x': it must be a number",
     "training.arguments={adam_beta1: 3}": "training.arguments: adam_beta1 is 3; it must be from 0 to below 1",
     "training.arguments={dataloader_num_workers: -1}": "dataloader_num_workers is -1; it must not be negative",
     "training.arguments={gradient_checkpointing_kwargs: {use_reentrant: true}}": "use_reentrant must be false",
@@ -412,12 +413,11 @@ def test_a_misspelt_command_line_is_one_line_too(arguments: tuple[str, ...], mes
 
 
 def test_evaluate_adds_its_scores_to_the_results_and_keeps_the_rest(run: Path) -> None:
-    file = run / "results.json"
-    before = json.loads(file.read_text())
-    file.write_text(json.dumps({"note": "mine", **before, "test": None}))
+    before = results_file.read(run)
+    results_file.add(run, {"note": "mine", "test": None})
     outcome = hyperadapt("evaluate", run)
     assert outcome.code == 0, outcome.err
-    assert json.loads(file.read_text()) == {"note": "mine", **before}
+    assert results_file.read(run) == {"note": "mine", **before}
     rows = {cells[0]: cells for cells in table_rows(outcome.out)}
     assert rows["colour"][3] == str(SPLITS["test"])
     assert rows["average"][2] == f"{before['test']['average']:.2f}"
@@ -441,7 +441,7 @@ def test_evaluate_takes_split_task_batch_size_and_beams(run: Path) -> None:
     )
 
 
-def test_bad_input_to_evaluate_is_one_line_and_changes_nothing(run: Path) -> None:
+def test_bad_input_to_evaluate_is_one_line_and_changes_nothing(run: Path, trained: Path) -> None:
     before = contents(run)
     assert_one_line(
         hyperadapt("evaluate", run, "--split", "tset"), "split 'tset' is unknown; did you mean 'test'?"
@@ -451,9 +451,11 @@ def test_bad_input_to_evaluate_is_one_line_and_changes_nothing(run: Path) -> Non
     assert_one_line(hyperadapt("evaluate", run / "model"), "is not a run")
     assert contents(run) == before
     (run / "results.json").write_text('{"a": ')
-    assert_one_line(hyperadapt("evaluate", run), "results.json is damaged")
+    assert_one_line(hyperadapt("evaluate", run), "results.json is missing or damaged")
+    shutil.copyfile(trained / "results.json", run / "results.json")
     tasks = (run / "tasks.yaml").read_text()
     (run / "tasks.yaml").write_text(re.sub(r"    test: test\n", "", tasks))
+    manifest.add(run, ["tasks.yaml"])
     assert_one_line(hyperadapt("evaluate", run), "no task of the run")
 
 

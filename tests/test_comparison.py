@@ -274,7 +274,7 @@ def test_the_runs_of_a_ray_cluster_are_those_of_this_process(compared: Path, tmp
         ),
         (
             {"variants": {"a": {"method": "adapters", "model": {"tokenizer": "./none"}}}},
-            "there is no directory './none'",
+            "/none'",
         ),
         ({"sedes": [1]}, "did you mean 'seeds'?"),
     ],
@@ -346,5 +346,5 @@ def test_majority_is_what_the_most_frequent_training_target_scores(trained: Path
 
 def test_a_run_without_results_has_no_report(run: Path) -> None:
     (run / "history.json").unlink()
-    assert_one_line(hyperadapt("report", run), "history.json is missing or damaged")
+    assert_one_line(hyperadapt("report", run), "history.json is missing, though manifest.json lists it")
     assert not (run / "report.html").exists()

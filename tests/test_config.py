@@ -14,7 +14,9 @@ from hyperadapt.errors import UserError
 from hyperadapt.methods import METHODS, Adapters, HyperFormerPlusPlus
 from tiny_run import BASE
 
-CONFIGS = Path(__file__).resolve().parents[1] / "src/hyperadapt/configs"
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "src/hyperadapt/configs"
+RUNS = Path("runs").absolute()
 MINIMAL = {
     "output_dir": "runs/x",
     "model": {"config": BASE, "tokenizer": "bytes"},
@@ -49,14 +51,14 @@ def test_every_config_of_ours_loads_and_its_method_builds(path: Path) -> None:
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.name)
 def test_every_comparison_of_ours_is_of_runs_that_build(path: Path) -> None:
     comparison = CompareConfig.load(path)
-    assert comparison.output_dir == f"runs/compare/{path.stem}"
+    assert comparison.output_dir == str(RUNS / "compare" / path.stem)
     for config in comparison.runs().values():
         assert type(config.build_method()) is METHODS[config.method["name"]]
 
 
 @pytest.mark.parametrize("path", PRETRAININGS, ids=lambda path: path.name)
 def test_every_pretraining_of_ours_loads(path: Path) -> None:
-    assert PretrainConfig.load(path).output_dir == f"runs/{path.stem}"
+    assert PretrainConfig.load(path).output_dir == str(RUNS / path.stem)
 
 
 def test_hyperformers_configs_are_every_method_on_both_models_each_with_an_output_dir_of_its_own() -> None:
@@ -72,7 +74,7 @@ def test_hyperformers_configs_are_every_method_on_both_models_each_with_an_outpu
     for path, config in configs.items():
         assert config.model.name == f"google-t5/{path.parent.name}"
         assert config.method["name"] == path.stem
-        assert config.output_dir == f"runs/{path.parent.name}/{path.stem}"
+        assert config.output_dir == str(RUNS / path.parent.name / path.stem)
 
 
 def test_the_defaults_are_the_papers(config: Path) -> None:
@@ -116,7 +118,7 @@ def test_extends_merges_section_by_section_and_relative_to_the_file(tmp_path: Pa
     config = RunConfig.load(leaf, ["training.eval_steps=2"])
     training = config.training
     assert (training.max_steps, training.batch_size, training.eval_steps) == (5, 6, 2)
-    assert (config.seed, config.output_dir) == (3, "runs/leaf")
+    assert (config.seed, config.output_dir) == (3, str(tmp_path / "deep/runs/leaf"))
     assert (config.data.tasks, config.data.temperature) == (("glue",), 2)
 
 
@@ -141,7 +143,6 @@ def test_overrides_mean_the_same_in_any_order(config: Path) -> None:
     overrides = ["method.reduction_factor=2", "method.name=adapters"]
     assert RunConfig.load(config, overrides).build_method() == Adapters(reduction_factor=2)
     assert RunConfig.load(config, overrides[::-1]).build_method() == Adapters(reduction_factor=2)
-    assert RunConfig.load(config, ["seed=1", "seed=2"]).seed == 2
 
 
 @pytest.mark.parametrize(
@@ -256,7 +257,7 @@ def test_an_override_of_no_known_form_is_refused(config: Path, override: str) ->
         ("a: \x00", "is not valid YAML"),
         ("- a", "must be a YAML mapping of fields, not list"),
         ("", "must be a YAML mapping of fields"),
-        ("1: x", "keywords must be strings"),
+        ("1: x", "field '1' is unknown"),
         ("extends: [a, b]", "extends must be the path of one file, not ['a', 'b']"),
         ("extends: 3", "extends must be the path of one file, not 3"),
         ("extends: none.yaml", "none.yaml"),

@@ -19,7 +19,7 @@ from hyperadapt.runs import build_base, load_evaluation_set, load_run, start_fro
 from hyperadapt.tasks import TASKS, load_split, read_split, resolve_tasks
 from hyperadapt.tasks.transfer import TRANSFER
 from tiny import CONDITIONED, redraw, tiny_adapted, tiny_batch
-from tiny_run import hyperadapt, write_config, write_tasks
+from tiny_run import as_of_an_earlier_version, hyperadapt, write_config, write_tasks
 
 SMALL = {"reduction_factor": 2, "task_feature_dim": 6, "projector_hidden_dim": 8, "task_embedding_dim": 4}
 
@@ -203,6 +203,7 @@ def test_a_new_task_takes_its_given_features(trained: Path, tmp_path: Path) -> N
 def test_a_long_run_does_not_make_a_transfer_long(trained: Path, tmp_path: Path) -> None:
     long = tmp_path / "run"
     shutil.copytree(trained / "run", long)
+    as_of_an_earlier_version(long)  # which may be edited
     config = (long / "config.yaml").read_text()
     assert "max_steps: 4" in config
     (long / "config.yaml").write_text(config.replace("max_steps: 4", "max_steps: 262144"))

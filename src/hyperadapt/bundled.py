@@ -37,6 +37,14 @@ def place_of(path: Path, folder: Path = Path()) -> Path:
     return file_of(name) if not (folder / path).is_file() and name in names() else folder / path
 
 
+def folder_of_paths(file: Path) -> Path:
+    """Return the folder to which the paths in a configuration are relative: its own.
+
+    The working directory is that of the package's own configurations: nobody wants their runs within the package.
+    """
+    return Path() if DIRECTORY in file.resolve().parents else file.parent
+
+
 def overview() -> list[dict[str, str]]:
     """List every name, the command that takes it, and the first sentence of what its file says."""
     return [

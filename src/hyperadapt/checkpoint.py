@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,15 @@ CONFIG_FILE = "hyperadapt.json"
 RUN_MODEL = "model"  # directory, in that of a run, of its saved model
 OWN_BASE = "base"  # directory, beside the saved model, of a base model that a run built
 FORMAT_VERSION = 2  # 1: the base model's fingerprint is one of samples, and its types are not there
+HEADER: dict[str, type | tuple[type, ...]] = {
+    "method": dict,
+    "tasks": list,
+    "base_model": str,
+    "base_class": str,
+    "base_dtype": str,
+    "base_config": dict,
+    "base_fingerprint": (str, dict),  # one text in version 1
+}
 
 
 def saved_names(model: Any) -> list[str]:
@@ -187,8 +197,7 @@ def load(
     same_dtype = base_dtypes(base_model)[0] == config["base_dtype"]
     with unchanged_on_failure(base_model):
         model = adapt_with_features(base_model, method, config["tasks"], features, digests)
-        if isinstance(config["base_fingerprint"], dict):
-            # Which may know it in more types than it has here.
+        if isinstance(config["base_fingerprint"], dict):  # which may know it in more types than it has here
             model.base_fingerprint = config["base_fingerprint"]
         resize(model, tensors)
         shapes = {name: value.shape for name, value in model.state_dict().items()}
@@ -201,10 +210,10 @@ def load(
                 f"{directory}: '{wrong[0]}' has shape {tuple(tensors[wrong[0]].shape)}, not {tuple(shapes[wrong[0]])}"
             )
         take_dtypes(model, tensors, same_dtype)
-        model.load_state_dict(tensors, strict=False)
-        if "generation_config" in config:
-            model.generation_config = type(model.generation_config).from_dict(config["generation_config"])
-        model.trained_base = tuple(name for name in tensors if not name.startswith("hyperadapt."))
+    model.load_state_dict(tensors, strict=False)
+    if "generation_config" in config:
+        model.generation_config = type(model.generation_config).from_dict(config["generation_config"])
+    model.trained_base = tuple(name for name in tensors if not name.startswith("hyperadapt."))
     return model.eval()
 
 
@@ -336,6 +345,8 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config = json.loads(header["hyperadapt"])
     except ValueError:
         raise CheckpointError(f"{file} is corrupted: its header is not JSON") from None
+    if not isinstance(config, dict) or not isinstance(config.get("format_version", 0), int):
+        raise CheckpointError(f"{file} is corrupted: its header is no JSON object with a format_version")
     if config.get("format_version", 0) > FORMAT_VERSION:
         raise CheckpointError(
             f"{file} is of format {config['format_version']}, newer than the {FORMAT_VERSION} that this version of "
@@ -343,6 +354,13 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     if not checked and config.get("digest") != digest(config, tensors):
         raise CheckpointError(f"{file} is corrupted: its contents do not match their digest")
+    for field, kind in HEADER.items():
+        if not isinstance(config.get(field), kind):
+            raise CheckpointError(
+                f"{file} is corrupted: its header's {field} is {reprlib.repr(config.get(field))}"
+            )
+    if not all(isinstance(task, str) for task in config["tasks"]):
+        raise CheckpointError(f"{file} is corrupted: its header's tasks are {reprlib.repr(config['tasks'])}")
     return config, tensors
 
 
@@ -356,7 +374,7 @@ def load_base(config: dict[str, Any], path: Path) -> PreTrainedModel:
             f"{path} was trained on a base model built in memory; pass it: ha.load(path, base_model=…)"
         )
     base_class = getattr(transformers, config["base_class"], None)
-    if base_class is None:
+    if not (isinstance(base_class, type) and issubclass(base_class, transformers.PreTrainedModel)):
         raise CheckpointError(
             f"{path} needs a base model of class {config['base_class']}, which transformers {transformers.__version__} "
             "does not have"
@@ -370,7 +388,10 @@ def load_base(config: dict[str, Any], path: Path) -> PreTrainedModel:
         place = str(beside) if kept else place_of(name)
         quantised = config["base_config"].get("quantization_config")
         base = base_class.from_pretrained(
-            place, dtype=getattr(torch, config["base_dtype"]), quantization_config=quantised
+            place,
+            trust_remote_code=False,
+            dtype=getattr(torch, config["base_dtype"]),
+            quantization_config=quantised,
         )
         base.config._name_or_path = str(beside) if kept else name
         others: Any = config.get("base_dtypes")

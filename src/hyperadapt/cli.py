@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from hyperadapt import tiny_t5
-from hyperadapt.errors import TrainingInterrupted, UserError, nearest
+from hyperadapt import __version__, tiny_t5
+from hyperadapt.errors import TrainingInterrupted, UserError, nearest, printable
 
 if TYPE_CHECKING:
     from hyperadapt.config import RunConfig
@@ -48,6 +48,22 @@ Processes = Annotated[
 BaseModel = Annotated[
     str | None, typer.Option(help="The base model, if it is not where it was in training.", metavar="MODEL")
 ]
+
+
+def show_version(asked: bool) -> None:
+    """Print the version, and stop."""
+    if asked:
+        say(f"hyperadapt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take the options that belong to no command."""
 
 
 @app.command()
@@ -130,7 +146,7 @@ def pretrain(
         table(
             "pretraining", [{"": name.replace("_", " "), "value": value} for name, value in results.items()]
         )
-        print(f"The model is in {run_config.output_dir}/model")
+        say(f"The model is in {run_config.output_dir}/model")
 
 
 @app.command()
@@ -154,7 +170,7 @@ def compare(
     rows = compare(compare_config, jobs, ray, processes)
     names = columns_of(rows)
     table("mean ± deviation", [{name: readable(name, row.get(name)) for name in names} for row in rows])
-    print(f"The table is in {compare_config.output_dir}: table.md, table.csv, table.svg")
+    say(f"The table is in {compare_config.output_dir}: table.md, table.csv, table.svg")
 
 
 @app.command()
@@ -189,7 +205,7 @@ def reproduce(
     if name is None:
         raise UserError(f"name an experiment; {nearest('', EXPERIMENTS)}")
     planned = plan(name, scale, output_dir, base, data_dir, overrides or [])
-    print(f"The page is {reproduce(planned, jobs, ray, processes)}")
+    say(f"The page is {reproduce(planned, jobs, ray, processes)}")
 
 
 @app.command()
@@ -235,7 +251,7 @@ def report(run: RunDirectory) -> None:
     """Write a run's report.html: curves, scores, and the map of its task embeddings."""
     from hyperadapt.report import write_report
 
-    print(f"The report is {write_report(run)}")
+    say(f"The report is {write_report(run)}")
 
 
 @app.command()
@@ -292,9 +308,9 @@ def embed(
     from hyperadapt.embeddings import write_embeddings
 
     folder, accuracies = write_embeddings(loaded, split, max_rows, probe)
-    typer.echo(f"The embeddings are in {folder}")
+    say(f"The embeddings are in {folder}")
     for task, accuracy in accuracies.items():
-        typer.echo(f"{task}: linear probe, accuracy {accuracy:.1f}")
+        say(f"{task}: linear probe, accuracy {accuracy:.1f}")
 
 
 @app.command()
@@ -328,7 +344,7 @@ def features(
     check_writable("--output", output)
     summary = write_features(RunConfig.load(config, overrides or []), kind, output, max_rows, steps)
     table("task features", [{"task": task, **of} for task, of in summary.items()])
-    print(f"The features are in {output}")
+    say(f"The features are in {output}")
 
 
 @app.command()
@@ -385,7 +401,7 @@ def predict(
     if output is None:
         sys.stdout.write(written_rows(answered, ".jsonl"))
         return
-    from hyperadapt.checkpoint import write_atomically
+    from hyperadapt.files import write_atomically
 
     try:
         write_atomically(output, written_rows(answered, suffix_of(output)).encode())
@@ -466,7 +482,7 @@ def bench(
     page = page or output_dir / "benchmarks.md"
     if goals := bench(sections or [], setting, output_dir, page):
         table("what was asked", goals)
-    print(f"The page is {page}")
+    say(f"The page is {page}")
 
 
 @app.command()
@@ -485,7 +501,7 @@ def params(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Count parameters, without downloading weights."""
-    from hyperadapt.config import parse_override
+    from hyperadapt.config import parse_overrides
 
     if paper:
         from hyperadapt.counting import hyperdecoders_table, hyperformer_table, hypergrid_table
@@ -503,9 +519,7 @@ def params(
         return
     from hyperadapt.methods import method_from
 
-    chosen: dict[str, Any] = {}
-    for option in options or []:
-        chosen |= parse_override(option)
+    chosen = parse_overrides(options or [])
     if "name" in chosen:
         raise UserError("'name' is no option of a method; choose the method with --method")
     built = method_from({"name": method, **chosen})
@@ -580,7 +594,7 @@ def run_and_show(config: RunConfig, resume: bool, allow_changed_data: bool) -> N
     if int(os.environ.get("RANK", "0")) == 0:
         for split, result in results.items():
             show(result, f"{split} rows")
-        print(f"The run is in {config.output_dir}")
+        say(f"The run is in {config.output_dir}")
 
 
 def load(run: Path, base_model: str | None) -> Run:
@@ -619,19 +633,27 @@ def show(results: Results, title: str) -> None:
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> None:
-    """Print rows as a table; the first one's keys are the columns."""
+    """Print rows as a table; the first one's keys are the columns.
+
+    What it prints, as a task's or a file's name, may be a stranger's.
+    """
     from rich.console import Console
     from rich.table import Table
 
     drawn = Table()
     for column in rows[0]:
-        drawn.add_column(column, overflow="fold")
+        drawn.add_column(printable(column), overflow="fold")
     for row in rows:
-        drawn.add_row(*(in_words(value) for value in row.values()))
+        drawn.add_row(*(printable(in_words(value)) for value in row.values()))
     # No markup: brackets are part of a path or a split. A file or another program gets every row on one line.
     console = Console(width=None if sys.stdout.isatty() else 1000, markup=False, emoji=False)
-    console.print(title, style="bold", soft_wrap=True)
+    console.print(printable(title), style="bold", soft_wrap=True)
     console.print(drawn)
+
+
+def say(message: str) -> None:
+    """Print a line, safe for a terminal."""
+    print(printable(message))
 
 
 def in_words(value: Any) -> str:
@@ -658,7 +680,7 @@ def main() -> None:
         from tqdm import tqdm
 
         tqdm.write(
-            f"error: {message}", file=sys.stderr
+            f"error: {printable(' '.join(str(message).splitlines()))}", file=sys.stderr
         )  # on a line of its own, where a bar stands unfinished
         sys.exit(2)
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from hyperadapt import results_file
 from hyperadapt.config import CompareConfig, RunConfig
-from hyperadapt.errors import CheckpointError, TrainingInterrupted, UserError
+from hyperadapt.errors import CheckpointError, TrainingInterrupted, UserError, printable
 from hyperadapt.files import write_atomically
 from hyperadapt.locks import locked
 from hyperadapt.signals import heard_by
@@ -169,7 +169,7 @@ def train_cells(
             results = cell.results()
             if code or results is None:
                 failed[cell] = last_words(cell, code)
-                bar.write(f"{cell.name}: failed: {failed[cell]}")
+                bar.write(printable(f"{cell.name}: failed: {failed[cell]}"))
             else:
                 bar.write(f"{cell.name}: average {scores_of(results)['average']:.2f}")
             bar.update()

@@ -1,17 +1,18 @@
 """Run configurations: YAML, checked by pydantic, with `key=value` overrides and `extends`.
 
+Paths are relative to the file in which they stand, in overrides to the working directory (hyperadapt.paths).
+
 `RunConfig` is for training on tasks, each field with the paper's value as its default (HyperFormer, section 4), and
 `PretrainConfig` for pretraining on text. A resolved copy is saved with every run.
 """
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -24,19 +25,34 @@ from pydantic import (
 )
 
 from hyperadapt import bundled, manifest
-from hyperadapt.errors import CheckpointError, UserError, nearest, validation_message
+from hyperadapt.errors import CheckpointError, UserError, nearest, printable, shortened, validation_message
 from hyperadapt.files import write_atomically
 from hyperadapt.methods import Method, method_from
+from hyperadapt.paths import absolute, model_or_directory, placed, task_or_file
 from hyperadapt.tasks.chunks import default_overlap
 from hyperadapt.tokenizing import Truncation
+from hyperadapt.yaml_and_json import dump_yaml, parse_yaml, read_yaml
+
+
+def one_or_more(names: Any) -> Any:
+    """Take one name for a list of it."""
+    return (names,) if isinstance(names, str) else names
+
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+PathText = Annotated[str, AfterValidator(absolute)]
+ModelName = Annotated[str, AfterValidator(model_or_directory)]
+TaskNames = Annotated[
+    tuple[Annotated[str, AfterValidator(task_or_file)], ...],
+    BeforeValidator(one_or_more),
+    Field(min_length=1),
+]
 
 
 class Section(BaseModel):
     """A part of a configuration: frozen, and no field unknown to it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -54,9 +70,9 @@ class ModelConfig(Section):
             bf16, "eager" is the fast one.
     """
 
-    name: str | None = None
+    name: ModelName | None = None
     config: dict[str, Any] | None = None
-    tokenizer: str | None = None
+    tokenizer: ModelName | None = None
     seed: Seed | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     quantization: dict[str, Any] | None = None
@@ -69,16 +85,6 @@ class ModelConfig(Section):
         if self.config is not None and self.quantization is not None:
             raise ValueError("quantization is of weights that are loaded: give it with a name")
         return self
-
-
-def absolute(path: str | None) -> str | None:
-    """Return a path that a saved run finds from another working directory."""
-    return None if path is None else os.path.abspath(os.path.expanduser(path))
-
-
-def one_or_more(names: Any) -> Any:
-    """Take one name for a list of it."""
-    return (names,) if isinstance(names, str) else names
 
 
 END = "# end\n"  # of a written configuration, which is cut short without it
@@ -94,7 +100,7 @@ class DataConfig(Section):
 
     Attributes:
         tasks: names of tasks or suites, or paths of task files; a task's id is its place here.
-        data_dir: a local copy of the data sets, relative to the working directory; without one they come from the hub.
+        data_dir: a local copy of the data sets; without one they come from the hub.
         max_source_length: tokens; longer inputs are cut, contexts of questions into chunks.
         truncation: where inputs are cut: at their "end", or "longest_first", a token at a time of the field that is the
             longest then, so that a long field does not push out the others.
@@ -110,8 +116,8 @@ class DataConfig(Section):
         prefix: put the task's name before the input; None does so for the methods whose papers do.
     """
 
-    tasks: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = Field(min_length=1)
-    data_dir: Annotated[str | None, AfterValidator(absolute)] = None
+    tasks: TaskNames
+    data_dir: PathText | None = None
     max_source_length: int = Field(128, ge=2)
     truncation: Truncation = "end"
     chunk_overlap: int | None = Field(None, ge=0)
@@ -211,7 +217,7 @@ class StartConfig(Section):
             anew.
     """
 
-    run: Annotated[str, AfterValidator(absolute)]
+    run: PathText
     init_from: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = ()
 
 
@@ -230,7 +236,7 @@ class EvaluationConfig(Section):
 class WrittenConfig(Section):
     """A whole configuration, as it stands in a file."""
 
-    output_dir: str
+    output_dir: PathText
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
@@ -242,12 +248,11 @@ class WrittenConfig(Section):
             overrides: as "training.max_steps=100"; values are YAML.
 
         Raises:
-            UserError: if a file is missing or no YAML mapping, or a field is unknown, missing or of the wrong type.
+            UserError: if a file is missing or no YAML mapping, or a field is unknown, missing, of the wrong type or
+                given twice.
         """
-        changes: dict[str, Any] = {}
-        for override in overrides:
-            changes = merged(changes, parse_override(override))
-        return cls.of(merged(read_yaml(bundled.place_of(Path(path))), changes), str(path))
+        file = bundled.place_of(Path(path))
+        return cls.of(merged(read_fields(file), parse_overrides(overrides)), str(path))
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str) -> Self:
@@ -271,7 +276,7 @@ class WrittenConfig(Section):
 
     @classmethod
     def load_saved(cls, path: Path) -> Self:
-        """Read a run's configuration, in which every field that there was is written.
+        """Read a run's configuration, in which every field that there was is written, and paths are as they were.
 
         One that a later version has added takes its default, which therefore must be what was done before.
 
@@ -280,7 +285,7 @@ class WrittenConfig(Section):
             UserError: as `load`.
         """
         manifest.check(path)
-        config = cls.load(path)
+        config = cls.of(read_mapping(path), str(path))
         if path.read_text(encoding="utf-8").endswith(END):
             return config
         sections: list[BaseModel] = [config, *(value for _, value in config if isinstance(value, Section))]
@@ -293,8 +298,7 @@ class WrittenConfig(Section):
 
     def save(self, path: Path) -> None:
         """Write a configuration with every field."""
-        fields = yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True)
-        write_atomically(path, (fields + END).encode())
+        write_atomically(path, (dump_yaml(self.resolved()) + END).encode())
 
     def resolved(self) -> dict[str, Any]:
         """Return every field's value, as JSON has it."""
@@ -375,20 +379,15 @@ class TextConfig(Section):
     """Text to pretrain on.
 
     Attributes:
-        files: .txt with a document a line, or .jsonl, also as .xz or .gz; relative to the working directory.
+        files: .txt with a document a line, or .jsonl, also as .xz or .gz.
         column: of .jsonl files.
         held_out_tokens: in pieces from all over the text, on which the loss is measured and of which no example is
             made. Sentences and tasks that are given beside the text may hold them.
     """
 
-    files: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = Field(min_length=1)
+    files: Annotated[tuple[PathText, ...], BeforeValidator(one_or_more)] = Field(min_length=1)
     column: str = "text"
     held_out_tokens: int = Field(200_000, ge=2)
-
-    @field_validator("files")
-    @classmethod
-    def _absolute(cls, files: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(str(absolute(file)) for file in files)
 
 
 class TokenizerConfig(Section):
@@ -428,8 +427,8 @@ class MultitaskConfig(Section):
     """
 
     share: float = Field(gt=0, le=1)
-    tasks: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = Field(min_length=1)
-    data_dir: Annotated[str | None, AfterValidator(absolute)] = None
+    tasks: TaskNames
+    data_dir: PathText | None = None
     max_source_length: int = Field(128, ge=2)
     truncation: Truncation = "end"
     max_train_rows: int | None = Field(None, ge=1)
@@ -446,7 +445,7 @@ class DistillationConfig(Section):
         weight: of 1 - cosine in the loss.
     """
 
-    directory: Annotated[str, AfterValidator(absolute)]
+    directory: PathText
     sentences_per_example: int = Field(4, ge=1)
     max_length: int = Field(64, ge=2)
     weight: float = Field(1.0, gt=0)
@@ -494,6 +493,23 @@ class PretrainConfig(WrittenConfig):
         return self
 
 
+def folder_name(variant: str) -> str:
+    """Check that a variant can be the name of a folder within the comparison's, and of no other file there.
+
+    Raises:
+        ValueError: if not.
+    """
+    if re.search(r"[/\\\s]", variant) or printable(variant) != variant or variant in ("", ".", ".."):
+        raise ValueError(
+            "a variant names a folder: no space, no /, no \\, no control character, and not '.' or '..'"
+        )
+    if len(variant.encode()) > 200:
+        raise ValueError(f"a variant names a folder: of at most 200 bytes, not {len(variant.encode())}")
+    if variant in ("config.yaml", "table.md", "table.csv", "table.svg"):
+        raise ValueError("a file of the comparison has this name; give the variant another")
+    return variant
+
+
 class CompareConfig(WrittenConfig):
     """Runs that differ in some fields, each with several seeds.
 
@@ -505,7 +521,7 @@ class CompareConfig(WrittenConfig):
     """
 
     base: dict[str, Any]
-    variants: dict[Annotated[str, Field(pattern=r"^[^/\\\s]+$")], dict[str, Any]] = Field(min_length=1)
+    variants: dict[Annotated[str, AfterValidator(folder_name)], dict[str, Any]] = Field(min_length=1)
     seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1)
 
     @field_validator("seeds")
@@ -542,8 +558,8 @@ class CompareConfig(WrittenConfig):
         return super().resolved()
 
 
-def read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a YAML mapping, and those that it extends."""
+def read_fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a configuration's fields with those that it extends, and paths relative to the file where each stands."""
     if path.resolve() in extended_by:
         raise UserError(f"{path} extends itself")
     if not path.is_file():
@@ -551,19 +567,26 @@ def read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
         there = sorted(file.name for file in path.parent.glob("*.y*ml"))
         choices = [*there, *bundled.names()]
         raise UserError(f"there is no configuration file {path}{by}; {nearest(path.name, choices)}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} must be a YAML mapping of fields, not {type(values).__name__}")
+    values = read_mapping(path)
     base = values.pop("extends", None)
+    try:
+        values = placed(values, bundled.folder_of_paths(path))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
     if base is None:
         return values
-    if not isinstance(base, str):
+    if not isinstance(base, str) or not base.strip():
         raise UserError(f"{path}: extends must be the path of one file, not {base!r}")
     base_file = bundled.place_of(Path(base), path.parent)
-    return merged(read_yaml(base_file, (*extended_by, path.resolve())), values)
+    return merged(read_fields(base_file, (*extended_by, path.resolve())), values)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping."""
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must be a YAML mapping of fields, not {type(values).__name__}")
+    return values
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -578,25 +601,46 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Turn overrides into the fields that they change, with paths relative to the working directory.
+
+    Raises:
+        UserError: if one is not of the form key=value, or two set the same field.
+    """
+    changes: dict[str, Any] = {}
+    set_by: dict[str, str] = {}
+    for override in overrides:
+        change, shown = parse_override(override), shortened(override)
+        for field in leaves(change):
+            for other, earlier in set_by.items():
+                if f"{field}.".startswith(f"{other}.") or other.startswith(f"{field}."):
+                    raise UserError(f"'{earlier}' and '{shown}' set the same field; keep one of them")
+        set_by |= dict.fromkeys(leaves(change), shown)
+        try:
+            changes = merged(changes, placed(change, ""))
+        except ValueError as error:
+            raise UserError(f"override '{shown}': {error}") from None
+    return changes
+
+
 def parse_override(override: str) -> dict[str, Any]:
     """Turn "a.b=1" into {"a": {"b": 1}}."""
     key, equals, value = override.partition("=")
+    where = f"override '{shortened(override)}'"
     if not equals or not key:
-        raise UserError(f"override '{override}' is not of the form key=value, as training.max_steps=100")
-    try:
-        result: Any = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"override '{override}': '{value}' is not valid YAML") from None
-    if isinstance(result, str):
-        result = as_number(result)
-    for part in reversed(key.split(".")):
+        raise UserError(f"{where} is not of the form key=value, as training.max_steps=100")
+    result = parse_yaml(value, where)
+    parts = key.split(".")
+    result = named(result) if parts[-1] == "method" else result
+    for part in reversed(parts):
         result = {part: result}
     return result
 
 
-def as_number(text: str) -> str | float:
-    """Read 3e-4 as the number that it is to everyone but YAML."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def leaves(fields: Mapping[str, Any], path: str = "") -> set[str]:
+    """List the fields that are given, as "data.tasks"."""
+    found: set[str] = set()
+    for name, value in fields.items():
+        here = f"{path}{name}"
+        found |= leaves(value, f"{here}.") if isinstance(value, dict) else {here}
+    return found

@@ -92,7 +92,7 @@ def model_config(name: str) -> PretrainedConfig:
         return known
     place = place_of(name)
     try:
-        config = AutoConfig.from_pretrained(place)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         if PretrainedConfig.get_config_dict(place)[0].get("tie_word_embeddings") is False:
             config.tie_word_embeddings = False  # see backbones/t5.py
         return config

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import reprlib
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -37,6 +39,7 @@ class TrainingInterrupted(Exception):  # noqa: N818 - no error: it was asked for
         self.signal = signal
 
 
+LONGEST_NAME = 100  # characters of a name that are compared, and shown
 _TURNS_TEXT_ROUND = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -63,6 +66,11 @@ def notice(message: str) -> None:
     tqdm.write(f"note: {printable(message)}", file=sys.stderr)  # on a line of its own beside a progress bar
 
 
+def shortened(text: str) -> str:
+    """Show a text, of a long one the beginning."""
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…"
+
+
 def nearest(name: object, choices: Iterable[str]) -> str:
     """Say which of the choices was probably meant, for the end of an error message.
 
@@ -71,10 +79,14 @@ def nearest(name: object, choices: Iterable[str]) -> str:
         choices: the valid names, in the order in which they are to be listed.
     """
     choices = [str(choice) for choice in choices]
-    close = get_close_matches(str(name).lower(), [choice.lower() for choice in choices], n=1, cutoff=0.5)
-    meant = next((choice for choice in choices if close and choice.lower() == close[0]), None)
-    listed = ", ".join(choices[:12]) + (", …" if len(choices) > 12 else "")
-    return f"did you mean '{meant}'? (choices: {listed})" if meant else f"choices: {listed or 'none'}"
+    if not choices:
+        return "there are no others"
+    # The likeness of names takes time that grows with their square.
+    lower = [choice.lower()[:LONGEST_NAME] for choice in choices]
+    close = get_close_matches(str(name).lower()[:LONGEST_NAME], lower, n=1, cutoff=0.5)
+    meant = shortened(choices[lower.index(close[0])]) if close else None
+    listed = ", ".join(map(shortened, choices[:12])) + (", …" if len(choices) > 12 else "")
+    return f"did you mean '{meant}'? (choices: {listed})" if meant else f"choices: {listed}"
 
 
 def validation_message(error: ValidationError, model: type[BaseModel]) -> str:
@@ -89,7 +101,68 @@ def validation_message(error: ValidationError, model: type[BaseModel]) -> str:
         return f"field '{field}' is missing"
     if isinstance(cause, ValueError):
         return f"{field}: {cause}" if field else str(cause)
-    return f"field '{field}' is {reprlib.repr(mistake['input'])}: {mistake['msg']}"
+    place = f"field '{field}'"
+    if loc and isinstance(loc[-1], int):
+        place = f"field '{'.'.join(map(str, loc[:-1]))}': number {loc[-1] + 1} of the list"
+    return f"{place} is {as_written(mistake['input'])}: {in_plain_words(mistake)}"
+
+
+def as_written(value: object) -> str:
+    """Show a value as a file has it, and shortly."""
+    if value is None:
+        return "empty"
+    if isinstance(value, bool | list | dict):
+        return shortened(json.dumps(value, ensure_ascii=False, default=str))
+    return reprlib.repr(value)
+
+
+def in_plain_words(mistake: Mapping[str, Any]) -> str:
+    """Say what is to be written instead of a value.
+
+    Args:
+        mistake: one of pydantic's errors.
+    """
+    kind, value, bounds = mistake["type"], mistake["input"], mistake.get("ctx", {})
+    if kind in ("string_type", "path_type"):
+        if isinstance(value, bool | int | float):
+            return f'it must be a text; write "{as_written(value)}", with the quotes'
+        return "it must be one text" if isinstance(value, list | tuple | dict) else "it must be a text"
+    if kind == "literal_error":
+        if choices := re.findall(r"'([^']*)'", bounds["expected"]):
+            return nearest("" if value is None else value, choices)
+        return f"it can only be {bounds['expected'].lower()}"
+    if kind in ("tuple_type", "list_type"):
+        return (
+            f"it must be a list; write [{as_written(value).strip(chr(39))}]"
+            if value is not None
+            else "write a list"
+        )
+    if kind.endswith("_type") and isinstance(bounds.get("class_name"), str):
+        kind = "section"
+    if kind == "int_from_float":
+        return f"it must be a whole number, as {value:.0f}"
+    words = {
+        "section": "it has fields of its own; write them below it, each as name: value",
+        "model_type": "it has fields of its own; write them below it, each as name: value",
+        "dict_type": "it must be a mapping; write {{name: value}}",
+        "int_type": "it must be a whole number",
+        "int_parsing": "it must be a whole number",
+        "int_parsing_size": "it is too large",
+        "float_type": "it must be a number",
+        "float_parsing": "it must be a number",
+        "finite_number": "it must be a finite number",
+        "bool_type": "write true or false",
+        "bool_parsing": "write true or false",
+        "greater_than": "it must be more than {gt}",
+        "greater_than_equal": "it must be at least {ge}",
+        "less_than": "it must be less than {lt}",
+        "less_than_equal": "it must be at most {le}",
+        "too_short": "there must be at least {min_length}",
+    }
+    # Of a kind that no field of ours has today, pydantic's words.
+    return (
+        words[kind].format(**bounds) if kind in words else str(mistake["msg"]).removeprefix("Input should ")
+    )
 
 
 def siblings(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

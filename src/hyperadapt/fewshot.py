@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hyperadapt.config import RunConfig, merged, parse_override
+from hyperadapt.config import RunConfig, merged, parse_overrides
 from hyperadapt.errors import UserError
 from hyperadapt.runs import load_run_config
 from hyperadapt.tasks import Task, get_task, read_split
@@ -71,9 +71,7 @@ def fewshot_config(
             "name": str(source / "base"),
             "tokenizer": str(source / "tokenizer"),
         }
-    for override in overrides:
-        values = merged(values, parse_override(override))
-    config = RunConfig.of(values, f"fewshot {run}")
+    config = RunConfig.of(merged(values, parse_overrides(overrides)), f"fewshot {run}")
     if balanced and new.kind != "class":
         raise UserError(f"--balanced: task '{new.name}' is of kind \"{new.kind}\", which has no classes")
     if samples is not None:

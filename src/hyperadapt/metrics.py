@@ -208,7 +208,29 @@ def rouge2(predictions: Sequence[str], targets: Sequence[str]) -> float:
 
 def rouge_l(predictions: Sequence[str], targets: Sequence[str]) -> float:
     """ROUGE-L, the mean F1 over the longest common subsequence of words, stemmed."""
-    return _rouge("rougeL", predictions, targets)
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    words = DefaultTokenizer(use_stemmer=True).tokenize
+    pairs = [
+        (words(prediction), words(target)) for prediction, target in zip(predictions, targets, strict=True)
+    ]
+    shared = [2 * longest_common(*pair) / max(len(pair[0]) + len(pair[1]), 1) for pair in pairs]
+    return 100 * sum(shared) / len(targets)
+
+
+def longest_common(first: Sequence[str], second: Sequence[str]) -> int:
+    """The length of the longest common subsequence, by Hyyrö's bit vectors (2004).
+
+    rouge_score's table of all pairs of words takes minutes for two texts of 100,000 characters; this is exact too.
+    """
+    places: dict[str, int] = {}
+    for place, word in enumerate(first):
+        places[word] = places.get(word, 0) | 1 << place
+    unmatched = every = (1 << len(first)) - 1
+    for word in second:
+        matched = unmatched & places.get(word, 0)
+        unmatched = (unmatched + matched | unmatched - matched) & every
+    return len(first) - unmatched.bit_count()
 
 
 def _rouge(kind: str, predictions: Sequence[str], targets: Sequence[str]) -> float:

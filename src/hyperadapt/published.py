@@ -6,8 +6,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict
+
+from hyperadapt.yaml_and_json import parse_yaml
 
 NOT_PRINTED = "The printed scores and measurements are not here: no text that holds them could be had."
 
@@ -40,7 +41,7 @@ class PublishedRow(BaseModel):
 def published_rows(table: int) -> tuple[PublishedRow, ...]:
     """Read the rows of a table."""
     text = (files("hyperadapt") / "assets/published.yaml").read_text(encoding="utf-8")
-    values = yaml.safe_load(text)[f"table_{table}"]
+    values = parse_yaml(text, "published.yaml")[f"table_{table}"]
     metrics = values.get("metrics", [])
     return tuple(
         PublishedRow(**{**row, "scores": dict(zip(metrics, row.get("scores", []), strict="scores" in row))})

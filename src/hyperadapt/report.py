@@ -6,6 +6,7 @@ configuration and the versions it was made with.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 from importlib import resources
@@ -282,5 +283,5 @@ def pictures(run: Any, history: list[dict[str, float]]) -> list[dict[str, str]]:
 
 
 def picture(title: str, svg: str, caption: str) -> dict[str, str]:
-    """Prepare a picture for the page, without what only a file of its own needs."""
-    return {"title": title, "svg": svg[svg.index("<svg") :], "caption": caption}
+    """Prepare a picture for the page, as an image, in which no script runs: a run's maps may be a stranger's."""
+    return {"title": title, "image": base64.b64encode(svg.encode()).decode(), "caption": caption}

@@ -66,7 +66,10 @@ def check_finished(directory: Path) -> None:
             )
         finished = "train_seconds" in values
     if not finished:
-        raise CheckpointError(f"the run {directory} is not finished; go on with: hyperadapt train … --resume")
+        missing = "" if file.is_file() else f" (it has no {FILE})"
+        raise CheckpointError(
+            f"the run {directory} is not finished{missing}; go on with: hyperadapt train … --resume"
+        )
 
 
 def model_entries(directory: Path) -> dict[str, manifest.Entry] | None:

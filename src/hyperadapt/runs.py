@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import platform
 import shutil
 from collections import Counter
@@ -24,7 +25,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import yaml
 from pydantic import ValidationError
 
 from hyperadapt import __version__, checkpoint, manifest, results_file, same_data, threads
@@ -51,6 +51,7 @@ from hyperadapt.tasks.sources import PlacedRow, given_rows
 from hyperadapt.tiny_t5 import NAME as TINY_T5
 from hyperadapt.tiny_t5 import place_of
 from hyperadapt.tokenizing import check_labels
+from hyperadapt.yaml_and_json import dump_yaml, read_yaml
 
 if TYPE_CHECKING:
     from transformers import (
@@ -62,6 +63,9 @@ if TYPE_CHECKING:
     )
 
     from hyperadapt.training import MixtureTrainer
+
+# bitsandbytes says it on some processors when it is imported, in many lines: of a kernel that would be faster.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 EVALUATED = ("validation", "test")  # by a training
 MAY_CHANGE_ON_RESUME = (
@@ -273,9 +277,7 @@ def begin(directory: Path, config: RunConfig, prepared: Prepared, resumed: bool)
     if not resumed:
         clear(directory)
     specs = [task.model_dump(mode="json", exclude_none=True) for task in prepared.tasks]
-    write_atomically(
-        directory / "tasks.yaml", yaml.safe_dump(specs, sort_keys=False, allow_unicode=True).encode()
-    )
+    write_atomically(directory / "tasks.yaml", dump_yaml(specs).encode())
     write_atomically(directory / same_data.FILE, json.dumps(prepared.digests, indent=1).encode())
     # Not on resume, when they were read from there: the base model's tensors may still be mapped to this very file.
     if not resumed:
@@ -750,13 +752,13 @@ def load_tasks(file: Path) -> tuple[Task, ...]:
     """Read a run's resolved tasks."""
     manifest.check(file)
     try:
-        specs = yaml.safe_load(file.read_text())
+        specs = read_yaml(file)
         # A version before the step wrote all scores to the nearest 0.2.
         steps = [{"step": 0.2} if spec.get("kind") == "score" else {} for spec in specs]
         return tuple(Task(**{**step, **spec}) for step, spec in zip(steps, specs, strict=True))
     except ValidationError as error:
         raise CheckpointError(f"{file} is damaged: {validation_message(error, Task)}") from None
-    except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file} is missing or damaged ({' '.join(str(error).split())})") from None
 
 
@@ -979,7 +981,8 @@ def quietly(load: Any, name: str, field: str, **options: Any) -> Any:
     if not Path(name).is_dir() and get_close_matches(name, [TINY_T5], cutoff=0.8):
         raise UserError(f"{field}: there is no model '{name}'; did you mean '{TINY_T5}'?")
     try:
-        return load(name, **options)
+        # Else transformers asks on standard input whether it may run what came with a stranger's tokenizer or model.
+        return load(name, trust_remote_code=False, **options)
     except Exception as error:  # tokenizers and safetensors raise errors of their own
         reason = " ".join(str(error).split())[:160]
         raise UserError(

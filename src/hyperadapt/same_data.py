@@ -87,9 +87,12 @@ def check_tasks(before: Sequence[Task], now: Sequence[Task], where: str) -> None
         for field in (name for name in was if name not in WHERE_ROWS_LIE):
             unsaid = field in CHOSEN_IN_TRAINING and is_now[field] is None
             if was[field] != is_now[field] and not unsaid:
+                was_before, is_today = (
+                    ("were", "are") if isinstance(was[field], list | dict) else ("was", "is")
+                )
                 raise UserError(
-                    f"{where}: task '{task.name}': {field} {'were' if field.endswith('s') else 'was'} "
-                    f"{in_yaml(was[field])} and {'are' if field.endswith('s') else 'is'} now {in_yaml(is_now[field])}"
+                    f"{where}: task '{task.name}': {field} {was_before} {in_yaml(was[field])} and {is_today} now "
+                    f"{in_yaml(is_now[field])}"
                 )
 
 

@@ -27,9 +27,11 @@ def load_tiny_t5(
     import torch
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-    model = AutoModelForSeq2SeqLM.from_pretrained(DIRECTORY, dtype=dtype or torch.float32)
+    model = AutoModelForSeq2SeqLM.from_pretrained(
+        DIRECTORY, trust_remote_code=False, dtype=dtype or torch.float32
+    )
     model.config._name_or_path = NAME  # by which a saved adaptation finds it, wherever the package lies
-    return model, AutoTokenizer.from_pretrained(DIRECTORY)
+    return model, AutoTokenizer.from_pretrained(DIRECTORY, trust_remote_code=False)
 
 
 def place_of(name: str) -> str:

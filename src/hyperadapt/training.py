@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
 
 import numpy as np
 import psutil
@@ -47,7 +47,14 @@ from transformers.trainer_utils import SchedulerType, TrainOutput, rotate_checkp
 from transformers.training_args import OptimizerNames, trainer_log_levels
 
 from hyperadapt import manifest
-from hyperadapt.errors import CheckpointError, TrainingInterrupted, UserError, nearest, notice
+from hyperadapt.errors import (
+    CheckpointError,
+    TrainingInterrupted,
+    UserError,
+    in_plain_words,
+    nearest,
+    notice,
+)
 from hyperadapt.evaluation import (
     SECONDS_BEFORE_PROGRESS_SHOWS,
     EvaluationSet,
@@ -902,8 +909,13 @@ def checked_arguments(given: dict[str, Any]) -> dict[str, Any]:
         try:
             TypeAdapter(known[name], config={"arbitrary_types_allowed": True}).validate_python(value)
         except ValidationError as error:
-            reason = error.errors()[0]["msg"]
+            reason = in_plain_words(dict(error.errors()[0]))
             raise UserError(f"training.arguments: {name} is {value!r}: {reason}") from None
+        takes = (known[name], *get_args(known[name]))
+        if (
+            isinstance(value, str) and bool in takes and str not in takes
+        ):  # passed on as it is: "no" would be true
+            raise UserError(f"training.arguments: {name} is {value!r}: write true or false")
     choices = [optimizer.value for optimizer in OptimizerNames]
     if (optimizer := given.get("optim", "adamw_torch")) not in choices:
         raise UserError(f"training.arguments: optim '{optimizer}' is unknown; {nearest(optimizer, choices)}")

@@ -85,7 +85,7 @@ def adapted(spec: dict[str, Any]) -> Any:
             model.save_pretrained(place)
             del model
             model = T5ForConditionalGeneration.from_pretrained(
-                place, quantization_config=spec["quantization"]
+                place, trust_remote_code=False, quantization_config=spec["quantization"]
             )
         forget_loading(model)
     options = spec["options"]

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from hyperadapt.comparison import Cell, cells_of, check_cells, train_cells
-from hyperadapt.config import CompareConfig, merged, parse_override
+from hyperadapt.config import CompareConfig, leaves, merged, parse_overrides
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.experiments.scales import SCALES, Fields, Scale
 from hyperadapt.fewshot import check_enough
 from hyperadapt.files import write_atomically
 from hyperadapt.locks import locked
 from hyperadapt.methods import METHODS
+from hyperadapt.paths import absolute
 from hyperadapt.tasks import get_task
 
 
@@ -126,15 +127,6 @@ class Plan:
         return name
 
 
-def leaves(fields: Fields, path: str = "") -> set[str]:
-    """List the fields that are given, as "data.tasks"."""
-    found: set[str] = set()
-    for name, value in fields.items():
-        here = f"{path}{name}"
-        found |= leaves(value, f"{here}.") if isinstance(value, dict) else {here}
-    return found
-
-
 def plan(
     name: str,
     scale: str = "small",
@@ -167,8 +159,11 @@ def plan(
         chosen = replace(chosen, run={**chosen.run, "model": {"name": base}})
         folder = f"{scale}-{Path(base).name}"
     fields: Fields = {} if data_dir is None else {"data": {"data_dir": data_dir}}
-    for override in overrides:
-        fields = merged(fields, parse_override(override))
+    fields = merged(fields, parse_overrides(overrides))
+    try:
+        absolute(str(output_dir))
+    except ValueError as error:
+        raise UserError(f"--output-dir: {error}") from None
     planned = Plan(EXPERIMENTS[name], chosen, Path(output_dir) / folder, fields)
     balanced = fields.get("data", {}).get("balanced")
     if balanced and not any(cell.config.data.balanced for cell in planned.cells()):

@@ -41,12 +41,12 @@ class Method(BaseModel):
         says_what_is_trained: options that change nothing else, so that a run may go on from one where they differ.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     name: ClassVar[str]
     task_in_input: ClassVar[bool] = False
     says_what_is_trained: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, /, **options: Any) -> None:
         try:
             super().__init__(**options)
         except ValidationError as error:

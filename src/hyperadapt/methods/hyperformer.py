@@ -9,14 +9,15 @@ HyperFormerPlusPlus  task embedding  shared by tasks and sites           same
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from hyperadapt.errors import UserError
 from hyperadapt.methods.base import Host, Method
+from hyperadapt.paths import absolute
+from hyperadapt.yaml_and_json import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,7 +135,7 @@ class HyperFormer(BottleneckMethod):
     conditional_layer_norm: bool = True
     adapter_block: bool = True
     task_projector: bool = True
-    task_features: str | None = None
+    task_features: Annotated[str, AfterValidator(absolute)] | None = None
     train_task_embeddings_only: bool = False
 
     def build(self, host: Host) -> Adaptation:
@@ -232,14 +233,17 @@ def read_task_features(path: Path, tasks: tuple[str, ...]) -> Tensor:
     if not path.is_file():
         raise UserError(f"task_features: there is no file {path}")
     try:
-        vectors = json.loads(path.read_text())
+        vectors = parse_json(path.read_bytes())
+    except UserError as error:
+        raise UserError(f"task_features: {path}: {error}") from None
+    try:
         # On the CPU, as parameters are counted on no device at all.
         rows = [torch.tensor(vectors[task], dtype=torch.float32, device="cpu") for task in tasks]
     except KeyError as missing:
         raise UserError(
             f"task_features: {path} has no vector for task {missing}; it has {', '.join(vectors)}"
         ) from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise UserError(
             f"task_features: {path} is not a JSON object of task -> list of numbers ({error})"
         ) from None

@@ -13,7 +13,6 @@ import io
 import json
 import re
 import reprlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperadapt.errors import UserError, nearest
+from hyperadapt.yaml_and_json import parse_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,6 +117,10 @@ def read_hub(
 ) -> Iterator[PlacedRow]:
     """The rows of a split of a dataset on the hub; all else as `read_file`."""
     from datasets import load_dataset
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as NO_HUB_NAMES
+
+    if hub in NO_HUB_NAMES or Path(hub).exists():  # datasets would read files here, of pandas even pickles
+        raise UserError(f"hub '{hub}' is no data set on the hub; for files write files: {{train: …}}")
 
     name = " ".join(filter(None, [hub, config, source]))
     try:
@@ -215,20 +219,7 @@ def _json_object(text: str) -> Row:
 def _json(text: str) -> Any:
     if not text.strip():
         raise UserError("the line is blank")
-    try:
-        return json.loads(text, object_pairs_hook=_columns_once)
-    except RecursionError:
-        raise UserError("no readable JSON: it is nested too deeply") from None
-    except ValueError as error:
-        raise UserError(f"no readable JSON: {error}") from None
-
-
-def _columns_once(pairs: list[tuple[str, Any]]) -> Row:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
-        raise ValueError(f"'{twice}' is given twice")
-    return row
+    return parse_json(text)
 
 
 def _mapping(row: Any) -> Row:

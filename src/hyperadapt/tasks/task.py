@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from hyperadapt.errors import UserError, nearest, notice, validation_message
+from hyperadapt.errors import UserError, as_written, nearest, notice, validation_message
 from hyperadapt.metrics import LARGEST_SCORE, METRICS, METRICS_OF_KIND, REPORTED_ONLY, read_score
 from hyperadapt.tasks.chunks import Span, read_answers
 from hyperadapt.tasks.scores import chosen_step, number_text, to_step
@@ -43,6 +44,7 @@ from hyperadapt.tasks.sources import (
     text_of,
     value_of,
 )
+from hyperadapt.yaml_and_json import read_yaml
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -103,9 +105,32 @@ def preprocessor(name: str, columns: tuple[str, ...]) -> Callable[[Any], Any]:
 
 
 def _named_columns(fields: object) -> object:
-    if isinstance(fields, list | tuple) and all(isinstance(column, str) for column in fields):
-        return {column: column for column in fields}
-    return fields
+    if isinstance(fields, str):
+        return {fields: fields}
+    if not isinstance(fields, list | tuple):
+        return fields
+    for column in fields:
+        if not isinstance(column, str):
+            raise UserError(f"a column's name must be a text, not {as_written(column)}; write [title, body]")
+    return {column: column for column in fields}
+
+
+def _one_or_more(names: object) -> object:
+    return (names,) if isinstance(names, str) else names
+
+
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise UserError(f"'{name}' must be of letters, digits, - and _ alone")
+    return name
+
+
+def _hub_name(name: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+        raise UserError(
+            f"'{name}' is no name on the hub, as OWNER/NAME; for files of your own write files: {{train: …}}"
+        )
+    return name
 
 
 def _splits_as_given(fields: dict[str, Any]) -> dict[Split, str]:
@@ -179,8 +204,8 @@ class Task(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
-    hub: str | None = None
+    name: Annotated[str, AfterValidator(_plain_name)]
+    hub: Annotated[str, AfterValidator(_hub_name)] | None = None
     hub_config: str | None = None
     local: str | None = None
     files: dict[str, Path] | None = None
@@ -194,12 +219,12 @@ class Task(BaseModel):
     writes: Literal["number", "name"] = "number"
     step: float | None = Field(None, gt=0, allow_inf_nan=False)
     candidate: str | None = None
-    group: tuple[str, ...] = ()
+    group: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
     every_answer: bool = False
     preprocess: str | None = None
-    metrics: tuple[str, ...] = Field(min_length=1)
+    metrics: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = Field(min_length=1)
     splits: Annotated[dict[Split, str], BeforeValidator(_named_protocol)] = Field(
-        default_factory=_splits_as_given, validate_default=True, min_length=1
+        default_factory=_splits_as_given, validate_default=True
     )
     max_target_length: int = Field(default_factory=_target_length, ge=1)
     max_generated_length: int = Field(default_factory=_generated_length, ge=1)
@@ -225,6 +250,9 @@ class Task(BaseModel):
                 raise UserError(f"files: '{file}' is of no known format; {nearest(file.suffix, SUFFIXES)}")
 
     def _check_splits(self) -> None:
+        if not self.splits:
+            file = next(iter(self.files or {}), "")
+            raise UserError(f"files: '{file}' is no split, and there are no splits: {nearest(file, SPLITS)}")
         for split, rows in self.splits.items():
             match = _SLICE.fullmatch(rows)
             if not match:
@@ -516,17 +544,12 @@ def load_task_file(path: str | Path) -> Task:
     Raises:
         UserError: the file is missing or no YAML, or a field is unknown, missing or wrong.
     """
-    import yaml
-
     path = _existing(Path(path), "task file")
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from None
+    fields = read_yaml(path)
     if not isinstance(fields, dict):
         raise UserError(f"{path}: expected fields and their values (name: …), got {type(fields).__name__}")
     try:
-        task = Task(**{str(name): value for name, value in fields.items()})
+        task = Task(**fields)
     except ValidationError as error:
         raise UserError(f"{path}: {validation_message(error, Task)}") from None
     if task.files is None:

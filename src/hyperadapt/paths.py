@@ -1,0 +1,84 @@
+"""Paths in configurations: relative to the file where they stand, and on the command line to the working directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+
+def absolute(path: str, directory: str | Path = "") -> str:
+    """Return a path that is found from any working directory.
+
+    Args:
+        path: relative to the directory, or absolute; "~" is the user's home.
+        directory: by default the working directory.
+
+    Raises:
+        ValueError: if it is empty, which would be the directory itself.
+    """
+    if not path.strip():
+        raise ValueError("the path is empty; the directory itself is '.'")
+    return os.path.abspath(os.path.join(directory, os.path.expanduser(path)))
+
+
+def task_or_file(name: str, directory: str | Path = "") -> str:
+    """Return a task's name, or the path of a task file as `absolute` does."""
+    return absolute(name, directory) if name.endswith((".yaml", ".yml")) else name
+
+
+def model_or_directory(name: str, directory: str | Path = "") -> str:
+    """Return a model's name, or its path as `absolute` does: where it begins as one, or the model is there."""
+    place = os.path.join(directory, name)
+    there = bool(name.strip()) and os.path.isdir(place) and any(Path(place).glob("*.json"))
+    return absolute(name, directory) if there or name.startswith((".", "/", "~")) else name
+
+
+# What is a path in a configuration, one or several; in a comparison they stand in `base` and `variants`.
+PATHS: dict[str, Callable[..., str]] = {
+    "output_dir": absolute,
+    "start.run": absolute,
+    "data.data_dir": absolute,
+    "data.tasks": task_or_file,
+    "method.task_features": absolute,
+    "model.name": model_or_directory,
+    "model.tokenizer": model_or_directory,
+    "text.files": absolute,
+    "multitask.data_dir": absolute,
+    "multitask.tasks": task_or_file,
+    "distillation.directory": absolute,
+}
+
+
+def placed(fields: Mapping[str, Any], directory: str | Path, section: str = "") -> dict[str, Any]:
+    """Return a configuration's fields with absolute paths.
+
+    Args:
+        fields: section by section, as they were written.
+        directory: to which paths are relative.
+        section: where the fields stand, as "data.".
+
+    Raises:
+        ValueError: as `absolute`.
+    """
+    result: dict[str, Any] = {}
+    for name, value in fields.items():
+        field = f"{section}{name}"
+        if isinstance(value, Mapping):
+            of_runs = field == "base" or section == "variants."  # of a comparison
+            value = placed(value, directory, "" if of_runs else f"{field}.")
+        elif field in PATHS:
+            try:
+                value = _each(value, partial(PATHS[field], directory=directory))
+            except ValueError as error:
+                raise ValueError(f"{field}: {error}") from None
+        result[name] = value
+    return result
+
+
+def _each(value: Any, resolve: Callable[[str], str]) -> Any:
+    if isinstance(value, list):
+        return [_each(item, resolve) for item in value]
+    return resolve(value) if isinstance(value, str) else value  # what is no text is an error of its own

@@ -1,0 +1,300 @@
+"""What a user is told in words of the task at hand: no field, of whatever wrong type, is answered with pydantic's."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+import hyperadapt as ha
+from hyperadapt.config import CompareConfig, PretrainConfig, RunConfig
+from hyperadapt.errors import UserError, nearest
+from hyperadapt.methods import METHODS, FullFineTuning
+from hyperadapt.tasks import Task, get_task
+from tiny_run import assert_one_line, hyperadapt
+
+ROOT = Path(__file__).resolve().parents[1]
+TASK = {
+    "name": "t",
+    "files": {"train": "t.jsonl"},
+    "fields": ["text"],
+    "labels": ["a", "b"],
+    "metrics": ["accuracy"],
+}
+RUN = {
+    "output_dir": "run",
+    "model": {"name": "tiny-t5"},
+    "method": "adapters",
+    "data": {"tasks": ["cola"]},
+    "training": {},
+    "evaluation": {},
+    "start": {"run": "x"},
+}
+PRETRAINING = {
+    **{
+        "output_dir": "run",
+        "model": {"name": "tiny-t5"},
+        "text": {"files": "a.txt"},
+        "objective": {},
+        "training": {},
+    },
+    **{"multitask": {"share": 0.5, "tasks": "rte"}, "distillation": {"directory": "d"}},
+}
+COMPARISON = {
+    "output_dir": "run",
+    "base": {name: RUN[name] for name in ("model", "data")},
+    "variants": {"a": {"method": "adapters"}},
+}
+WRONG: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    2.5,
+    float("nan"),
+    float("inf"),
+    10**25,
+    "",
+    "nothing",
+    [],
+    [1],
+    [None],
+    {},
+    {"a": 1},
+]
+PYDANTIC = re.compile(r"[Ii]nput|valid\b|pydantic|choices: none(?!,)|instance of|[Dd]ictionary|None")
+
+
+def fields_of(
+    model: type[BaseModel], values: dict[str, Any], path: tuple[str, ...] = ()
+) -> list[tuple[str, ...]]:
+    """List the fields of a model, and of those of its sections that are given."""
+    found = []
+    for name, field in model.model_fields.items():
+        found.append((*path, name))
+        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        section = next(
+            (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None
+        )
+        if section is not None and isinstance(values.get(name), dict):
+            found += fields_of(section, values[name], (*path, name))
+    return found
+
+
+def replaced(values: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """Return the values with another at a path."""
+    first, *rest = path
+    return {**values, first: replaced(values.get(first) or {}, tuple(rest), value) if rest else value}
+
+
+def message_of(kind: type[Any], values: dict[str, Any]) -> str:
+    try:
+        if kind is Task:
+            from pydantic import ValidationError
+
+            from hyperadapt.errors import validation_message
+
+            try:
+                Task(**values)
+            except ValidationError as error:
+                return validation_message(error, Task)
+        elif issubclass(kind, RunConfig | PretrainConfig | CompareConfig):
+            kind.of(values, "config.yaml")
+        else:
+            kind(**values)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [(Task, TASK), (RunConfig, RUN), (PretrainConfig, PRETRAINING), (CompareConfig, COMPARISON)]
+    + [(method, {}) for method in METHODS.values()],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_no_field_of_a_wrong_type_is_answered_in_pydantics_words(
+    kind: type[BaseModel], values: dict[str, Any]
+) -> None:
+    refused = 0
+    for path in fields_of(kind, values):
+        for wrong in WRONG:
+            message = message_of(kind, replaced(values, path, wrong))
+            assert not PYDANTIC.search(message), (path, wrong, message)
+            assert "\n" not in message
+            refused += bool(message)
+    assert refused > len(fields_of(kind, values)) or kind is FullFineTuning
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "labels: [1, 2]",
+            "field 'labels': number 1 of the list is 1: it must be a text; write \"1\", with the quotes",
+        ),
+        (
+            "labels: [true, false]",
+            'number 1 of the list is true: it must be a text; write "true", with the quotes',
+        ),
+        ("labels: good", "field 'labels' is 'good': it must be a list; write [good]"),
+        ("metrics: 3", "field 'metrics' is 3: it must be a list; write [3]"),
+        ("fields: [1]", "a column's name must be a text, not 1; write [title, body]"),
+        ("kind: clas", "field 'kind' is 'clas': did you mean 'class'? (choices: class, score, text,"),
+        ("every_answer: maybe", "field 'every_answer' is 'maybe': write true or false"),
+        ("max_target_length: 0", "field 'max_target_length' is 0: it must be at least 1"),
+        ("max_target_length: many", "field 'max_target_length' is 'many': it must be a whole number"),
+        ("name: my task", "name: 'my task' must be of letters, digits, - and _ alone"),
+        ("name:", "field 'name' is empty: it must be a text"),
+    ],
+)
+def test_a_task_file_is_told_what_to_write(tmp_path: Path, line: str, message: str) -> None:
+    fields = {
+        "name": "t",
+        "files": "{train: t.jsonl}",
+        "fields": "[text]",
+        "labels": "[a, b]",
+        "metrics": "[accuracy]",
+    }
+    fields[line.partition(":")[0]] = line.partition(":")[2]
+    (tmp_path / "t.yaml").write_text("".join(f"{name}: {value}\n" for name, value in fields.items()))
+    with pytest.raises(UserError) as error:
+        get_task(tmp_path / "t.yaml")
+    assert message in str(error.value)
+
+
+def test_one_name_is_a_list_of_it_and_no_is_a_label(tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_text(
+        "name: t\nfiles: {train: t.jsonl}\nfields: body\nlabels: [no, yes]\nmetrics: accuracy\ngroup: question\n"
+    )
+    task = get_task(tmp_path / "t.yaml")
+    assert (task.fields, task.labels) == ({"body": "body"}, ("no", "yes"))
+    assert (task.metrics, task.group) == (("accuracy",), ("question",))
+
+
+def test_where_there_is_no_choice_it_is_said_in_words(tmp_path: Path) -> None:
+    assert nearest("a", []) == "there are no others"
+    with pytest.raises(UserError, match="field 'rank' is unknown; there are no others"):
+        FullFineTuning(rank=3)
+    with pytest.raises(UserError, match=r"there is no configuration file .*; there are no others"):
+        RunConfig.load(tmp_path / "none.yaml")
+
+
+def test_an_endless_name_is_neither_compared_nor_shown_whole() -> None:
+    message = nearest("x" * 100_000, ["x" * 100_000, "b"])
+    assert message.startswith("did you mean 'xxx")
+    assert len(message) < 300
+
+
+def test_yes_and_no_are_answers_to_a_field_that_is_true_or_false(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "output_dir: r\nmodel: {name: tiny-t5}\nmethod: adapters\n"
+        "data: {tasks: cola, balanced: yes, mixed_batches: off}\n"
+    )
+    data = RunConfig.load(tmp_path / "c.yaml").data
+    assert (data.balanced, data.mixed_batches) == (True, False)
+    assert_one_line(
+        hyperadapt("train", tmp_path / "c.yaml", "training.arguments={bf16: no}"),
+        "bf16 is 'no': write true or false",
+    )
+
+
+def test_version() -> None:
+    outcome = hyperadapt("--version")
+    assert (outcome.code, outcome.out, outcome.err) == (0, f"hyperadapt {ha.__version__}\n", "")
+
+
+def test_paths_in_a_configuration_are_relative_to_the_file_in_which_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deep/models/mine").mkdir(parents=True)
+    (tmp_path / "deep/models/mine/config.json").write_text("{}")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "base.yaml").write_text(
+        "output_dir: out\nmodel: {name: models/mine, tokenizer: ./tok}\nstart: {run: old}\n"
+        "method: {name: hyperformer, task_features: z.json}\ndata: {tasks: [cola, t.yaml], data_dir: data}\n"
+    )
+    (tmp_path / "deep/leaf.yaml").write_text(
+        "extends: ../base.yaml\nmodel: {name: models/mine}\ndata: {data_dir: ../rows}\n"
+    )
+    monkeypatch.chdir(tmp_path / "work")
+    config = RunConfig.load("../deep/leaf.yaml", ["start.run=here", "model.tokenizer=google-t5/t5-small"])
+    assert config.output_dir == str(tmp_path / "out")
+    assert config.model.name == str(tmp_path / "deep/models/mine")
+    assert config.model.tokenizer == "google-t5/t5-small"
+    assert config.start is not None
+    assert config.start.run == str(tmp_path / "work/here")
+    assert config.data.tasks == ("cola", str(tmp_path / "t.yaml"))
+    assert config.data.data_dir == str(tmp_path / "rows")
+    assert config.resolved()["method"]["task_features"] == str(tmp_path / "z.json")
+    config.save(tmp_path / "deep/saved.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert RunConfig.load("deep/saved.yaml").resolved() == config.resolved()
+    assert RunConfig.load_saved(Path("deep/saved.yaml")).resolved() == config.resolved()
+
+
+def test_paths_of_a_comparison_and_of_pretraining_are_too(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "output_dir: out\nbase: {model: {name: tiny-t5}, data: {tasks: [cola], data_dir: rows}}\n"
+        "variants: {a: {method: adapters}, b: {method: adapters, start: {run: old}, data: {tasks: ./t.yaml}}}\n"
+        "seeds: [1]\n"
+    )
+    runs = CompareConfig.load(tmp_path / "c.yaml").runs()
+    assert {run.data.data_dir for run in runs.values()} == {str(tmp_path / "rows")}
+    second = runs["b", 1]
+    assert second.start is not None
+    assert (second.start.run, second.data.tasks) == (str(tmp_path / "old"), (str(tmp_path / "t.yaml"),))
+    assert second.output_dir == str(tmp_path / "out/b/seed-1")
+    (tmp_path / "p.yaml").write_text(
+        "output_dir: out\nmodel: {name: tiny-t5}\ntext: {files: [a.txt]}\n"
+        "multitask: {share: 0.5, tasks: [t.yaml], data_dir: rows}\ndistillation: {directory: teacher}\n"
+    )
+    pretraining = PretrainConfig.load(tmp_path / "p.yaml")
+    assert pretraining.multitask is not None
+    assert pretraining.distillation is not None
+    places = [
+        *(pretraining.output_dir, *pretraining.text.files, *pretraining.multitask.tasks),
+        *(pretraining.multitask.data_dir, pretraining.distillation.directory),
+    ]
+    assert places == [str(tmp_path / name) for name in ("out", "a.txt", "t.yaml", "rows", "teacher")]
+
+
+def test_our_own_configurations_end_where_they_always_did() -> None:
+    config = RunConfig.load(ROOT / "configs/glue-offline.yaml")
+    assert config.output_dir == str(ROOT / "runs/glue-offline")
+    assert config.data.data_dir == os.path.abspath(ROOT / "../shared/data")
+
+
+def test_bitsandbytes_says_nothing_of_kernels_that_it_has_not() -> None:
+    import hyperadapt.runs  # noqa: F401 - before anything that imports bitsandbytes
+
+    assert not logging.getLogger("bitsandbytes.backends.cpu.ops").isEnabledFor(logging.WARNING)
+
+
+def test_the_troubleshooting_table_has_a_row_for_each_way_to_be_stopped() -> None:
+    section = (
+        (ROOT / "README.md")
+        .read_text(encoding="utf-8")
+        .partition("## When something goes wrong")[2]
+        .partition("\n## ")[0]
+    )
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    assert all(line.count(" | ") == 2 for line in rows)
+    for word in (
+        "SIGTERM",
+        "143",
+        "130",
+        "--resume",
+        "--allow-changed-data",
+        "output_dir",
+        "longest_first",
+        "damaged",
+    ):
+        assert word in section
+    for word in ("OMP_NUM_THREADS", "tokenizer", "step"):
+        assert word in section
