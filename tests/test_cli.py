@@ -220,7 +220,7 @@ def test_train_prints_the_scores_of_each_split_and_where_the_run_lies(config: Pa
     # Brackets are no markup.
     outcome = hyperadapt("train", config, "output_dir=new[/run]", *FEW_STEPS)
     assert outcome.code == 0, outcome.err
-    assert "The run is in new[/run]" in outcome.out
+    assert f"The run is in {Path('new[/run]').absolute()}" in outcome.out
     results = json.loads(Path("new[/run]/results.json").read_text())
     last = f"validation average {results['validation']['average']:.2f} ("
     assert last in outcome.out
@@ -275,9 +275,9 @@ BAD_OVERRIDES = {
     "model={name: no/such-model, config: null}": "'no/such-model' is neither a local directory",
     "model={name: tasks, config: null}": "model.name: 'tasks' is neither a local directory with the right files",
     "model.tokenizer=nowhere": "model.tokenizer: 'nowhere' is neither a local directory",
-    "method={name: hyperformer, task_features: no.json}": "task_features: there is no file no.json",
-    "output_dir=config.yaml": "output_dir config.yaml cannot be made",
-    "output_dir=config.yaml/run": "output_dir config.yaml/run cannot be made",
+    "method={name: hyperformer, task_features: no.json}": "/no.json",
+    "output_dir=config.yaml": "/config.yaml cannot be made",
+    "output_dir=config.yaml/run": "/config.yaml/run cannot be made",
 }
 
 

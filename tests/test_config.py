@@ -205,7 +205,7 @@ def test_merging_changes_neither_side() -> None:
         ("training=null", "field 'training'"),
         ("data.tasks=3", "field 'data.tasks'"),
         ("data.tasks=[]", "field 'data.tasks'"),
-        ("data.tasks=[1]", "field 'data.tasks.0'"),
+        ("data.tasks=[1]", "field 'data.tasks': number 1 of the list is 1"),
         ("data.temperature=0", "field 'data.temperature'"),
         ("data.temperature=nan", "field 'data.temperature'"),
         ("seed=-1", "field 'seed'"),

@@ -39,7 +39,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fewshot(folder: Path, *options: object) -> tuple[int, str]:
     task = folder / "tasks/shade.yaml"
-    outcome = hyperadapt("fewshot", folder / "run", "--task", task, "training.max_steps=2", *options)
+    steps = [] if any("max_steps" in str(option) for option in options) else ["training.max_steps=2"]
+    outcome = hyperadapt("fewshot", folder / "run", "--task", task, *steps, *options)
     return outcome.code, outcome.out + outcome.err
 
 

@@ -191,9 +191,13 @@ def test_what_begins_ends_or_parts_a_file_changes_no_row(name: str, content: byt
         (
             "twice.jsonl",
             b'{"text": "a", "label": 0, "text": "b"}',
-            "line 1: no readable JSON: 'text' is given twice",
+            "line 1: 'text' stands twice; keep one of them",
         ),
-        ("deep.jsonl", b'{"text": ' + b"[" * 100_000, "line 1: no readable JSON: it is nested too deeply"),
+        (
+            "deep.jsonl",
+            b'{"text": ' + b"[" * 100_000,
+            "line 1: no readable JSON: its values are nested too deeply",
+        ),
         (
             "list.json",
             b'[{"text": "a", "label": 0}, 3]',

@@ -55,8 +55,8 @@ def config_of(directory: Path, task: Path, **data: Any) -> Path:
 
 
 def notes(said: str) -> list[str]:
-    """The notices among what was written to standard error."""
-    return [line for line in said.splitlines() if line.startswith("note: ")]
+    """The notices of what is cut among what was written to standard error."""
+    return [line for line in said.splitlines() if line.startswith("note: ") and "cut" in line]
 
 
 def drawn_rows(n: int = 60, seed: int = 0) -> list[dict[str, str]]:

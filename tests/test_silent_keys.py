@@ -13,7 +13,8 @@ from hyperadapt.errors import UserError
 from hyperadapt.methods import Adapters
 from hyperadapt.methods.hyperformer import read_task_features
 from hyperadapt.tasks import get_task
-from hyperadapt.yaml_and_json import dump_yaml, json_line, parse_json, parse_yaml, read_yaml
+from hyperadapt.tasks.sources import json_line
+from hyperadapt.yaml_and_json import dump_yaml, parse_json, parse_yaml, read_yaml
 from tiny_run import assert_one_line, contents, hyperadapt, write_config, write_tasks
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

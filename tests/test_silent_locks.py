@@ -143,6 +143,7 @@ def test_a_lock_leaves_nothing_behind_but_what_was_put_beside_it(tmp_path: Path)
         pass
 
 
+@pytest.mark.slow
 def test_where_several_processes_start_together_none_waits_for_one_that_was_refused(tmp_path: Path) -> None:
     config = write_config(tmp_path, write_tasks(tmp_path / "tasks"))
     command = [sys.executable, "-m", "hyperadapt.cli", "train", str(config)]
@@ -168,6 +169,7 @@ def test_where_several_processes_start_together_none_waits_for_one_that_was_refu
     assert all("is in use by process" in error for error in errors)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
 def test_the_runs_of_a_comparison_that_is_killed_stop_with_a_checkpoint(tmp_path: Path) -> None:
     config = write_comparison(tmp_path, max_steps=100_000)

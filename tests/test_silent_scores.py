@@ -219,8 +219,8 @@ def test_one_wild_answer_leaves_the_score_finite(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"step": 0}, "field 'step' is 0: Input should be greater than 0"),
-        ({"step": -0.2}, "field 'step' is -0.2: Input should be greater than 0"),
+        ({"step": 0}, "field 'step' is 0: it must be more than 0"),
+        ({"step": -0.2}, "field 'step' is -0.2: it must be more than 0"),
         ({"step": math.nan}, "field 'step' is nan: "),
         ({"kind": "text", "metrics": ["rougeL"], "step": 1}, "step is for kind 'score', but kind is 'text'"),
         (

@@ -19,7 +19,15 @@ from hyperadapt.config import CompareConfig, RunConfig
 from hyperadapt.errors import CheckpointError, UserError
 from hyperadapt.report import picture
 from hyperadapt.tasks import get_task
-from tiny_run import BASE, assert_one_line, contents, hyperadapt, write_config, write_tasks
+from tiny_run import (
+    BASE,
+    as_of_an_earlier_version,
+    assert_one_line,
+    contents,
+    hyperadapt,
+    write_config,
+    write_tasks,
+)
 
 TASK = "name: t\nfields: text\nlabels: [a, b]\nmetrics: accuracy\n"
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "hyperadapt"
@@ -230,6 +238,7 @@ def test_every_hub_of_ours_is_a_name_on_the_hub() -> None:
 
 
 def test_a_saved_model_names_a_model_of_transformers_and_nothing_else(run: Path) -> None:
+    as_of_an_earlier_version(run)
     rewrite_header(run / "model", base_class="pipeline", base_model="x")
     assert_one_line(hyperadapt("evaluate", run), "needs a base model of class pipeline")
 
@@ -242,6 +251,7 @@ def test_a_saved_model_names_a_model_of_transformers_and_nothing_else(run: Path)
     ],
 )
 def test_a_header_with_a_field_of_a_wrong_type_is_named(run: Path, field: str, value: object) -> None:
+    as_of_an_earlier_version(run)  # or its manifest would tell that the file is another
     rewrite_header(run / "model", **{field: value})
     with pytest.raises(CheckpointError, match=rf"is corrupted: its header.*{field}"):
         read(run / "model")

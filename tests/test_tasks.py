@@ -25,7 +25,7 @@ from hyperadapt.tasks import (
 )
 from hyperadapt.tasks.builtin import BUILTIN
 from hyperadapt.tasks.glue import GLUE
-from hyperadapt.tasks.sources import json_rows
+from hyperadapt.tasks.sources import json_rows, read_dataset
 
 # Rows that the papers' protocol makes of the files in shared/data: train, validation, test.
 SPLIT_SIZES = {
@@ -395,7 +395,7 @@ def test_free_text_is_its_own_target_and_always_an_answer(reviews: Callable[...,
     assert reviews(kind="score", labels=None, metrics=["pearson"]).max_target_length == 8
 
 
-def test_the_hub_is_read_where_a_task_has_no_local_rows(
+def test_a_data_set_is_read_row_by_row_with_its_places(
     reviews: Callable[..., Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     # A folder of data files is loaded as a dataset of the hub is.
@@ -403,15 +403,17 @@ def test_the_hub_is_read_where_a_task_has_no_local_rows(
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "train.csv").write_text("title,body,stars\nLamp,Bright.,1\nFan,,0\n", encoding="utf-8")
-    task = reviews(files=None, hub=str(folder))
-    assert load_split(task, "train", max_rows=1)["source"][0].startswith("title: ")
-    assert "title: Fan body: " in load_split(task, "train")["source"]
-    with pytest.raises(
-        UserError, match=r"set train, row 2: column 'stars' holds 0, which is no label; choic"
-    ):
-        load_split(reviews(files=None, hub=str(folder), labels=["1", "2"]), "train")
+    columns = ["title", "body", "stars"]
+    rows = list(read_dataset(str(folder), None, "train", columns, None))
+    assert [place.rpartition("/")[2] for place, _ in rows] == ["set train, row 1", "set train, row 2"]
+    assert [row for _, row in rows] == [
+        {"title": "Lamp", "body": "Bright.", "stars": 1},
+        {"title": "Fan", "body": None, "stars": 0},
+    ]
     with pytest.raises(UserError, match=r"set test cannot be had from the hub .*: Unknown split \"test\""):
-        load_split(task, "test")
+        list(read_dataset(str(folder), None, "test", columns, None))
+    with pytest.raises(UserError, match="is no name on the hub, as OWNER/NAME"):
+        reviews(files=None, hub=str(folder))
 
 
 def test_a_dataset_that_the_hub_does_not_give_is_named(
@@ -584,7 +586,7 @@ GOOD = b'{"title": "Lamp", "body": "Bright.", "stars": 1}\n'
         ),
         (
             b'{"title": "Lamp", "body": "a", "stars": 1, "body": "b"}',
-            "no readable JSON: 'body' is given twice",
+            "'body' stands twice; keep one of them",
         ),
         (b'{"title": "Lamp", "body": ["a"], "stars": 1}', r"column 'body' holds \['a'\], which is no text"),
         (b'{"title": "Lamp", "body": "Bright."}', "there is no column 'stars'; choices: title, body"),

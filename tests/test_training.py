@@ -244,7 +244,7 @@ def trainer(tmp_path: Path, tasks: list[str], monkeypatch: pytest.MonkeyPatch) -
     """A run's trainer, before its first step."""
     made: list[Any] = []
 
-    class BeganError(Exception):
+    class BeganError(BaseException):  # an Exception in a first step is told as the user's mistake
         pass
 
     def keep(self: Any, **_: Any) -> None:

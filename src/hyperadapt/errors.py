@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 class UserError(ValueError):
     """A mistake in what the user gave: the message says what, where, and how to mend it.
 
-    The command line prints the message alone and exits with 2; in Python it is a ValueError.
+    The command line prints the message alone, one line, and exits with 2; in Python it is a ValueError.
     """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(" ".join(str(message).splitlines()))
 
 
 class CheckpointError(UserError):

@@ -33,7 +33,9 @@ def writing(place: Path) -> Iterator[None]:
             type(error) is Exception or _TORCH_WRITES.search(reason)
         ):
             raise
-        place = getattr(error, "filename", None) or place
+        file = Path(str(getattr(error, "filename", None) or place))
+        if file.is_relative_to(place):  # not the temporary one beside it
+            place = file
         raise UserError(
             f"cannot write {place}: {reason[:160]}; mend that, and give the command again"
         ) from error

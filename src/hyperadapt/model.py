@@ -534,7 +534,7 @@ def check_base(base: Any) -> Backbone:
     if not isinstance(base, PreTrainedModel):
         raise UserError(
             f"the base model must be a model of transformers, not {reprlib.repr(type(base).__name__)}: load it with "
-            "AutoModelForSeq2SeqLM.from_pretrained; what wraps it comes after `adapt`"
+            "AutoModelForSeq2SeqLM; what wraps it comes after `adapt`"
         )
     backbone = backbone_of(base)
     for name, stack in backbone.stacks(base).items():

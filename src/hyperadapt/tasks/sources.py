@@ -116,11 +116,18 @@ def read_hub(
     hub: str, config: str | None, source: str, columns: Sequence[str], where: Mapping[str, str] | None
 ) -> Iterator[PlacedRow]:
     """The rows of a split of a dataset on the hub; all else as `read_file`."""
-    from datasets import load_dataset
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as NO_HUB_NAMES
 
     if hub in NO_HUB_NAMES or Path(hub).exists():  # datasets would read files here, of pandas even pickles
         raise UserError(f"hub '{hub}' is no data set on the hub; for files write files: {{train: …}}")
+    return read_dataset(hub, config, source, columns, where)
+
+
+def read_dataset(
+    hub: str, config: str | None, source: str, columns: Sequence[str], where: Mapping[str, str] | None
+) -> Iterator[PlacedRow]:
+    """The rows of a split of whatever `datasets` takes for a name, a folder too; all else as `read_hub`."""
+    from datasets import load_dataset
 
     name = " ".join(filter(None, [hub, config, source]))
     try:

@@ -747,7 +747,8 @@ def _read_source(task: Task, source: str, data_dir: str | Path | None) -> Iterab
     if (path := _file(task, source, data_dir)) is not None:
         return read_file(path, _columns(task), task.where)
     assert task.hub is not None
-    return read_hub(task.hub, task.hub_config, source, _columns(task), task.where)
+    with naming(f"task '{task.name}'"):
+        return read_hub(task.hub, task.hub_config, source, _columns(task), task.where)
 
 
 def _file(task: Task, source: str, data_dir: str | Path | None) -> Path | None:
