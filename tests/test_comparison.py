@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import importlib.util
 import json
@@ -300,7 +301,7 @@ def test_a_report_needs_no_other_file_and_has_the_runs_own_numbers(run: Path) ->
     outcome = hyperadapt("report", run)
     assert outcome.code == 0, outcome.err
     page = (run / "report.html").read_text(encoding="utf-8")
-    assert not re.search(r"""(src|href)=["'](?!#)""", page)
+    assert not re.search(r"""(src|href)=["'](?!#|data:)""", page)
     assert "@import" not in page
     results = json.loads((run / "results.json").read_text())
     for split in ("validation", "test"):
@@ -331,7 +332,8 @@ def test_the_map_shows_the_task_embeddings_of_a_method_that_has_them(compared: P
     embeddings = load_run(tmp_path / "three").model.hyperadapt.task_embeddings().detach().numpy()
     explained = 100 * PCA(2).fit(embeddings).explained_variance_ratio_
     assert "Task embeddings" in page
-    assert all(f"{share:.0f} %" in page for share in explained)
+    pictures = [base64.b64decode(image).decode() for image in re.findall(r"svg\+xml;base64,([^\"]+)", page)]
+    assert all(f"{share:.0f} %" in pictures[-1] for share in explained)
     assert all(f"<!-- {task} -->" in page for task in ("colour", "warmth", "third"))
 
 

@@ -302,7 +302,7 @@ BAD_FEATURES = {
         '{"alpha": [1], "beta": [1]}',
         "has no vector for task 'gamma'; it has alpha, beta",
     ),
-    "not JSON": ("alpha: 1", "is not a JSON object of task -> list of numbers"),
+    "not JSON": ("alpha: 1", "no readable JSON"),
     "a list": ("[1, 2]", "is not a JSON object of task -> list of numbers"),
     "words": ('{"alpha": ["x"], "beta": ["x"], "gamma": ["x"]}', "is not a JSON object of task"),
     "numbers": (

@@ -203,7 +203,7 @@ def test_a_pickle_that_would_run_code_is_one_line_and_never_runs(
 ) -> None:
     as_of_an_earlier_version(run)
     for checkpoint in (run / "checkpoints").iterdir():
-        (checkpoint / name).write_bytes(pickle.dumps(Marker(tmp_path / "ran")))
+        (checkpoint / name).write_bytes(pickle.dumps(Marker(tmp_path / "ran"), protocol=2))
     outcome = hyperadapt(*resume(folder, run, "training.max_steps=8"))
     errors = [line for line in re.split(r"[\r\n]+", outcome.err) if line.startswith("error: ")]
     assert outcome.code == 2

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import ByT5Tokenizer, T5Config, T5ForConditionalGeneration
+from transformers import ByT5Tokenizer
 
 from hyperadapt.checkpoint import read
 from hyperadapt.config import CompareConfig, RunConfig
@@ -72,11 +72,14 @@ def test_no_code_of_a_runs_tokenizer_runs_whatever_is_answered(run: Path, tmp_pa
 @pytest.mark.usefixtures("yes")
 @pytest.mark.parametrize("field", ["name", "tokenizer"])
 def test_no_code_of_a_base_model_or_tokenizer_runs_in_training(tmp_path: Path, field: str) -> None:
-    model, ran = tmp_path / "model", tmp_path / "ran"
-    T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, **BASE)).save_pretrained(model)
-    ByT5Tokenizer().save_pretrained(model)
-    with_code(model, ran)
-    given = {"name": str(model)} if field == "name" else {"config": BASE, "tokenizer": str(model)}
+    folder, ran = tmp_path / "model", tmp_path / "ran"
+    ByT5Tokenizer().save_pretrained(folder)
+    with_code(folder, ran)
+    given = {"config": BASE, "tokenizer": str(folder)}
+    if field == "name":
+        code = {"AutoConfig": "own.Own", "AutoModelForSeq2SeqLM": "own.Own"}
+        (folder / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": code}))
+        given = {"name": str(folder), "tokenizer": "bytes"}
     config = write_config(tmp_path, write_tasks(tmp_path / "tasks"), model=given)
     before = contents(tmp_path)
     assert_one_line(hyperadapt("train", config), f"model.{field}")

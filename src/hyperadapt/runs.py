@@ -472,12 +472,8 @@ def check_same_base(last: Path, model: Any) -> None:
     """
     if not (last / checkpoint.WEIGHTS_FILE).is_file():
         return  # in shards, without a header
-    before = checkpoint.read(last)[0]["base_fingerprint"]
-    if before != model.base_fingerprint:
-        raise CheckpointError(
-            f"{last} was trained on another base model than '{model.config._name_or_path}' (fingerprint {before[:12]}, "
-            f"not {model.base_fingerprint[:12]})"
-        )
+    saved, _ = checkpoint.read(last)
+    checkpoint.check_fingerprint(saved, model, model.base_digests, last)
 
 
 def note_unlisted(directory: Path) -> None:
