@@ -20,7 +20,9 @@ from hyperadapt.config import CompareConfig, PretrainConfig, RunConfig
 from hyperadapt.errors import UserError
 from hyperadapt.metrics import longest_common, rouge_l
 from hyperadapt.runs import load_run_config, load_tasks
-from hyperadapt.tasks import get_task, load_split, rows_from_lines
+from hyperadapt.tasks import get_task, load_split
+from hyperadapt.tasks.sources import json_rows
+from hyperadapt.tasks.task import input_texts
 from tiny_run import assert_one_line, contents, hyperadapt, write_config, write_tasks
 
 fuzzed = settings(
@@ -290,7 +292,7 @@ def test_any_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         task = get_task(f"{kind}.yaml")
         for split in ("train", "test"):
             answered(lambda split=split: load_split(task, split), tmp_path)
-        answered(lambda: rows_from_lines(task, [line.decode() for line in lines], "rows", False), tmp_path)
+        answered(lambda: input_texts(task, list(json_rows(lines, "rows")), False), tmp_path)
 
     check()
 
@@ -391,7 +393,7 @@ def test_what_would_end_in_a_traceback_or_never_is_one_line(
         (
             "class",
             '{"text": "a\\ud800", "label": 0}',
-            r"rows.jsonl, line 1: column 'text' holds \ud800, half of a character",
+            r"rows.jsonl, line 1: column 'text' holds 'a\ud800', which has half a character",
         ),
         ("class", "[" * 5000, "rows.jsonl, line 1: no readable JSON: its values are nested too deeply"),
         ("class", f'{{"text": {"9" * 5000}}}', "rows.jsonl, line 1: no readable JSON"),

@@ -94,7 +94,8 @@ def test_whatever_transformers_loads_is_told_to_run_no_code() -> None:
     for file in SOURCE.rglob("*.py"):
         text = file.read_text(encoding="utf-8")
         through_quietly = len(re.findall(r"quietly\(\w+\.from_pretrained,", text))
-        assert text.count(".from_pretrained") == len(calls.findall(text)) + through_quietly, file
+        named = text.count("peft.PeftModel.from_pretrained loads it")  # in a message
+        assert text.count(".from_pretrained") - named == len(calls.findall(text)) + through_quietly, file
         for call in calls.finditer(text):
             assert "trust_remote_code=False" in call[1], (file, call[0])
         assert not re.search(

@@ -291,8 +291,8 @@ def test_the_troubleshooting_table_has_a_row_for_each_way_to_be_stopped() -> Non
         "--allow-changed-data",
         "output_dir",
         "longest_first",
-        "damaged",
+        "corrupted",
     ):
         assert word in section
-    for word in ("OMP_NUM_THREADS", "tokenizer", "step"):
+    for word in ("manifest", "OMP_NUM_THREADS", "tokenizer", "step"):
         assert word in section
