@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -116,8 +118,45 @@ def test_what_is_valuable_is_never_begun_over(trained: Path, run: Path, tmp_path
         (run / outcome).rename(tmp_path / outcome)
         before = contents(run)
         assert_one_line(hyperadapt("train", config, output), "already holds a run")
-        assert_one_line(hyperadapt("train", config, output, "--resume"), "no whole checkpoint to resume from")
+        assert_one_line(hyperadapt("train", config, output, "--resume"), "no checkpoint before it is whole")
         assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "tasks.yaml", "base/own.txt", "checkpoints/checkpoint-7/w.bin"]
+)
+def test_what_a_user_has_of_a_runs_names_is_never_written_over(
+    trained: Path, tmp_path: Path, name: str
+) -> None:
+    own = tmp_path / "mine" / name
+    own.parent.mkdir(parents=True)
+    own.write_text("# mine\n" + (trained.parent / "config.yaml").read_text())
+    before = contents(tmp_path)
+    config = own if name == "config.yaml" else trained.parent / "config.yaml"
+    assert_one_line(
+        hyperadapt("train", config, f"output_dir={tmp_path / 'mine'}"),
+        "would be written over: choose another",
+    )
+    assert contents(tmp_path) == before
+
+
+def test_a_comparison_writes_over_no_run(trained: Path, run: Path, tmp_path: Path) -> None:
+    base = yaml.safe_load((trained.parent / "config.yaml").read_text())
+    del base["output_dir"]
+    comparison = {"output_dir": str(run), "base": base, "variants": {"one": {}}, "seeds": [0]}
+    (tmp_path / "comparison.yaml").write_text(yaml.safe_dump(comparison))
+    before = contents(run)
+    assert_one_line(hyperadapt("compare", tmp_path / "comparison.yaml"), "would be written over")
+    assert contents(run) == before
+
+
+def test_a_checkpoint_without_a_manifest_is_not_passed_over_in_silence(run: Path) -> None:
+    steps = sorted(int(folder.name.split("-")[1]) for folder in (run / "checkpoints").iterdir())
+    (run / f"checkpoints/checkpoint-{steps[-1]}/manifest.json").unlink()
+    (run / "checkpoints/checkpoint-best").mkdir()  # no name of a checkpoint
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        assert last_checkpoint(run / "checkpoints") == run / f"checkpoints/checkpoint-{steps[-2]}"
+    assert f"checkpoint-{steps[-1]} was cut short; going on from checkpoint-{steps[-2]}" in said.getvalue()
 
 
 def test_a_training_that_raises_gives_the_signals_back(config: Path, in_step: Callable[..., None]) -> None:

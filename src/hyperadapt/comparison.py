@@ -104,8 +104,11 @@ def compare(
         UserError: for anything wrong with what was given, or where runs failed; the others are finished by then.
         TrainingInterrupted: after SIGTERM or Ctrl-C.
     """
+    from hyperadapt.runs import check_place
+
     cells, directory = cells_of(config), Path(config.output_dir)
     with locked(directory):
+        check_place(directory, config, ("config.yaml",))
         check_cells(cells, ray, processes)
         config.save(directory / "config.yaml")
         train_cells(cells, jobs, ray, processes, finished=lambda: write_table(cells, directory))

@@ -296,6 +296,15 @@ class WrittenConfig(Section):
                 raise CheckpointError(f"{path} is damaged: the field '{missing[0]}' is missing")
         return config
 
+    @classmethod
+    def wrote(cls, path: Path) -> bool:
+        """Tell whether a file is one that `save` has written for a configuration of this kind."""
+        try:
+            cls.load_saved(path)
+        except UserError:
+            return False
+        return True
+
     def save(self, path: Path) -> None:
         """Write a configuration with every field."""
         write_atomically(path, (dump_yaml(self.resolved()) + END).encode())

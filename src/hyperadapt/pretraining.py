@@ -716,14 +716,14 @@ def prepare(
 
 
 def begin(directory: Path, config: PretrainConfig, prepared: Prepared, resumed: bool) -> None:
-    """Write what a pretraining is made of; config.yaml marks the directory as a run, and the manifest lists it all."""
+    """Write what a pretraining is made of: config.yaml first, which marks it as a run, and last the manifest."""
     manifest.remove(directory)
+    config.save(directory / "config.yaml")
     if not resumed:
         clear(directory)
         prepared.tokenizer.save_pretrained(str(directory / "tokenizer"))
         np.save(directory / "tokens.npy", prepared.tokens)
     write_atomically(directory / same_data.FILE, json.dumps(prepared.digests, indent=1).encode())
-    config.save(directory / "config.yaml")
     manifest.add(directory, [*MADE_OF, "tokens.npy"])
 
 

@@ -272,8 +272,9 @@ def prepare(
 
 
 def begin(directory: Path, config: RunConfig, prepared: Prepared, resumed: bool) -> None:
-    """Write what a run is made of; config.yaml marks the directory as a run, and the manifest lists it all, last."""
+    """Write what a run is made of: config.yaml first, which marks it as one, and last the manifest, which lists all."""
     manifest.remove(directory)
+    config.save(directory / "config.yaml")
     if not resumed:
         clear(directory)
     specs = [task.model_dump(mode="json", exclude_none=True) for task in prepared.tasks]
@@ -285,7 +286,6 @@ def begin(directory: Path, config: RunConfig, prepared: Prepared, resumed: bool)
         if config.model.config is not None:
             own = [name for name in prepared.model.state_dict() if not name.startswith("hyperadapt.")]
             save_base(prepared.model, own, prepared.base_config, directory / "base")
-    config.save(directory / "config.yaml")
     manifest.add(directory, MADE_OF)
 
 
@@ -347,37 +347,64 @@ def checkpoint_to_start_from(directory: Path, config: WrittenConfig, resume: boo
     """
     if resume and not (directory / "config.yaml").is_file():
         raise UserError(f"{directory} holds no run to resume")
-    if not holds_work(directory):
+    if holds_work(directory):
         if resume:
-            notice(f"{directory} has no checkpoint yet; it is begun anew")
-        return None
+            return checkpoint_to_resume(directory, config)
+        raise UserError(f"{directory} already holds a run; go on with --resume, or choose another output_dir")
+    check_place(directory, config, (*MADE_OF, *TRAINED, "checkpoints", "tokens.npy"))
     if resume:
-        return checkpoint_to_resume(directory, config)
-    raise UserError(f"{directory} already holds a run; go on with --resume, or choose another output_dir")
+        notice(f"{directory} has no checkpoint yet; it is begun anew")
+    return None
 
 
 def holds_work(directory: Path) -> bool:
     """Tell whether a directory holds what a training has come to: a model, scores, or as much as a checkpoint.
 
-    A checkpoint counts that is damaged: it may be mended, but not one that was never written to its end.
+    A checkpoint counts that is damaged, as it may be mended, but not one that was cut short.
     """
-    from hyperadapt.training import checkpoints_in, was_finished
+    from hyperadapt.training import TRAINER_STATE_NAME, checkpoints_in
 
     outcomes = [directory / name for name in ("model", "results.json", "history.json")]
+    files = (manifest.FILE, TRAINER_STATE_NAME)
+    marks = [begun / name for begun in checkpoints_in(directory / "checkpoints") for name in files]
     return any(outcome.exists() for outcome in outcomes) or any(
-        map(was_finished, checkpoints_in(directory / "checkpoints"))
+        mark.is_file() and mark.stat().st_size for mark in marks
     )
 
 
+def check_place(directory: Path, config: WrittenConfig, names: Sequence[str]) -> None:
+    """Check that a run or comparison may be begun in a directory: what it would write over is of one that was before.
+
+    Args:
+        directory: its output_dir.
+        config: of the run or comparison.
+        names: what it writes.
+
+    Raises:
+        UserError: if something of these names is the user's own.
+    """
+    file = directory / "config.yaml"
+    if file.is_file():
+        if not type(config).wrote(file):
+            raise UserError(
+                f"{file} is not of a run that was begun here, and would be written over: choose another output_dir"
+            )
+        return
+    for name in names:
+        if (directory / name).exists():
+            raise UserError(
+                f"{directory} holds '{name}', of no run, which would be written over: choose another output_dir"
+            )
+
+
 def clear(directory: Path) -> None:
-    """Remove what is left of a run that came to no checkpoint, and nothing that is of no run."""
+    """Remove what is left of a run that came to no checkpoint."""
     from hyperadapt.training import checkpoints_in
 
-    leavings = checkpoints_in(directory / "checkpoints")
-    if (directory / "config.yaml").is_file():
-        (directory / "config.yaml").unlink()  # first: without it there is no run
-        leavings.append(directory / "base")
-    for folder in leavings:
+    if cut_short := checkpoints_in(directory / "checkpoints"):
+        names = ", ".join(folder.name for folder in cut_short)
+        notice(f"{directory}: {names} was cut short before its end, and is removed")
+    for folder in (*cut_short, directory / "base"):
         shutil.rmtree(folder, ignore_errors=True)
 
 

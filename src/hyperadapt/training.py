@@ -10,6 +10,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from hyperadapt.tokenizing import Truncation
 
 IGNORED = -100
+_CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
 ROWS_TOKENIZED_AT_ONCE = 10_000
 NUM_ITEMS = "num_items_in_batch"
 GRAPH_WIDTHS = 8  # batches are as wide as a multiple of it, so that few widths, each with a graph, occur
@@ -952,15 +954,18 @@ def last_checkpoint(directory: Path) -> Path | None:
         CheckpointError: if there are some, but all are damaged.
     """
     faults: list[CheckpointError] = []
+    said: list[str] = []
     for checkpoint in reversed(checkpoints_in(directory)):
         try:
             if not is_whole(checkpoint):
+                said.append(f"{checkpoint} was cut short")
                 continue
         except CheckpointError as error:
             faults.append(error)
+            said.append(str(error))
             continue
-        if faults:
-            notice(f"{faults[0]}; going on from {checkpoint.name}")
+        if said:
+            notice(f"{said[0]}; going on from {checkpoint.name}")
         return checkpoint
     if faults:
         raise CheckpointError(
@@ -971,7 +976,8 @@ def last_checkpoint(directory: Path) -> Path | None:
 
 def checkpoints_in(directory: Path) -> list[Path]:
     """List the checkpoints that were begun, in the order of their steps."""
-    return sorted(directory.glob("checkpoint-*"), key=step_of)
+    named = [folder for folder in directory.glob("checkpoint-*") if _CHECKPOINT.fullmatch(folder.name)]
+    return sorted(filter(Path.is_dir, named), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
