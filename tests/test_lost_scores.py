@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,27 @@ def assert_unwritten(outcome: Outcome, place: Path) -> None:
     assert len(errors) == 1, outcome.err
     assert errors[0].startswith(f"error: cannot write {place}"), errors[0]
     assert "Traceback" not in outcome.err
+
+
+def test_threads_that_write_the_same_file_do_not_take_each_others_half(tmp_path: Path) -> None:
+    failures: list[BaseException] = []
+
+    def write(content: bytes) -> None:
+        try:
+            for _ in range(30):
+                write_atomically(tmp_path / "results.json", content)
+        except BaseException as error:
+            failures.append(error)
+
+    contents = (b"a" * 5_000, b"b" * 7_000)
+    threads = [threading.Thread(target=write, args=(content,)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert (tmp_path / "results.json").read_bytes() in contents
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
 
 
 def test_evaluate_prints_its_scores_before_it_writes_them(run: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ from hyperadapt.pretraining import (
 )
 from hyperadapt.runs import build_base
 from hyperadapt.tiny_t5 import DIRECTORY
-from tiny_run import BASE, Outcome, contents, hyperadapt, write_tasks
+from tiny_run import BASE, Outcome, assert_one_line, contents, hyperadapt, write_tasks
 
 CONFIGS = Path(__file__).resolve().parents[1] / "src/hyperadapt/configs"
 NOUNS = ("river", "teacher", "blue whale", "café", "machine", "letter", "garden", "old king")
@@ -445,6 +446,32 @@ def test_a_share_of_the_examples_are_rows_of_tasks_in_text_form(texts: Path, tmp
     assert names[0] != names[1]
     assert all(sum(found) > 40 for found in of_tasks)
     assert 120 < sum(map(sum, of_tasks)) < 280
+
+
+def test_resuming_refuses_tasks_that_mean_something_else_and_other_sentences(
+    tmp_path: Path, texts: Path
+) -> None:
+    taught = tmp_path / "taught"
+    shutil.copytree(texts, taught)
+    config = write_config(
+        tmp_path,
+        texts,
+        multitask={"share": 0.5, "tasks": write_tasks(tmp_path / "tasks")},
+        distillation={"directory": str(taught)},
+        training={"max_steps": 2, "batch_size": 4, "eval_steps": 2},
+    )
+    finish(hyperadapt("pretrain", config))
+    longer = ["pretrain", config, "training.max_steps=4", "--resume", "--allow-changed-data"]
+    file = tmp_path / "tasks/colour.yaml"  # its column holds numbers, which are what they were
+    written = file.read_text()
+    file.write_text(yaml.safe_dump({**yaml.safe_load(written), "labels": ["cold", "warm"]}))
+    assert_one_line(hyperadapt(*longer), "task 'colour': labels were [warm, cold] and are now [cold, warm]")
+    file.write_text(written)
+    np.save(taught / "vectors.npy", np.load(taught / "vectors.npy")[::-1])
+    assert_one_line(hyperadapt(*longer[:-1]), "the sentence rows are not those that the run was trained with")
+    outcome = hyperadapt(*longer)
+    assert outcome.code == 0, outcome.err
+    assert "the sentence rows are not those" in outcome.err
 
 
 def test_our_own_config_is_that_of_the_model_that_comes_with_the_package() -> None:

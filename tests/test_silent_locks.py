@@ -119,6 +119,19 @@ def test_pretrain_compare_and_reproduce_are_refused_as_well(tmp_path: Path) -> N
             assert_one_line(hyperadapt(*command), f"{directory} is in use by process {os.getpid()} on ")
 
 
+def test_those_who_look_at_a_lock_that_nobody_holds_take_each_other_for_no_holder(tmp_path: Path) -> None:
+    (tmp_path / LOCK_FILE).write_text("process 1 on dead\n")
+    seen: list[str | None] = []
+    threads = [
+        threading.Thread(target=lambda: seen.extend(holder(tmp_path) for _ in range(40))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [None] * 80
+
+
 def test_a_lock_leaves_nothing_behind_but_what_was_put_beside_it(tmp_path: Path) -> None:
     new = tmp_path / "a/b"
     with locked(new):

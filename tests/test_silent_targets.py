@@ -91,6 +91,16 @@ def test_what_the_line_says_to_change_helps(fields: dict[str, Any], tmp_path: Pa
     check_labels(load_task_file(write_trend(tmp_path, LONG, **{"writes": "name", **fields})), ByT5Tokenizer())
 
 
+def test_a_label_that_ends_before_its_time_is_one_line(tmp_path: Path) -> None:
+    # With ByT5 a number of a class is a byte and the end token: the end may not come before the fewest tokens have.
+    early = load_task_file(write_trend(tmp_path, ["a", "b"], min_generated_length=2))
+    with pytest.raises(
+        UserError, match="'0' takes 2 tokens, its end among them, and is too short for min_gen"
+    ):
+        check_labels(early, ByT5Tokenizer())
+    check_labels(load_task_file(write_trend(tmp_path, ["a", "b"], min_generated_length=1)), ByT5Tokenizer())
+
+
 def test_a_new_task_and_an_unseen_one_are_looked_at_too(run: Path, tmp_path: Path) -> None:
     task = write_trend(tmp_path, LONG, writes="name")
     before = contents(run)

@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import AutoModelForSeq2SeqLM
 
 from hyperadapt import cli
+from hyperadapt.checkpoint import digest
 from hyperadapt.comparison import Cell
+from hyperadapt.fingerprint import sampled_fingerprint
 
 COLOURS = {"red rose": 0, "blue whale": 1, "crimson tide at dusk": 0, "azur é": 1}
 SPLITS = {"train": 48, "validation": 10, "test": 14}
@@ -115,10 +120,28 @@ def as_of_an_earlier_version(run: Path) -> None:
     results = json.loads((run / "results.json").read_text())
     results.pop("digest", None)
     (run / "results.json").write_text(json.dumps(results))
+    base = AutoModelForSeq2SeqLM.from_pretrained(run / "base")
+    for file in run.rglob("model.safetensors"):
+        as_of_format_1(file, base)
     for file in run.rglob("trainer_state.json"):
         state = json.loads(file.read_text())
         state["stateful_callbacks"].pop("Totals", None)
         file.write_text(json.dumps(state))
+
+
+def as_of_format_1(file: Path, base: Any) -> None:
+    """Give a saved model the header of format 1, which knew its base model by samples; what is none stays as it is."""
+    with safe_open(file, framework="pt") as opened:
+        header = opened.metadata() or {}
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+    if "hyperadapt" not in header:
+        return
+    config = json.loads(header["hyperadapt"])
+    for field in ("base_dtypes", "base_vocabulary", "generation_config"):
+        del config[field]
+    config |= {"format_version": 1, "base_fingerprint": sampled_fingerprint(base)}
+    config["digest"] = digest(config, tensors)
+    save_file(tensors, file, {**header, "hyperadapt": json.dumps(config)})
 
 
 def assert_one_line(outcome: Outcome, message: str) -> None:

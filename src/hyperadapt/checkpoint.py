@@ -330,7 +330,8 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     file = Path(path) / WEIGHTS_FILE
-    checked = manifest.check(Path(path))
+    # Of a checkpoint, which has more than a model, this file alone.
+    checked = manifest.check(file if (Path(path) / manifest.FILE).is_file() else Path(path))
     if not file.is_file():
         raise CheckpointError(f"{path} holds no saved model: there is no file {WEIGHTS_FILE}")
     try:

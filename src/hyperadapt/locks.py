@@ -79,7 +79,7 @@ def holder(directory: Path) -> str | None:
     if not (directory / LOCK_FILE).is_file():
         return None
     try:
-        with FileLock(directory / LOCK_FILE, fallback_to_soft=False, timeout=0):
+        with FileLock(directory / LOCK_FILE, fallback_to_soft=False, timeout=SECONDS_BEFORE_REFUSAL):
             return None
     except Timeout:
         return written_holder(directory)

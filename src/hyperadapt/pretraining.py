@@ -57,8 +57,10 @@ from hyperadapt.runs import (
     checkpoint_to_start_from,
     clear,
     held,
+    load_tasks,
     load_tokenizer,
     versions,
+    write_tasks,
 )
 from hyperadapt.tasks import load_split, resolve_tasks
 from hyperadapt.tasks.chunks import default_overlap
@@ -79,6 +81,8 @@ from hyperadapt.training import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, TrainingArguments
+
+    from hyperadapt.tasks import Task
 
 SENTINELS = [f"<extra_id_{number}>" for number in range(100)]
 OPENERS: dict[str, Any] = {".xz": lzma.open, ".gz": gzip.open}
@@ -382,16 +386,18 @@ class TaskRows:
         self.share = config.share
         self.rows: list[Any] = []
         self.digests: dict[str, dict[str, same_data.SplitDigest]] = {}
+        self.tasks: list[Task] = []
         tasks = resolve_tasks(config.tasks)
         for task in tasks:
             check_labels(task, tokenizer)
         for number, task in enumerate(tasks):
             texts = load_split(task, "train", config.data_dir, config.max_train_rows, prefix=True)
             self.digests[task.name] = {"train": same_data.digest_of(texts)}
+            self.tasks.append(task.with_step(texts["target"]))
             self.rows.append(
                 tokenize_rows(
                     texts,
-                    task.with_step(texts["target"]),
+                    self.tasks[-1],
                     number,
                     tokenizer,
                     config.max_source_length,
@@ -450,6 +456,8 @@ class TaughtSentences:
         lengths = np.array([len(ids) for ids in self.ids])
         self.by_length = np.argsort(lengths, kind="stable")[: int((lengths <= config.max_length).sum())]
         self.per_example = config.sentences_per_example
+        digests = [manifest.entry(file)["sha256"] for file in (texts, vectors)]
+        self.digest: same_data.SplitDigest = {"rows": len(lines), "sha256": digests}
         if len(self.by_length) == 0:
             raise UserError(
                 f"distillation.directory: no sentence of {texts} has at most {config.max_length} tokens"
@@ -637,7 +645,8 @@ class Prepared:
         tokenizer: given or trained.
         tokens: the whole text, (tokens,).
         rest: of it what is not held out, (tokens,).
-        digests: of the rows of the tasks among it.
+        tasks: among it.
+        digests: of their rows, and of the sentences.
         model: which sentences are taught to.
         trainer: with its optimizer.
     """
@@ -645,6 +654,7 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase
     tokens: np.ndarray
     rest: np.ndarray
+    tasks: tuple[Task, ...]
     digests: same_data.Digests
     model: Any
     trainer: PretrainingTrainer
@@ -681,12 +691,14 @@ def prepare(
         tokens = tokenize(read_texts(config.text), tokenizer)
     held_out, rest = held_out_split(tokens, config.text.held_out_tokens, window_length(objective))
     tasks = None if config.multitask is None else TaskRows(config.multitask, tokenizer)
-    digests = {} if tasks is None else tasks.digests
-    if last is not None and (kept := same_data.read(directory)) is not None:
-        same_data.check_rows(kept, digests, f"cannot go on with {directory}", allow_changed_data)
-    distillation, sentences = config.distillation, None
-    if distillation is not None:
-        sentences = TaughtSentences(distillation, tokenizer)
+    distillation = config.distillation
+    sentences = None if distillation is None else TaughtSentences(distillation, tokenizer)
+    digests = {} if tasks is None else dict(tasks.digests)
+    if sentences is not None:
+        digests["distillation"] = {"sentence": sentences.digest}
+    if last is not None:
+        check_same_data(directory, tasks, digests, allow_changed_data)
+    if sentences is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             sizes = model.config.d_model, sentences.vectors.shape[1]
@@ -712,7 +724,30 @@ def prepare(
         )
     show_progress(trainer)
     try_out(trainer)
-    return Prepared(tokenizer, tokens, rest, digests, model, trainer)
+    return Prepared(
+        tokenizer, tokens, rest, () if tasks is None else tuple(tasks.tasks), digests, model, trainer
+    )
+
+
+def check_same_data(
+    directory: Path, tasks: TaskRows | None, digests: same_data.Digests, allowed: bool
+) -> None:
+    """Check that tasks, their rows and sentences are those of the run that is resumed.
+
+    Args:
+        directory: the run's.
+        tasks: among its text.
+        digests: of their rows, and of the sentences.
+        allowed: only say so where rows or sentences are others.
+
+    Raises:
+        UserError: naming what has changed.
+    """
+    where = f"cannot go on with {directory}"
+    if tasks is not None and (directory / "tasks.yaml").is_file():  # earlier versions kept none
+        same_data.check_tasks(load_tasks(directory / "tasks.yaml"), tasks.tasks, where)
+    if (kept := same_data.read(directory)) is not None:
+        same_data.check_rows(kept, digests, where, allowed)
 
 
 def begin(directory: Path, config: PretrainConfig, prepared: Prepared, resumed: bool) -> None:
@@ -723,6 +758,8 @@ def begin(directory: Path, config: PretrainConfig, prepared: Prepared, resumed: 
         clear(directory)
         prepared.tokenizer.save_pretrained(str(directory / "tokenizer"))
         np.save(directory / "tokens.npy", prepared.tokens)
+    if prepared.tasks:
+        write_tasks(directory / "tasks.yaml", prepared.tasks)
     write_atomically(directory / same_data.FILE, json.dumps(prepared.digests, indent=1).encode())
     manifest.add(directory, [*MADE_OF, "tokens.npy"])
 

@@ -277,8 +277,7 @@ def begin(directory: Path, config: RunConfig, prepared: Prepared, resumed: bool)
     config.save(directory / "config.yaml")
     if not resumed:
         clear(directory)
-    specs = [task.model_dump(mode="json", exclude_none=True) for task in prepared.tasks]
-    write_atomically(directory / "tasks.yaml", dump_yaml(specs).encode())
+    write_tasks(directory / "tasks.yaml", prepared.tasks)
     write_atomically(directory / same_data.FILE, json.dumps(prepared.digests, indent=1).encode())
     # Not on resume, when they were read from there: the base model's tensors may still be mapped to this very file.
     if not resumed:
@@ -769,6 +768,12 @@ def load_run(path: str | Path, base_model: str | PreTrainedModel | None = None) 
     tokenizer = quietly(AutoTokenizer.from_pretrained, str(directory / "tokenizer"), "the tokenizer")
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return Run(directory, config, tasks, model.to(device) if device else model, tokenizer)
+
+
+def write_tasks(file: Path, tasks: Sequence[Task]) -> None:
+    """Write a run's resolved tasks."""
+    specs = [task.model_dump(mode="json", exclude_none=True) for task in tasks]
+    write_atomically(file, dump_yaml(specs).encode())
 
 
 def load_tasks(file: Path) -> tuple[Task, ...]:

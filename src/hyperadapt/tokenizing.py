@@ -233,6 +233,13 @@ class TargetTokenizer:
         for text, read in zip(texts, self.decoded(generated), strict=True):
             if read != text:
                 raise UserError(f"task '{self.task.name}': {self.why_unwritable(text, read)}")
+        fewest = self.task.min_generated_length
+        for text, tokens in zip(texts, ids, strict=True):
+            if len(tokens) <= fewest:  # its end token would come too early
+                raise UserError(
+                    f"task '{self.task.name}': {reprlib.repr(text)} takes {len(tokens)} tokens, its end among them, "
+                    f"and is too short for min_generated_length {fewest}: set it to {len(tokens) - 1} or less"
+                )
 
     def why_unwritable(self, text: str, read: str) -> str:
         """Say why a label or a score is read back otherwise, and what to change."""

@@ -46,6 +46,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState, ProgressCallback
 from transformers.trainer_utils import SchedulerType, TrainOutput, rotate_checkpoints
 from transformers.training_args import OptimizerNames, trainer_log_levels
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hyperadapt import manifest
 from hyperadapt.errors import (
@@ -257,7 +258,9 @@ class ResumableTrainer(Trainer):
         return super()._finalize_training(trial, num_train_samples, start_time - self.totals.seconds_before)
 
     def _load_best_model(self) -> None:
-        manifest.check(Path(str(self.state.best_model_checkpoint)))
+        best = Path(str(self.state.best_model_checkpoint))
+        whole_model = best / SAFE_WEIGHTS_NAME
+        manifest.check(whole_model if whole_model.is_file() else best)  # in shards there is no such file
         super()._load_best_model()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
