@@ -222,6 +222,14 @@ def test_dynamic_quantisation_takes_the_base_models_maps_and_leaves_the_methods(
     assert torch.equal(found, expected)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_quantised_model_is_to_be_saved_before(tmp_path: Path) -> None:
+    quantised = torch.ao.quantization.quantize_dynamic(tiny_adapted(), {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(UserError, match="quantised after `adapt`, and cannot be saved: save it before"):
+        quantised.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
 # --- generation ------------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +254,14 @@ def test_assisted_generation_is_the_greedy_one(method: Method) -> None:
 def test_an_assistant_that_knows_no_tasks_is_refused_and_told_how_to() -> None:
     with pytest.raises(UserError, match=r"assistant_model does not know task_ids.*FullFineTuning"):
         tiny_adapted().generate(**row(GIVEN, 0), assistant_model=tiny_t5(), max_new_tokens=3)
+
+
+def test_an_assistant_that_is_given_by_position_is_refused_too() -> None:
+    given = row(GIVEN, 0)
+    with pytest.raises(UserError, match="assistant_model does not know task_ids"):
+        tiny_adapted().generate(
+            given["input_ids"], *[None] * 5, tiny_t5(), task_ids=given["task_ids"], max_new_tokens=3
+        )
 
 
 BROUGHT: dict[str, dict[str, Any]] = {

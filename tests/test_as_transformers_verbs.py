@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
-from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from peft import LNTuningConfig, LoraConfig, PromptTuningConfig, get_peft_model, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import (
     Seq2SeqTrainer,
@@ -25,6 +25,7 @@ import hyperadapt as ha
 from hyperadapt import CheckpointError, fingerprint
 from hyperadapt import model as model_module
 from hyperadapt.errors import UserError
+from hyperadapt.training import MixtureTrainer
 from hyperadapt.verbs import REFUSED
 from test_checkpoint import as_if_trained, header_of, logits, tensors_in
 from tiny import METHODS, PLUS_PLUS, TASKS, gradients, redraw, tiny_adapted, tiny_batch, tiny_t5
@@ -664,6 +665,49 @@ def test_a_model_with_adapters_of_peft_is_refused_in_one_line(
     for call in (lambda: ha.adapt(make(), PLUS_PLUS, TASKS), lambda: ha.load(tmp_path, base_model=make())):
         with pytest.raises(UserError, match=r"has adapters of PEFT: .* merge_and_unload\(\)") as error:
             call()
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "put_in",
+    [
+        lambda model: get_peft_model(model, LORA),
+        lambda model: get_peft_model(model, LORA, mixed=True),
+        lambda model: get_peft_model(model, LNTuningConfig(target_modules=["layer_norm"])),
+        lambda model: inject_adapter_in_model(LORA, model),
+    ],
+    ids=["PeftModel", "mixed", "norms", "inject"],
+)
+def test_peft_is_refused_by_an_adapted_model_which_it_would_freeze(
+    put_in: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    model = tiny_adapted()
+    for call in (lambda: put_in(model), lambda: model.save_pretrained(tmp_path / "saved")):
+        with pytest.raises(UserError, match="has adapters of PEFT, which froze all that hyperadapt") as error:
+            call()
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "saved").exists()
+
+
+def test_adapters_of_peft_within_a_stack_are_refused_when_the_model_is_saved(tmp_path: Path) -> None:
+    model = tiny_adapted()
+    inject_adapter_in_model(LORA, model.encoder)
+    with pytest.raises(UserError, match=r"'encoder\.block\.0\.layer\.0\.SelfAttention\.q\.weight' is gone"):
+        model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_no_trainer_is_made_with_a_model_that_peft_has_frozen(tmp_path: Path) -> None:
+    prompts = PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=2)
+    with pytest.raises(UserError, match="has adapters of PEFT, which froze"):
+        MixtureTrainer(get_peft_model(tiny_adapted(), prompts), *[Any] * 5)  # type: ignore[arg-type]
+
+
+def test_the_class_of_an_adapted_model_is_not_made_from_a_configuration() -> None:
+    kind = type(tiny_adapted())
+    for make in (kind, kind._from_config):
+        with pytest.raises(UserError, match=r"hyperadapt\.adapt adapts .* hyperadapt\.load loads") as error:
+            make(T5Config())
         assert "\n" not in str(error.value)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import T5ForConditionalGeneration
 
 import hyperadapt as ha
-from hyperadapt import CheckpointError, checkpoint
+from hyperadapt import CheckpointError, UserError, checkpoint
 from hyperadapt.fingerprint import digest_tensor, digest_tensors, fingerprint, sampled_fingerprint
 from hyperadapt.output_layer import OutputLayer
 from test_checkpoint import as_if_trained, header_of, logits, tensors_in
@@ -146,7 +146,26 @@ def another_embedding(model: Any) -> None:
     model.set_input_embeddings(nn.Embedding.from_pretrained(model.shared.weight.detach() * 2))
 
 
-@pytest.mark.parametrize("change", [row_set, one_number, through_data, head_of_its_own, another_embedding])
+def embeddings_of_the_encoder(model: Any) -> None:
+    model.encoder.embed_tokens = nn.Embedding(96, 32)
+
+
+def embeddings_of_both_stacks(model: Any) -> None:
+    model.encoder.embed_tokens = model.decoder.embed_tokens = nn.Embedding(96, 32)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        row_set,
+        one_number,
+        through_data,
+        head_of_its_own,
+        another_embedding,
+        embeddings_of_the_encoder,
+        embeddings_of_both_stacks,
+    ],
+)
 def test_frozen_tensors_that_were_changed_by_hand_come_back(
     change: Callable[[Any], None], tmp_path: Path
 ) -> None:
@@ -158,6 +177,84 @@ def test_frozen_tensors_that_were_changed_by_hand_come_back(
     model.save_pretrained(tmp_path)
     loaded = ha.load(tmp_path, base_model=base_model())
     assert torch.equal(logits(loaded), logits(model))
+
+
+def more_embeddings(model: Any) -> None:
+    model.set_input_embeddings(nn.Embedding(ROWS, 32))
+
+
+def another_head_after_a_resize(model: Any) -> None:
+    model.resize_token_embeddings(ROWS)
+    model.set_output_embeddings(nn.Linear(32, 96, bias=False))
+
+
+def a_wider_head(model: Any) -> None:
+    model.set_output_embeddings(nn.Linear(32, ROWS, bias=False))
+
+
+@pytest.mark.parametrize("own_head", [False, True], ids=["tied", "own head"])
+@pytest.mark.parametrize("change", [more_embeddings, another_head_after_a_resize, a_wider_head])
+def test_embeddings_and_output_layer_of_different_sizes_come_back(
+    change: Callable[[Any], None], own_head: bool, tmp_path: Path
+) -> None:
+    model = adapted(own_head)
+    change(model)
+    model.save_pretrained(tmp_path / "saved")
+    loaded = ha.load(tmp_path / "saved", base_model=base_model(own_head))
+    assert (loaded.shared.weight.shape, loaded.lm_head.weight.shape) == (
+        model.shared.weight.shape,
+        model.lm_head.weight.shape,
+    )
+    assert torch.equal(logits(loaded), logits(model))
+    loaded.save_pretrained(tmp_path / "again")
+    again = ha.load(tmp_path / "again", base_model=base_model(own_head))
+    assert torch.equal(logits(again), logits(model))
+
+
+def bias(model: Any) -> None:
+    model.encoder.block[0].layer[0].SelfAttention.k = nn.Linear(32, 32)
+
+
+def head_with_a_bias(model: Any) -> None:
+    model.set_output_embeddings(nn.Linear(32, 96))
+
+
+def one_more_module(model: Any) -> None:
+    model.extra = nn.Linear(3, 3)
+
+
+def taken_out(model: Any) -> None:
+    model.encoder.block[0].layer[1].DenseReluDense.wo = nn.Identity()
+
+
+def wider(model: Any) -> None:
+    model.encoder.block[0].layer[1].DenseReluDense.wo = nn.Linear(50, 32, bias=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (bias, r"its base model had no 'encoder\.block\.0\.layer\.0\.SelfAttention\.k\.bias' at `adapt`"),
+        (head_with_a_bias, r"its base model had no 'lm_head\.bias'"),
+        (one_more_module, r"its base model had no 'extra\.weight'"),
+        (taken_out, r"'encoder\.block\.0\.layer\.1\.DenseReluDense\.wo\.weight' is gone"),
+        (wider, r"wo\.weight' had shape \(32, 48\) at `adapt`, and now has \(32, 50\)"),
+    ],
+)
+@pytest.mark.parametrize("trained", [False, True])
+def test_what_could_not_be_loaded_is_not_saved(
+    change: Callable[[Any], None], message: str, trained: bool, tmp_path: Path
+) -> None:
+    model = adapted(own_head=True)
+    before = {id(parameter) for parameter in model.parameters()}
+    change(model)
+    for parameter in model.parameters():
+        if id(parameter) not in before:
+            parameter.requires_grad_(trained)
+    with pytest.raises(UserError, match=message) as error:
+        model.save_pretrained(tmp_path / "saved")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "saved").exists()
 
 
 def test_a_head_that_was_tied_after_adapt_comes_back(tmp_path: Path) -> None:
@@ -230,6 +327,44 @@ def test_a_base_model_is_known_again_in_either_16_bit_type(dtype: torch.dtype, t
             assert ha.load(tmp_path / name, base_model=base).tasks == TASKS
         with pytest.raises(CheckpointError, match="another base model"):
             ha.load(tmp_path / name, base_model=tiny_t5(seed=1).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_float32_base_model_that_was_rounded_is_said_to_be_so(
+    dtype: torch.dtype, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def rounded() -> Any:
+        return tiny_t5().to(dtype).float()
+
+    tiny_adapted().save_pretrained(tmp_path / "wide")
+    redraw(ha.adapt(rounded(), PLUS_PLUS, TASKS)).save_pretrained(tmp_path / "rounded")
+    redraw(ha.adapt(tiny_t5().to(dtype), PLUS_PLUS, TASKS)).save_pretrained(tmp_path / "narrow")
+    # Once more, from the wide type: the base model is known in one rounding alone, and in a wide type.
+    ha.load(tmp_path / "narrow", base_model=rounded()).save_pretrained(tmp_path / "widened")
+    capfd.readouterr()
+    same = [("wide", tiny_t5()), ("wide", tiny_t5().to(dtype)), ("rounded", rounded())]
+    for name, base in [*same, ("narrow", rounded()), ("widened", rounded())]:
+        ha.load(tmp_path / name, base_model=base)
+        assert "only as rounded" not in capfd.readouterr().err
+    for name, base in (("wide", rounded()), ("rounded", tiny_t5())):
+        ha.load(tmp_path / name, base_model=base)
+        (line,) = capfd.readouterr().err.strip().splitlines()
+        assert f"{name} was trained only as rounded to {str(dtype).removeprefix('torch.')}" in line
+
+
+def test_numbers_that_float16_cannot_hold_are_told_apart(tmp_path: Path) -> None:
+    def with_large(number: float) -> Any:
+        base = tiny_t5()
+        with torch.no_grad():
+            base.shared.weight[5, 3] = number
+        return base
+
+    redraw(ha.adapt(with_large(1e6), PLUS_PLUS, TASKS)).save_pretrained(tmp_path)
+    assert ha.load(tmp_path, base_model=with_large(1e6)).tasks == TASKS
+    assert ha.load(tmp_path, base_model=with_large(1e6).bfloat16()).tasks == TASKS
+    for base in (with_large(2e6), with_large(-1e6), with_large(2e6).bfloat16(), with_large(2e6).half()):
+        with pytest.raises(CheckpointError, match="another base model"):
+            ha.load(tmp_path, base_model=base)
 
 
 # --- what an older version saved -------------------------------------------------------------------------------------

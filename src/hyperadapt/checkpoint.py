@@ -7,13 +7,14 @@ read. So a kill at any moment leaves either the old file or the new one, and not
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import reprlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from hyperadapt import manifest
 from hyperadapt.errors import CheckpointError, UserError, notice
 from hyperadapt.files import write_atomically
 from hyperadapt.fingerprint import (
+    ROUNDINGS,
     TensorDigest,
     digest_tensor,
     digest_tensors,
@@ -31,6 +33,7 @@ from hyperadapt.fingerprint import (
 from hyperadapt.methods import as_method, method_from
 from hyperadapt.rollback import unchanged_on_failure
 from hyperadapt.tiny_t5 import place_of
+from hyperadapt.verbs import check_without_peft
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,7 +64,7 @@ def saved_names(model: Any) -> list[str]:
     # Not only what is trained now: who freezes the layer norms after training them still wants them saved. A tensor
     # that was tied to another since has still the place that it had.
     places = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    return list(dict.fromkeys([*own, *trained, *(name for name in model.trained_base if name in places)]))
+    return list(dict.fromkeys([*own, *trained, *(name for name in model.saved_base if name in places)]))
 
 
 def changed_names(model: AdaptedModel, state: Mapping[str, Tensor]) -> list[str]:
@@ -74,10 +77,13 @@ def changed_names(model: AdaptedModel, state: Mapping[str, Tensor]) -> list[str]
     def changed(name: str) -> bool:
         if name in before:
             return not digest_tensor(state[name]).is_of(before[name])
-        # A parameter of its own now: of an offloaded model all that were tied are, and still equal.
-        return name not in ties or not digest_tensor(state[name]).is_of(digest_tensor(state[ties[name]]))
+        if name not in ties:
+            return True
+        # Of an offloaded model all that were tied have a place of their own now, and are still equal.
+        value, source = state[name], state[ties[name]]
+        return value.data_ptr() != source.data_ptr() and not digest_tensor(value).is_of(digest_tensor(source))
 
-    names = dict.fromkeys([*(name for name, _ in model.named_parameters()), *before])
+    names = dict.fromkeys([*(name for name, _ in model.named_parameters()), *before, *ties])
     # Where a strategy gathers what is trained alone, the rest is not looked at.
     return [name for name in names if name in state and name not in saved and changed(name)]
 
@@ -91,13 +97,16 @@ def save(model: AdaptedModel, directory: str | Path, state_dict: dict[str, Tenso
         state_dict: the gathered tensors, where the model itself holds only shards of them (FSDP).
 
     Raises:
-        UserError: if it cannot be written, or the model has no numbers.
+        UserError: if it cannot be written, the model has no numbers, or `load` could not build it from its base model.
     """
     from safetensors.torch import save as to_bytes
 
+    check_without_peft(model)
     state = state_of(model) if state_dict is None else state_dict
-    if changed := changed_names(model, state):
-        model.trained_base = (*model.trained_base, *changed)
+    changed = changed_names(model, state)
+    check_loadable(model, state, [*saved_names(model), *changed])
+    if changed:
+        model.saved_base = (*model.saved_base, *changed)
         notice(
             f"{len(changed)} of the base model's own tensors are saved too, as they are not what they were when it was "
             f"adapted: {', '.join(changed[:4])}{', …' if len(changed) > 4 else ''}"
@@ -107,7 +116,10 @@ def save(model: AdaptedModel, directory: str | Path, state_dict: dict[str, Tenso
     for name in saved_names(model):
         value = state[name].detach().cpu().contiguous()
         if value.data_ptr() in places and value.numel():
-            if name in model.all_tied_weights_keys:  # offloaded, each of the tied is a parameter
+            source = model.all_tied_weights_keys.get(name)
+            if (
+                source and state[source].data_ptr() == state[name].data_ptr()
+            ):  # offloaded, each is a parameter
                 continue
             value = value.clone()
         places.add(value.data_ptr())
@@ -134,6 +146,41 @@ def save(model: AdaptedModel, directory: str | Path, state_dict: dict[str, Tenso
     write_atomically(directory / CONFIG_FILE, json.dumps(config, indent=2).encode())
 
 
+def check_loadable(model: AdaptedModel, state: Mapping[str, Tensor], saved: Iterable[str]) -> None:
+    """Check that a model differs from its base model only in what `load` can bring back: numbers, rows and ties.
+
+    Args:
+        model: to be saved.
+        state: its tensors.
+        saved: names of those that are to be saved.
+
+    Raises:
+        UserError: if a module of the base model was put in, taken out or replaced by one of another shape.
+    """
+    known, ties = model.base_digests, model.all_tied_weights_keys
+    remedy = "make the change in the base model, and adapt that"
+    places = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    if gone := [name for name in known if name not in places]:
+        raise UserError(
+            f"the model cannot be saved: its base model's '{gone[0]}' is gone since `adapt`; {remedy}"
+        )
+    layers: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    with_rows = {id(layer.weight) for layer in layers if layer is not None}
+    of_base = [name for name in saved if not name.startswith("hyperadapt.")]
+    for name in of_base:
+        if name not in known and name not in ties:
+            raise UserError(f"the model cannot be saved: its base model had no '{name}' at `adapt`; {remedy}")
+        before = known[name].shape if name in known else None
+        found = tuple(state[name].shape)
+        if before in (None, found):
+            continue
+        if id(model.get_parameter(name)) not in with_rows or found[1:] != before[1:]:
+            raise UserError(
+                f"the model cannot be saved: its base model's '{name}' had shape {before} at `adapt`, and now has "
+                f"{found}; {remedy}"
+            )
+
+
 def state_of(model: AdaptedModel) -> dict[str, Tensor]:
     """Return a model's tensors, those that a device map keeps elsewhere brought here.
 
@@ -141,6 +188,10 @@ def state_of(model: AdaptedModel) -> dict[str, Tensor]:
         UserError: if they are nowhere.
     """
     state = model.state_dict()
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(
+            "the model's modules were quantised after `adapt`, and cannot be saved: save it before that"
+        )
     if any(tensor.is_meta for tensor in state.values()):
         if not any(hasattr(module, "_hf_hook") for module in model.modules()):
             raise UserError("the model lies on the meta device, and has no numbers to be saved")
@@ -213,7 +264,7 @@ def load(
     model.load_state_dict(tensors, strict=False)
     if "generation_config" in config:
         model.generation_config = type(model.generation_config).from_dict(config["generation_config"])
-    model.trained_base = tuple(name for name in tensors if not name.startswith("hyperadapt."))
+    model.saved_base = tuple(name for name in tensors if not name.startswith("hyperadapt."))
     return model.eval()
 
 
@@ -263,7 +314,15 @@ def check_fingerprint(
             return
     else:
         in_roundings = fingerprint(digests)
-        if expected.items() & in_roundings.items():
+        agreed = [rounding for rounding, name in expected.items() if in_roundings.get(rounding) == name]
+        if agreed:
+            # What was adapted in a 16-bit type has one name in all roundings.
+            wide = len(set(expected.values())) > 1 and config["base_dtype"] not in ROUNDINGS
+            if wide and len(agreed) < len(expected) and base_dtypes(base)[0] not in ROUNDINGS:
+                notice(
+                    f"the base model is the one on which {directory} was trained only as rounded to {agreed[0]}; that "
+                    "one had more digits, or this one has: what is computed differs a little"
+                )
             return
         expected, found = (next(iter(names.values())) for names in (expected, in_roundings))
     if any(parameter.is_meta for parameter in base.parameters()):
@@ -286,19 +345,37 @@ def vocabulary(model: PreTrainedModel) -> int:
 
 
 def resize(model: AdaptedModel, tensors: Mapping[str, Tensor]) -> None:
-    """Give embeddings the rows that the saved ones have, and a place of its own to what was saved untied."""
-    embeddings = cast(Tensor, model.get_input_embeddings().weight)
-    (name,) = (name for name, parameter in model.named_parameters() if parameter is embeddings)
+    """Give embeddings and output layer the rows that the saved ones have, and a place to what was saved untied."""
+    tied = model.state_dict().keys() - dict(model.named_parameters()).keys()
+    untied = tied & {name for name in tensors if not name.startswith("hyperadapt.")}
+    # Like all that has a place of its own they are compared with the base model's when the model is saved again.
+    model.base_digests.update({name: digest_tensor(model.get_parameter(name)) for name in untied})
+    name, embeddings = named_weight(model, model.get_input_embeddings())
+    head: Any = model.get_output_embeddings()
+    head_name = None if head is None else named_weight(model, head)[0]
     if name in tensors and tensors[name].ndim == 2 and len(tensors[name]) != len(embeddings):
         model.resize_token_embeddings(len(tensors[name]), mean_resizing=False)
-    tied = model.state_dict().keys() - dict(model.named_parameters()).keys()
-    for name in tied & {name for name in tensors if not name.startswith("hyperadapt.")}:
-        module, _, leaf = name.rpartition(".")
-        weight = model.get_parameter(name)
-        setattr(
-            model.get_submodule(module), leaf, nn.Parameter(weight.detach().clone(), weight.requires_grad)
-        )
+        if head is not None and head_name not in tensors:
+            model.set_output_embeddings(head)  # which had kept its rows
+    for name in untied:
+        # The whole layer, which may be one with that of the embeddings.
+        place = name.rpartition(".")[0]
+        parent, _, leaf = place.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, copy.deepcopy(model.get_submodule(place)))
         model.all_tied_weights_keys.pop(name, None)
+    layer: Any = model.get_output_embeddings()  # another module where it was resized
+    if layer is not None:
+        name, weight = named_weight(model, layer)
+        if name in tensors and tensors[name].ndim == 2 and len(tensors[name]) != len(weight):
+            rows = weight.new_zeros(len(tensors[name]), *weight.shape[1:])
+            layer.weight = nn.Parameter(rows, weight.requires_grad)
+            layer.out_features = len(rows)
+
+
+def named_weight(model: AdaptedModel, layer: Any) -> tuple[str, Tensor]:
+    """Return a layer's weight, with the name that it has among a model's parameters."""
+    (name,) = (name for name, parameter in model.named_parameters() if parameter is layer.weight)
+    return name, layer.weight
 
 
 def take_dtypes(model: AdaptedModel, tensors: Mapping[str, Tensor], same_dtype: bool) -> None:

@@ -1,7 +1,7 @@
 """Which base model is it, and which of its tensors have changed: digests for which every number is read.
 
-A model is known again in another floating-point type. So a float32 tensor is digested as rounded to bfloat16 and as
-rounded to float16, and a tensor that is in one of these types as it is.
+A model is known again in another floating-point type. So a float32 tensor is digested as rounded to bfloat16 and, if
+float16 can hold all its numbers, as rounded to float16; and a tensor that is in one of these types as it is.
 """
 
 from __future__ import annotations
@@ -44,12 +44,27 @@ def digest_tensor(tensor: Tensor) -> TensorDigest:
     if not values.is_floating_point():
         values = values.contiguous().view(torch.uint8)
     own = str(values.dtype).removeprefix("torch.")
-    hashes = {name: xxhash.xxh3_128() for name in ([own] if own in ROUNDINGS else ROUNDINGS)}
+    if own in ROUNDINGS:
+        names = [own]
+    else:
+        names = [name for name in ROUNDINGS if name != "float16" or not overflows(values, torch.float16)]
+    hashes = {name: xxhash.xxh3_128() for name in names}
     for piece in values.split(PIECE if values.device.type == "cpu" else max(1, values.numel())):
         for name, state in hashes.items():
             rounded = piece.to(ROUNDINGS[name]) if piece.is_floating_point() else piece
             state.update(rounded.cpu().contiguous().view(torch.uint8).numpy().data)
     return TensorDigest(shape, {name: state.hexdigest() for name, state in hashes.items()})
+
+
+def overflows(values: Tensor, dtype: torch.dtype) -> bool:
+    """Whether some numbers are too large for a type, in which all of them would be the same infinity."""
+    if not values.is_floating_point() or not values.numel():
+        return False
+    largest = torch.finfo(dtype).max
+    if torch.finfo(values.dtype).max <= largest:
+        return False
+    low, high = torch.aminmax(values)
+    return bool(low < -largest) or bool(high > largest)
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -64,9 +79,9 @@ def digest_tensors(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, TensorDig
 
 
 def fingerprint(digests: Mapping[str, TensorDigest]) -> dict[str, str]:
-    """Identify a model, rounding -> a digest of all its tensors; two models are one if they agree in a rounding.
+    """Identify a model, rounding -> a digest of all its tensors, of which those not known in it count as they are.
 
-    Tensors that are in the other 16-bit type count as they are.
+    Two models are one if they agree in all roundings, or in one where the numbers of either are in that 16-bit type.
     """
     found = {}
     for rounding in ROUNDINGS:

@@ -15,7 +15,7 @@ import inspect
 import reprlib
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -51,7 +51,8 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
         base_fingerprint: identifies the base model's weights.
         base_digests: name -> digest of each of them, by which `save_pretrained` finds those that have changed since.
         base_vocabulary: rows of its token embeddings.
-        trained_base: names of the base model's own parameters that are trained.
+        saved_base: names of the base model's own parameters that are saved with it whether or not they are trained now:
+            they were trained, or are no longer what they were, as what was resized, set by hand or cast.
     """
 
     # T5's forward takes **kwargs but no num_items_in_batch; without this word Trainer would not scale the loss
@@ -64,7 +65,7 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
     base_fingerprint: dict[str, str]
     base_digests: dict[str, TensorDigest]
     base_vocabulary: int
-    trained_base: tuple[str, ...]
+    saved_base: tuple[str, ...]
     _task_ids: tuple[tuple[str, ...], dict[str, int]] = ((), {})  # tasks, and the id of each
 
     def forward(self, *args: Any, task_ids: Tensor | None = None, **kwargs: Any) -> Any:
@@ -81,7 +82,7 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
         if not self.config.use_cache:
             # As Trainer sets it. T5's decoder looks at a copy of this configuration, and would go on to copy every key
             # and value into a cache.
-            args, kwargs = (), by_name(self, args, kwargs)
+            args, kwargs = (), by_name(type(self).forward, args, kwargs)
             if kwargs.get("use_cache") is None:
                 kwargs["use_cache"] = False
         if getattr(self, "_is_replica", False):
@@ -91,20 +92,20 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
                     module.model = (self,)
         return super().forward(*args, **kwargs)
 
-    def generate(self, *args: Any, assistant_model: Any = None, **kwargs: Any) -> Any:
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Generate as the base model does; a model that drafts (assisted generation) must be adapted too.
 
         Raises:
             UserError: if the assistant is not, and would be given task_ids that it does not know.
         """
-        if assistant_model is not None:
-            if "task_ids" in kwargs and not isinstance(assistant_model, AdaptedModel):
-                raise UserError(
-                    "assistant_model does not know task_ids; give it the same tasks, if need be by a method that adds "
-                    "nothing: ha.adapt(assistant, ha.FullFineTuning(), model.tasks)"
-                )
-            kwargs["assistant_model"] = assistant_model
-        return super().generate(*args, **kwargs)  # type: ignore[misc]
+        generate = super().generate  # type: ignore[misc]
+        assistant = by_name(generate, args, kwargs).get("assistant_model")
+        if assistant is not None and "task_ids" in kwargs and not isinstance(assistant, AdaptedModel):
+            raise UserError(
+                "assistant_model does not know task_ids; give it the same tasks, if need be by a method that adds "
+                "nothing: ha.adapt(assistant, ha.FullFineTuning(), model.tasks)"
+            )
+        return generate(*args, **kwargs)
 
     @property
     def _keys_to_ignore_on_save(self) -> list[str]:  # type: ignore[override]
@@ -223,7 +224,7 @@ class AdaptedStack(nn.Module):
                 "use torch.compile or torch.export"
             )
         if len(args) > 1:  # by name, so that masks and states are found below
-            args, kwargs = (), by_name(self, args, kwargs)
+            args, kwargs = (), by_name(type(self).forward, args, kwargs)
             past_key_values = kwargs.pop("past_key_values", past_key_values)
         tokens = args[0] if args else kwargs.get("input_ids")
         tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
@@ -280,11 +281,11 @@ def embedding_weight(stack: Any) -> Tensor:
     return stack.get_input_embeddings().weight
 
 
-def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Name what a module's forward is given by position."""
+def by_name(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Name what a method, as a module's forward, is given by position."""
     if not args:
         return kwargs
-    names = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
+    names = [name for name in inspect.signature(method).parameters if name != "self"]
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
@@ -505,7 +506,7 @@ def adapt_with_features(
         trained = tuple(name for name, parameter in base.named_parameters() if parameter.requires_grad)
         model: Any = base
         subclass(model, AdaptedModel)
-        model.method, model.tasks, model.trained_base = method, tasks, trained
+        model.method, model.tasks, model.saved_base = method, tasks, trained
         model.base_digests, model.base_fingerprint = digests, fingerprint(digests)
         model.base_vocabulary = checkpoint.vocabulary(base)
         model.all_tied_weights_keys = truly_tied(base)

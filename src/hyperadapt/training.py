@@ -71,6 +71,7 @@ from hyperadapt.mixing import MixtureBatchSampler
 from hyperadapt.signals import heard_by
 from hyperadapt.tasks.chunks import answer_within
 from hyperadapt.tokenizing import InputTokenizer, TargetTokenizer
+from hyperadapt.verbs import check_without_peft
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -369,6 +370,7 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
     ) -> None:
         from datasets import concatenate_datasets
 
+        check_without_peft(model)
         epsilon = config.training.label_smoothing
         self.config, self.evaluation_set, self.tokenizer = config, evaluation_set, tokenizer
         self.lengths = [[len(ids) for ids in rows["input_ids"]] for rows in train_rows]

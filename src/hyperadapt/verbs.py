@@ -91,9 +91,40 @@ class Refusal:
 class RefusedVerbs:
     """Mixed in before transformers' classes."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise UserError(
+            "the class of an adapted model makes none from a configuration: hyperadapt.adapt adapts a base model, and "
+            "hyperadapt.load loads a saved adapted one"
+        )
+
+    @property
+    def peft_config(self) -> Any:
+        """What PEFT leaves with a model that it has put its layers into, as its last step; else there is none."""
+        if "peft_config" not in vars(self):
+            raise AttributeError("an adapted model has no peft_config")
+        return vars(self)["peft_config"]
+
+    @peft_config.setter
+    def peft_config(self, config: Any) -> None:
+        vars(self)["peft_config"] = config
+        check_without_peft(self)
+
 
 for name, instead in REFUSED.items():
     setattr(RefusedVerbs, name, Refusal(name, instead))
+
+
+def check_without_peft(model: Any) -> None:
+    """Check that PEFT has not put its layers into an adapted model.
+
+    Raises:
+        UserError: if it has.
+    """
+    if getattr(model, "peft_config", None):
+        raise UserError(
+            "the adapted model has adapters of PEFT, which froze all that hyperadapt trains: adapt or load a base "
+            "model anew, without them"
+        )
 
 
 def check_save_options(options: Mapping[str, Any]) -> None:
