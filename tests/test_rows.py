@@ -21,6 +21,7 @@ import torch
 from hyperadapt.errors import UserError
 from hyperadapt.runs import Run, load_run
 from hyperadapt.tasks import Task, load_split, load_task_file
+from hyperadapt.tasks.sources import json_line, naming, read_file
 from row_files import FORMATS, Rows, write, written_as_csv
 from tiny_run import COLOURS, Outcome, assert_one_line, contents, hyperadapt, write_config
 
@@ -138,6 +139,37 @@ def test_texts_scores_and_answers_that_are_numbers_are_the_same_in_every_format(
     )
     assert load_split(answers, "train")["references"] == [[str(row["year"])] for row in rows]
     assert load_split(answers, "train")["context"] == [str(row["degree"]) for row in rows]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("nothing", [None, float("nan"), ""])
+def test_nothing_is_no_label_and_no_score_in_any_format(nothing: Any, suffix: str, tmp_path: Path) -> None:
+    # CSV holds nothing as an empty cell, and a NaN that a program wrote as the text "nan", which may be a label's name.
+    empty = "" if suffix in (".csv", ".tsv") else nothing
+    rows = [{"text": "a", "label": value} for value in ("some", "None", "nan", empty)]
+    if not isinstance(empty, str | None):
+        rows = [{"text": "a", "label": value} for value in (0.0, 1.0, 1.0, empty)]
+    path = write(tmp_path / f"rows{suffix}", rows)
+    for changes in (
+        {"labels": ["some", "None", "nan"]},
+        {"kind": "coreference", "labels": ["None", "nan"], "candidate": "text", "metrics": ["accuracy"]},
+        {"kind": "score", "labels": None, "metrics": ["pearson"]},
+    ):
+        task = task_of(path, **changes)
+        (place, row) = list(read_file(path))[-1]
+        with (
+            naming(place),
+            pytest.raises(UserError, match="^column 'label' holds .+, which is no (label|score)"),
+        ):
+            task.label_number(row) if task.labels else task.target_text(row)
+    with pytest.raises(UserError, match=rf"(line|row) [45]: column 'label' holds .+, which is no label"):
+        load_split(task_of(path, labels=["some", "None", "nan"]), "train")
+
+
+def test_nothing_in_a_label_column_is_no_name_when_its_numbering_is_checked() -> None:
+    task = task_of(Path("rows.jsonl"), labels=["None", "some"])
+    with pytest.raises(UserError, match="holds 2 and never 0"):
+        task.check_numbering([{"label": 1}, {"label": 2}, {"label": None}])
 
 
 def test_numbers_of_single_precision_are_the_decimals_that_they_were_written_as(tmp_path: Path) -> None:
@@ -425,6 +457,44 @@ def test_an_echoed_row_stays_on_its_line_and_commands_no_terminal(trained: Path)
     assert len(outcome.out.splitlines()) == 1
     assert re.fullmatch(r"[ -~]+\n", outcome.out)
     assert json.loads(outcome.out)["odd"] == row["odd"]
+
+
+def test_numbers_that_are_not_finite_are_null_and_empty_cells(trained: Path, tmp_path: Path) -> None:
+    odd = [float("nan"), float("inf"), -float("inf"), None]
+    rows = [{"text": "red", "price": price, "more": [price, 1.5]} for price in odd]
+    source = write(tmp_path / "rows.parquet", rows)
+    arguments = ("predict", trained, "--task", "colour", "--input", source)
+
+    def no_json(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    answers = [json.loads(line, parse_constant=no_json) for line in hyperadapt(*arguments).out.splitlines()]
+    assert [(answer["price"], answer["more"]) for answer in answers] == [(None, [None, 1.5])] * len(odd)
+    assert hyperadapt(*arguments, "--output", tmp_path / "out.csv").code == 0
+    found = list(read_file(tmp_path / "out.csv"))
+    assert [(row["price"], row["more"]) for _, row in found] == [("", "[null, 1.5]")] * len(odd)
+    values = {"n": np.float32("nan"), "d": Decimal("Infinity"), "big": 10**400, "whole": Decimal("1e999")}
+    assert json.loads(json_line(values)) == {"n": None, "d": None, "big": 10**400, "whole": "1E+999"}
+
+
+def test_a_cell_of_a_file_keeps_what_a_terminal_obeys(trained: Path, tmp_path: Path) -> None:
+    odd = "\x1b[31m red \x9b1m \u202e"
+    source = write(tmp_path / "rows.jsonl", [{"text": "red", "odd": odd}])
+    for suffix in (".csv", ".tsv", ".jsonl"):
+        output = tmp_path / f"out{suffix}"
+        arguments = ("--task", "colour", "--input", source, "--output", output)
+        assert hyperadapt("predict", trained, *arguments).code == 0
+        ((_, row),) = read_file(output)
+        assert row["odd"] == odd
+        assert ("\x1b" in output.read_text(encoding="utf-8")) == (suffix != ".jsonl")
+
+
+def test_a_column_that_a_table_has_twice_is_refused(loaded: Run) -> None:
+    import pandas
+
+    frame = pandas.DataFrame([["red", 1, 2]], columns=["text", "a", "a"])
+    with pytest.raises(UserError, match="^the column 'a' stands twice; keep one of them$"):
+        loaded.predict("colour", frame)
 
 
 def test_what_cannot_be_written_is_said_before_any_work(trained: Path, tmp_path: Path) -> None:

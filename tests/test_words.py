@@ -6,16 +6,18 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
 
 import hyperadapt as ha
-from hyperadapt.config import CompareConfig, PretrainConfig, RunConfig
+from hyperadapt.config import CompareConfig, ModelConfig, PretrainConfig, RunConfig, TrainingConfig
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.methods import METHODS, FullFineTuning
+from hyperadapt.runs import build_base, load_tokenizer
 from hyperadapt.tasks import Task, get_task
+from hyperadapt.training import training_arguments
 from tiny_run import assert_one_line, hyperadapt
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,12 +114,15 @@ def message_of(kind: type[Any], values: dict[str, Any]) -> str:
     return ""
 
 
-@pytest.mark.parametrize(
+KINDS = pytest.mark.parametrize(
     ("kind", "values"),
     [(Task, TASK), (RunConfig, RUN), (PretrainConfig, PRETRAINING), (CompareConfig, COMPARISON)]
     + [(method, {}) for method in METHODS.values()],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
+
+
+@KINDS
 def test_no_field_of_a_wrong_type_is_answered_in_pydantics_words(
     kind: type[BaseModel], values: dict[str, Any]
 ) -> None:
@@ -129,6 +134,39 @@ def test_no_field_of_a_wrong_type_is_answered_in_pydantics_words(
             assert "\n" not in message
             refused += bool(message)
     assert refused > len(fields_of(kind, values)) or kind is FullFineTuning
+
+
+def takes_numbers(annotation: Any) -> bool:
+    """Whether a type, or one of those that it is made of, is that of numbers; Literal[False] is made of a value."""
+    return annotation in (int, float) or any(map(takes_numbers, get_args(annotation)))
+
+
+@KINDS
+def test_neither_a_truth_value_nor_a_text_is_a_number(kind: type[BaseModel], values: dict[str, Any]) -> None:
+    numeric = 0
+    for path in fields_of(kind, values):
+        holder = kind
+        for section in path[:-1]:
+            annotation = holder.model_fields[section].annotation
+            parts = (annotation, *get_args(annotation))
+            holder = next(part for part in parts if isinstance(part, type) and issubclass(part, BaseModel))
+        if not takes_numbers(holder.model_fields[path[-1]].annotation):
+            continue
+        numeric += 1
+        of_scores = {"kind": "score", "labels": None, "metrics": ["pearson"]} if path == ("step",) else {}
+        for wrong in (True, False, "1", "0.5"):
+            for given in (wrong, [wrong]):
+                message = message_of(kind, replaced({**values, **of_scores}, path, given))
+                assert f"field '{'.'.join(path)}' is" in message or "of the list is" in message, (path, given)
+                assert re.search("number|must be|write", message), message
+    assert numeric or kind in (FullFineTuning, METHODS["output_gate"]), kind
+
+
+def test_a_truth_value_is_no_number_among_trainers_arguments(tmp_path: Path) -> None:
+    for wrong in (True, "1"):
+        training = TrainingConfig(arguments={"max_grad_norm": wrong})
+        with pytest.raises(UserError, match=f"max_grad_norm is {wrong!r}: it must be a number"):
+            training_arguments(training, 0, tmp_path, "loss")
 
 
 @pytest.mark.parametrize(
@@ -260,6 +298,76 @@ def test_paths_of_a_comparison_and_of_pretraining_are_too(tmp_path: Path) -> Non
         *(pretraining.multitask.data_dir, pretraining.distillation.directory),
     ]
     assert places == [str(tmp_path / name) for name in ("out", "a.txt", "t.yaml", "rows", "teacher")]
+
+
+def test_paths_among_trainers_arguments_are_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("accelerator_config", "fsdp_config", "deepspeed")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/c.yaml").write_text(
+        "output_dir: out\nmodel: {name: tiny-t5}\nmethod: adapters\ndata: {tasks: cola}\n"
+        f"training: {{arguments: {{{', '.join(f'{name}: a.json' for name in names)}, run_name: a.json}}}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = RunConfig.load("deep/c.yaml", ["training.arguments.deepspeed=b.json"]).training.arguments
+    beside = str(tmp_path / "deep/a.json")
+    assert [arguments[name] for name in names] == [beside, beside, str(tmp_path / "b.json")]
+    assert arguments["run_name"] == "a.json"
+    of_python = TrainingConfig(arguments={"fsdp_config": "a.json", "deepspeed": {"stage": 2}}).arguments
+    assert of_python == {"fsdp_config": str(tmp_path / "a.json"), "deepspeed": {"stage": 2}}
+
+
+def test_a_configuration_that_trainer_is_to_read_is_read_beside_the_runs_or_missed_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for content, split in ((None, None), ('{"even_batches": false}', False)):
+        if content is not None:
+            (tmp_path / "acc.json").write_text(content)
+        training = TrainingConfig(arguments={"accelerator_config": "acc.json"})
+        if split is None:
+            with pytest.raises(UserError, match=r"^training: .*No such file.*acc\.json"):
+                training_arguments(training, 0, tmp_path, "loss")
+        else:
+            args: Any = training_arguments(training, 0, tmp_path, "loss")
+            assert args.accelerator_config.even_batches is split
+
+
+def test_a_folder_in_the_working_directory_is_no_model_of_a_configuration_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for field in ("name", "tokenizer"):
+        folder = tmp_path / "work/google-t5" / field
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    (tmp_path / "c.yaml").write_text(
+        "output_dir: out\nmodel: {name: google-t5/name, tokenizer: google-t5/tokenizer}\n"
+        "method: adapters\ndata: {tasks: cola}\n"
+    )
+    (tmp_path / "many.yaml").write_text(
+        "output_dir: out\nbase: {model: {name: google-t5/name}, data: {tasks: cola}}\n"
+        "variants: {a: {method: adapters}}\nseeds: [1]\n"
+    )
+    monkeypatch.chdir(tmp_path / "work")
+    config = RunConfig.load("../c.yaml")
+    assert (config.model.name, config.model.tokenizer) == ("google-t5/name", "google-t5/tokenizer")
+    config.save(tmp_path / "saved.yaml")
+    assert RunConfig.load_saved(tmp_path / "saved.yaml").model == config.model
+    (run,) = CompareConfig.load("../many.yaml").runs().values()
+    assert run.model.name == "google-t5/name"
+    # transformers would look in the working directory after all.
+    with pytest.raises(
+        UserError, match=r"^model\.name: 'google-t5/name' is no folder beside its configuration"
+    ):
+        build_base(config.model, 0)
+    with pytest.raises(UserError, match=r"^model\.tokenizer: 'google-t5/tokenizer' is no folder beside"):
+        load_tokenizer(config.model)
+    # In an override and in Python it is the one of the working directory.
+    here = str(tmp_path / "work/google-t5/name")
+    assert RunConfig.load("../c.yaml", ["model.name=google-t5/name"]).model.name == here
+    assert ModelConfig(name="google-t5/name").name == here
+    values = {"output_dir": "out", "base": {"model": {"name": "google-t5/name"}, "data": {"tasks": "cola"}}}
+    comparison = CompareConfig(**values, variants={"a": {"method": "adapters"}}, seeds=(1,))
+    assert comparison.runs()["a", 1].model.name == here
 
 
 def test_our_own_configurations_end_where_they_always_did() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,15 +18,16 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from hyperadapt import bundled, manifest
 from hyperadapt.errors import CheckpointError, UserError, nearest, printable, shortened, validation_message
+from hyperadapt.fields import Fields
 from hyperadapt.files import write_atomically
 from hyperadapt.methods import Method, method_from
 from hyperadapt.paths import absolute, model_or_directory, placed, task_or_file
@@ -39,9 +41,23 @@ def one_or_more(names: Any) -> Any:
     return (names,) if isinstance(names, str) else names
 
 
+PLACED = "placed"  # pydantic's context of values whose paths are absolute already, as those of files are
+
+
+def model_of_python(name: str, info: ValidationInfo) -> str:
+    """Take the name of a model, which in Python is relative to the working directory.
+
+    One of a file was looked for beside that file: what is not there is on the hub, whatever the working directory has.
+    """
+    return name if info.context == PLACED else model_or_directory(name)
+
+
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 PathText = Annotated[str, AfterValidator(absolute)]
-ModelName = Annotated[str, AfterValidator(model_or_directory)]
+ModelName = Annotated[str, AfterValidator(model_of_python)]
+TrainerArguments = Annotated[
+    dict[str, Any], AfterValidator(partial(placed, directory="", section="training.arguments."))
+]
 TaskNames = Annotated[
     tuple[Annotated[str, AfterValidator(task_or_file)], ...],
     BeforeValidator(one_or_more),
@@ -49,10 +65,8 @@ TaskNames = Annotated[
 ]
 
 
-class Section(BaseModel):
+class Section(Fields):
     """A part of a configuration: frozen, and no field unknown to it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -183,7 +197,7 @@ class TrainingConfig(Section):
     logging_steps: int = Field(100, ge=1)
     threads: int | None = Field(None, ge=1)
     cuda_graphs: bool = False
-    arguments: dict[str, Any] = {}
+    arguments: TrainerArguments = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_optimizer(self) -> TrainingConfig:
@@ -259,14 +273,14 @@ class WrittenConfig(Section):
         """Make a configuration of its fields.
 
         Args:
-            values: section by section.
+            values: section by section, with absolute paths (hyperadapt.paths.placed).
             where: what errors call it.
 
         Raises:
             UserError: if a field is unknown, missing or of the wrong type.
         """
         try:
-            config = cls(**values)
+            config = cls.model_validate(values, context=PLACED)
             config.resolved()
         except ValidationError as error:
             raise UserError(f"{where}: {validation_message(error, cls)}") from None
@@ -532,6 +546,11 @@ class CompareConfig(WrittenConfig):
     base: dict[str, Any]
     variants: dict[Annotated[str, AfterValidator(folder_name)], dict[str, Any]] = Field(min_length=1)
     seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paths_of_python(cls, values: Any, info: ValidationInfo) -> Any:
+        return values if info.context == PLACED else placed(values, "")
 
     @field_validator("seeds")
     @classmethod

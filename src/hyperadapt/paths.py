@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hyperadapt.errors import UserError
+
 
 def absolute(path: str, directory: str | Path = "") -> str:
     """Return a path that is found from any working directory.
@@ -29,11 +31,28 @@ def task_or_file(name: str, directory: str | Path = "") -> str:
     return absolute(name, directory) if name.endswith((".yaml", ".yml")) else name
 
 
+def holds_model(place: str) -> bool:
+    """Tell whether a folder holds what may be a model, as its config.json."""
+    return os.path.isdir(place) and any(Path(place).glob("*.json"))
+
+
 def model_or_directory(name: str, directory: str | Path = "") -> str:
     """Return a model's name, or its path as `absolute` does: where it begins as one, or the model is there."""
-    place = os.path.join(directory, name)
-    there = bool(name.strip()) and os.path.isdir(place) and any(Path(place).glob("*.json"))
+    there = bool(name.strip()) and holds_model(os.path.join(directory, name))
     return absolute(name, directory) if there or name.startswith((".", "/", "~")) else name
+
+
+def check_hub_name(name: str, field: str) -> None:
+    """Check that transformers will ask the hub for a model of a configuration that is no folder where that stands.
+
+    Raises:
+        UserError: if it would take a folder of the working directory instead.
+    """
+    if not os.path.isabs(name) and holds_model(name):
+        raise UserError(
+            f"{field}: '{name}' is no folder beside its configuration, and would be read from the one in the working "
+            f"directory, not from the hub; write {os.path.abspath(name)} for that, or run elsewhere for the hub"
+        )
 
 
 # What is a path in a configuration, one or several; in a comparison they stand in `base` and `variants`.
@@ -49,6 +68,10 @@ PATHS: dict[str, Callable[..., str]] = {
     "multitask.data_dir": absolute,
     "multitask.tasks": task_or_file,
     "distillation.directory": absolute,
+    # Of transformers' Seq2SeqTrainingArguments; its other paths are decided by the run.
+    "training.arguments.accelerator_config": absolute,
+    "training.arguments.fsdp_config": absolute,
+    "training.arguments.deepspeed": absolute,
 }
 
 

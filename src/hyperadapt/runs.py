@@ -44,6 +44,7 @@ from hyperadapt.locks import holder, locked
 from hyperadapt.methods import Method, method_from
 from hyperadapt.methods.hyperformer import read_task_features
 from hyperadapt.metrics import Target
+from hyperadapt.paths import check_hub_name
 from hyperadapt.predictions import write_predictions
 from hyperadapt.tasks import SPLITS, Task, input_texts, load_split, resolve_tasks
 from hyperadapt.tasks.remarks import remark_on_rows
@@ -897,8 +898,9 @@ def load_tokenizer(model: ModelConfig, saved: Path | None = None) -> PreTrainedT
         return quietly(AutoTokenizer.from_pretrained, str(saved), "the run's tokenizer")
     if model.tokenizer == "bytes":
         return ByT5Tokenizer()
-    field = "model.tokenizer" if model.tokenizer else "model.name"
-    return quietly(AutoTokenizer.from_pretrained, place_of(str(model.tokenizer or model.name)), field)
+    field, name = ("model.tokenizer" if model.tokenizer else "model.name"), str(model.tokenizer or model.name)
+    check_hub_name(name, field)
+    return quietly(AutoTokenizer.from_pretrained, place_of(name), field)
 
 
 def build_base(model: ModelConfig, seed: int, saved: Path | None = None) -> PreTrainedModel:
@@ -942,6 +944,7 @@ def load_or_build(model: ModelConfig, seed: int, saved: Path | None) -> PreTrain
 
     dtype = getattr(torch, model.dtype)
     if model.name is not None:
+        check_hub_name(model.name, "model.name")
         base = load_base(model, model.name, "model.name")
         is_here = Path(model.name).is_dir()
         base.config._name_or_path = str(Path(model.name).resolve()) if is_here else model.name

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args, get_type_hints
 
 import numpy as np
 import psutil
@@ -65,6 +65,7 @@ from hyperadapt.evaluation import (
     evaluate,
     generate_answers,
 )
+from hyperadapt.fields import AS_WRITTEN
 from hyperadapt.files import writing
 from hyperadapt.graphs import CapturedSteps
 from hyperadapt.mixing import MixtureBatchSampler
@@ -860,7 +861,7 @@ def training_arguments(
     chosen = checked_arguments(training.arguments)
     try:
         args = Seq2SeqTrainingArguments(**{**defaults, **chosen, **ours})
-    except (ValueError, TypeError, ImportError) as error:
+    except (ValueError, TypeError, ImportError, OSError) as error:
         raise UserError(f"training: {' '.join(str(error).split())}") from None
     if (launched := int(os.environ.get("WORLD_SIZE", "1"))) != args.world_size:
         raise UserError(
@@ -914,7 +915,8 @@ def checked_arguments(given: dict[str, Any]) -> dict[str, Any]:
             instead = f"set {DECIDED[name]}" if DECIDED[name] else "it is not open to choice"
             raise UserError(f"training.arguments: '{name}' is decided by the run's configuration; {instead}")
         try:
-            TypeAdapter(known[name], config={"arbitrary_types_allowed": True}).validate_python(value)
+            kind: Any = Annotated[known[name], AS_WRITTEN]
+            TypeAdapter(kind, config={"arbitrary_types_allowed": True}).validate_python(value)
         except ValidationError as error:
             reason = in_plain_words(dict(error.errors()[0]))
             raise UserError(f"training.arguments: {name} is {value!r}: {reason}") from None

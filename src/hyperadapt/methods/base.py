@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from hyperadapt.errors import UserError, validation_message
+from hyperadapt.fields import Fields
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,7 @@ class Host(NamedTuple):
     features: Tensor | None = None
 
 
-class Method(BaseModel):
+class Method(Fields):
     """A method's options: frozen, validated, saved with every model.
 
     Attributes:
@@ -41,7 +42,6 @@ class Method(BaseModel):
         says_what_is_trained: options that change nothing else, so that a run may go on from one where they differ.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     name: ClassVar[str]
     task_in_input: ClassVar[bool] = False
     says_what_is_trained: ClassVar[tuple[str, ...]] = ()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -162,9 +163,12 @@ def given_rows(rows: Any) -> list[PlacedRow]:
     """Rows as Python has them: mappings, or JSON text, in a sequence, an iterator, a datasets.Dataset or a DataFrame.
 
     Raises:
-        UserError: it is one row, or not rows, or a row is neither.
+        UserError: it is one row, or not rows, a row is neither, or a column stands twice.
     """
     if callable(getattr(rows, "itertuples", None)):  # a DataFrame, which iterates over its columns' names
+        if not rows.columns.is_unique:
+            twice = rows.columns[rows.columns.duplicated()][0]
+            raise UserError(f"the column '{twice}' stands twice; keep one of them")
         rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
     if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
         raise UserError(
@@ -313,9 +317,14 @@ WRITTEN_SUFFIXES = (".jsonl", ".csv", ".tsv")
 
 
 def written_rows(rows: Sequence[Row], suffix: str) -> str:
-    """Write rows as a file of one of the `WRITTEN_SUFFIXES` holds them."""
+    """Write rows as a file of one of the `WRITTEN_SUFFIXES` holds them; a number that is not finite as nothing.
+
+    A cell of .csv and .tsv keeps what a terminal obeys: the file is data, whose readers want what the row held, and CSV
+    has no escape for it. What is printed is .jsonl, which has.
+    """
     if suffix == ".jsonl":
         return "".join(json_line(row) + "\n" for row in rows)
+    rows = [_finite(row) for row in rows]
     columns = dict.fromkeys(column for row in rows for column in row)
     file = io.StringIO()
     # Lines end as csv's own do: with another end, Python 3.11 leaves a carriage return in a cell without quotes.
@@ -332,10 +341,21 @@ def written_rows(rows: Sequence[Row], suffix: str) -> str:
 def json_line(value: Any) -> str:
     """Write a value as JSON for people, whose letters stay; what is not JSON's is written as its text.
 
-    What many programs take for the end of a line is escaped, what a terminal obeys, and halves of characters.
+    JSON has neither NaN nor infinity: they are null. What many programs take for the end of a line is escaped, what a
+    terminal obeys, and halves of characters.
     """
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = json.dumps(_finite(value), ensure_ascii=False, default=str)
     return _NO_LETTERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _finite(value: Any) -> Any:
+    """The value without numbers that are not finite, also within it."""
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    is_number = isinstance(value, Real | Decimal)
+    return None if is_number and (value != value or value in (math.inf, -math.inf)) else value
 
 
 # --- tables

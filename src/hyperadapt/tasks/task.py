@@ -19,9 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -29,6 +27,7 @@ from pydantic import (
 )
 
 from hyperadapt.errors import UserError, as_written, nearest, notice, validation_message
+from hyperadapt.fields import Fields
 from hyperadapt.metrics import LARGEST_SCORE, METRICS, METRICS_OF_KIND, REPORTED_ONLY, read_score
 from hyperadapt.tasks.chunks import Span, read_answers
 from hyperadapt.tasks.scores import chosen_step, number_text, to_step
@@ -159,7 +158,7 @@ def label_key(text: str) -> str | Decimal:
     return text.lower() if text.lower() in ("true", "false") else text
 
 
-class Task(BaseModel):
+class Task(Fields):
     """One task, as data.
 
     A user's own task is a YAML file of these fields, say:
@@ -202,8 +201,6 @@ class Task(BaseModel):
     for its first alone.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: Annotated[str, AfterValidator(_plain_name)]
     hub: Annotated[str, AfterValidator(_hub_name)] | None = None
     hub_config: str | None = None
@@ -217,7 +214,7 @@ class Task(BaseModel):
     prefix: str | None = None
     kind: Literal["class", "score", "text", "question_answering", "coreference"] = "class"
     writes: Literal["number", "name"] = "number"
-    step: float | None = Field(None, gt=0, allow_inf_nan=False)
+    step: float | None = Field(None, gt=0)
     candidate: str | None = None
     group: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
     every_answer: bool = False
@@ -380,7 +377,8 @@ class Task(BaseModel):
             number = self.label_number(row)
             return self._label_names[number] if self.writes == "name" else number
         value = value_of(row, self.label)
-        score = read_score(str(value))
+        text = as_text(value)
+        score = None if text is None else read_score(text)
         if score is None:
             is_too_large = isinstance(value, int | float) and LARGEST_SCORE < abs(value) < math.inf
             limit = f": the largest is {LARGEST_SCORE:g}" if is_too_large else ""
@@ -424,7 +422,8 @@ class Task(BaseModel):
             UserError: the label column is missing, or holds no label of this task.
         """
         value = value_of(row, self.label)
-        number = self._label_numbers.get(label_key(str(value)))
+        text = as_text(value)
+        number = None if text is None else self._label_numbers.get(label_key(text))
         if number is None:
             raise UserError(
                 f"column '{self.label}' holds {reprlib.repr(value)}, which is no label; "
@@ -492,7 +491,9 @@ class Task(BaseModel):
         """
         if not self.labels or self._names_are_numbers:
             return
-        held = {label_key(text) for text in {str(row.get(self.label)) for row in rows}}
+        held = {
+            label_key(text) for text in {as_text(row.get(self.label)) for row in rows} if text is not None
+        }
         if len(self.labels) in held and held.isdisjoint({0, *map(label_key, self.labels)}):
             last = len(self.labels)
             names = (
