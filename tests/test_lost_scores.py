@@ -10,13 +10,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from hyperadapt import cli, results_file
 from hyperadapt.errors import UserError
+from hyperadapt.evaluation import Results
 from hyperadapt.files import make_directory, write_atomically, writing
+from hyperadapt.locks import LOCK_FILE, locked
+from hyperadapt.runs import Run
 from tiny_run import Outcome, assert_one_line, contents, hyperadapt, write_config, write_tasks
 
 FEW_STEPS = {"max_steps": 2, "batch_size": 8, "eval_steps": 2}
@@ -73,6 +78,80 @@ def test_evaluate_prints_its_scores_before_it_writes_them(run: Path) -> None:
     assert f"{average:.2f}" in outcome.out
     assert "colour" in outcome.out
     assert contents(run) == before
+
+
+def test_scores_of_a_model_are_not_added_to_those_of_another_that_was_trained_meanwhile(
+    run: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = Run.evaluate
+    trained_on: dict[str, bytes] = {}
+
+    def trained_meanwhile(*given: Any, **named: Any) -> Results:
+        config = trained.parent / "config.yaml"
+        outcome = hyperadapt("train", config, f"output_dir={run}", "training.max_steps=60", "--resume")
+        assert outcome.code == 0, outcome.err
+        trained_on.update(contents(run))
+        return evaluate(*given, **named)
+
+    monkeypatch.setattr(Run, "evaluate", trained_meanwhile)
+    outcome = hyperadapt("evaluate", run)
+    assert outcome.code == 2, outcome.err
+    assert f"error: {run} was trained on while its model was scored" in outcome.err
+    assert "colour" in outcome.out
+    assert contents(run) == trained_on
+
+
+def test_two_evaluations_that_end_at_once_add_both_their_scores(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, said = results_file.model_entries(run), ""
+
+    def add(split: str) -> None:
+        with results_file.adding(run, model):
+            results_file.add(run, {split: "scores"})
+
+    second = threading.Thread(target=add, args=["second"])
+    with results_file.adding(run, model):
+        before = results_file.read(run)
+        second.start()
+        while "waiting for process" not in said:
+            assert second.is_alive()
+            said += capsys.readouterr().err
+        results_file.write(run, {**before, "first": "scores"})
+    second.join()
+    assert results_file.read(run) == {**before, "first": "scores", "second": "scores"}
+
+
+def test_an_evaluation_waits_for_who_writes_into_the_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, evaluate, said = contents(run), Run.evaluate, ""
+    release, holding = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked(run):
+            holding.set()
+            release.wait()
+
+    def held_meanwhile(*given: Any, **named: Any) -> Results:
+        holder.start()
+        holding.wait()
+        return evaluate(*given, **named)
+
+    holder = threading.Thread(target=hold)
+    monkeypatch.setattr(Run, "evaluate", held_meanwhile)
+    evaluation = threading.Thread(target=cli.evaluate, args=[run], kwargs={"split": "train"})
+    evaluation.start()
+    while "waiting for process" not in said and evaluation.is_alive():
+        said += capsys.readouterr().err
+    during = contents(run)
+    release.set()
+    evaluation.join()
+    holder.join()
+    assert f"which is using {run}" in said
+    during.pop(LOCK_FILE)
+    assert during == before
+    assert "train" in results_file.read(run)
 
 
 def test_damaged_results_are_found_before_an_evaluation_and_not_after_it(run: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +16,12 @@ import pytest
 import yaml
 from datasets import Dataset
 
+from hyperadapt import runs
 from hyperadapt.errors import UserError
 from hyperadapt.runs import load_run
 from hyperadapt.same_data import digest_of, read
 from hyperadapt.tasks import load_split, load_task_file
-from tiny_run import BASE, SPLITS, assert_one_line, hyperadapt, write_config, write_tasks
+from tiny_run import BASE, SPLITS, Outcome, assert_one_line, contents, hyperadapt, write_config, write_tasks
 
 FEW_STEPS = {"max_steps": 2, "batch_size": 8, "eval_steps": 2, "logging_steps": 1}
 SMALL = {"reduction_factor": 2, "task_feature_dim": 6, "projector_hidden_dim": 8, "task_embedding_dim": 4}
@@ -47,13 +50,17 @@ def folder(trained: Path, tmp_path: Path) -> Iterator[Path]:
     shutil.copytree(trained, tmp_path / "before")
     yield trained
     for name in ("tasks", "run"):
-        shutil.rmtree(trained / name)
+        shutil.rmtree(trained / name, ignore_errors=True)
         shutil.copytree(tmp_path / "before" / name, trained / name)
 
 
 def change(task: Path, **fields: object) -> None:
     spec = yaml.safe_load(task.read_text())
     task.write_text(yaml.safe_dump({**spec, **fields}))
+
+
+def notes(outcome: Outcome) -> list[str]:
+    return [line for line in re.split(r"[\r\n]+", outcome.err) if line.startswith("note: ")]
 
 
 def resume(folder: Path, *options: object) -> list[object]:
@@ -95,11 +102,10 @@ def test_resume_refuses_other_rows_and_says_how_many_there_were(folder: Path) ->
     assert sorted(path.stat().st_mtime_ns for path in (folder / "run").rglob("*")) == before
     outcome = hyperadapt(*resume(folder, ALLOW))
     assert outcome.code == 0, outcome.err
-    notes = [line for line in re.split(r"[\r\n]+", outcome.err) if line.startswith("note: ")]
-    assert len(notes) == 1
-    assert "48 rows then, 20 now; they are taken all the same" in notes[0]
+    (note,) = (note for note in notes(outcome) if "rows then" in note)
+    assert "48 rows then, 20 now; they are taken all the same" in note
     assert (read(folder / "run") or {})["colour"]["train"]["rows"] == 20
-    assert hyperadapt(*resume(folder, "training.max_steps=4")).code == 0  # it is a run of these rows now
+    assert hyperadapt(*resume(folder)).code == 0  # it is a run of these rows now
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -130,6 +136,29 @@ def test_data_may_move_and_change_their_format(folder: Path) -> None:
     assert outcome.code == 0, outcome.err
 
 
+def test_a_project_may_move_as_a_whole(folder: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("tasks", "run"):
+        shutil.move(folder / name, moved / name)
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    files = ["tasks/colour.yaml", "tasks/warmth.yaml"]
+    values |= {"output_dir": "run", "data": {**values["data"], "data_dir": "tasks", "tasks": files}}
+    (moved / "config.yaml").write_text(yaml.safe_dump(values))
+    for tasks, message in (
+        ("[tasks/warmth.yaml,tasks/colour.yaml]", "[colour, warmth] and are now [warmth, colour]"),
+        ("[tasks/colour.yaml]", "[colour, warmth] and are now [colour]"),
+    ):
+        with contextlib.chdir(moved):
+            outcome = hyperadapt(*resume(moved, ALLOW, f"data.tasks={tasks}"))
+        assert_one_line(outcome, f"cannot go on with {moved / 'run'}: data.tasks were {message}")
+    outcome = hyperadapt(*resume(moved))
+    assert outcome.code == 0, outcome.err
+    assert load_run(moved / "run").config.data.tasks == tuple(str(moved / file) for file in files)
+    change(moved / "tasks/colour.yaml", labels=["cold", "warm"])
+    assert_one_line(hyperadapt(*resume(moved)), "labels were [warm, cold] and are now [cold, warm]")
+
+
 def test_evaluate_refuses_rows_that_have_changed_unless_it_is_allowed(folder: Path) -> None:
     run = folder / "run"
     assert hyperadapt("evaluate", run).code == 0
@@ -150,6 +179,37 @@ def test_evaluate_refuses_rows_that_have_changed_unless_it_is_allowed(folder: Pa
     with pytest.raises(UserError, match="14 rows then, 5 now"):
         loaded.evaluate("test")
     assert loaded.evaluate("test", ["warmth"], allow_changed_data=True).scores[0].rows == 5
+
+
+def test_scores_on_rows_that_have_changed_are_only_printed(folder: Path) -> None:
+    cut(folder / "tasks/warmth-test.jsonl", 5)
+    before = contents(folder / "run")
+    outcome = hyperadapt("evaluate", folder / "run", ALLOW)
+    assert outcome.code == 0, outcome.err
+    assert "warmth" in outcome.out
+    assert notes(outcome) == [
+        "note: task 'warmth': the test rows are not those that the run was trained with: 14 rows then, 5 now; they are "
+        "taken all the same",
+        f"note: the scores are only printed, as rows have changed: {folder / 'run'} keeps those that it has",
+    ]
+    assert contents(folder / "run") == before
+    outcome = hyperadapt("evaluate", folder / "run", "--split", "validation", ALLOW)
+    assert (outcome.code, notes(outcome)) == (0, [])  # these have not
+
+
+def test_embed_refuses_rows_that_have_changed_and_those_of_its_probes_unless_it_is_allowed(
+    folder: Path,
+) -> None:
+    run = folder / "run"
+    cut(folder / "tasks/colour-train.jsonl", 40)
+    message = f"cannot embed {run}: task 'colour': the train rows are not those that the run was trained with: 48 rows"
+    for options in (["--probe"], ["--split", "train"], ["--split", "train", "--max-rows", 8]):
+        assert_one_line(hyperadapt("embed", run, *options), message)
+    assert not (run / "embeddings").exists()
+    for options in (["--max-rows", 8], ["--probe", "--max-rows", 8, ALLOW]):
+        outcome = hyperadapt("embed", run, *options)
+        assert outcome.code == 0, outcome.err
+        assert ("48 rows then, 40 now" in outcome.err) == (ALLOW in options)
 
 
 def test_an_unseen_task_has_no_rows_to_compare(folder: Path) -> None:
@@ -175,20 +235,98 @@ def test_a_transfer_of_a_task_that_the_run_has_compares_it(folder: Path) -> None
     )  # it is a task of its own
 
 
-@pytest.mark.usefixtures("in_one_process")
-def test_a_comparison_uses_no_finished_run_of_a_task_that_means_something_else(tmp_path: Path) -> None:
+ADAPTERS = {"method": {"name": "adapters", "reduction_factor": 2}}
+
+
+def write_comparison(directory: Path, **variants: object) -> Path:
+    """A comparison of variants with one seed; its tasks, and its runs, lie beside it."""
     values = {
-        "output_dir": str(tmp_path / "table"),
+        "output_dir": "table",
         "seeds": [0],
         "base": {
             "model": {"config": BASE, "tokenizer": "bytes"},
-            "data": {"tasks": write_tasks(tmp_path / "tasks"), "max_source_length": 48},
+            "data": {"tasks": ["tasks/colour.yaml", "tasks/warmth.yaml"], "max_source_length": 48},
             "training": FEW_STEPS,
         },
-        "variants": {"one": {"method": {"name": "adapters", "reduction_factor": 2}}},
+        "variants": variants,
     }
-    (tmp_path / "compare.yaml").write_text(yaml.safe_dump(values))
-    outcome = hyperadapt("compare", tmp_path / "compare.yaml")
+    (directory / "compare.yaml").write_text(yaml.safe_dump(values))
+    return directory / "compare.yaml"
+
+
+@pytest.mark.usefixtures("in_one_process")
+def test_a_comparison_mixes_no_runs_of_different_rows_unless_it_is_allowed(tmp_path: Path) -> None:
+    write_tasks(tmp_path / "tasks")
+    config = write_comparison(tmp_path, one=ADAPTERS)
+    assert hyperadapt("compare", config).code == 0
+    one, two = tmp_path / "table/one/seed-0", tmp_path / "table/two/seed-0"
+    cut(tmp_path / "tasks/colour-train.jsonl", 20)
+    cut(tmp_path / "tasks/colour-test.jsonl", 6)
+    write_comparison(tmp_path, one=ADAPTERS, two=ADAPTERS)
+    before = contents(tmp_path)
+    message = (
+        f"one, seed 0 ({one}): task 'colour': the train rows are not those that the run was trained with: "
+        "48 rows then, 20 now; --allow-changed-data"
+    )
+    assert_one_line(hyperadapt("compare", config), message)
+    assert contents(tmp_path) == before
+    outcome = hyperadapt("compare", config, ALLOW)
+    assert outcome.code == 0, outcome.err
+    (note,) = notes(outcome)
+    assert "1 of 2 runs were trained with rows that have changed since" in note
+    assert "one, seed 0" in note
+    assert "48 rows then, 20 now" in note
+    assert [read(run)["colour"]["train"]["rows"] for run in (one, two)] == [48, 20]  # type: ignore[index]
+    assert_one_line(hyperadapt("compare", config), message)  # they still are not
+    for outcome_of in ("results.json", "history.json"):
+        (one / outcome_of).unlink()
+    assert_one_line(hyperadapt("compare", config), message)
+    outcome = hyperadapt("compare", config, ALLOW)  # which goes on with what was only begun
+    assert outcome.code == 0, outcome.err
+    assert read(one) == read(two)
+    before = contents(one)
+    assert hyperadapt("compare", config).code == 0
+    assert contents(one) == before
+
+
+@pytest.mark.usefixtures("in_one_process")
+def test_a_comparison_compares_the_rows_that_each_run_draws_and_reads_them_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tasks(tmp_path / "tasks")
+    few = {**ADAPTERS, "data": {"max_train_rows": 8, "subsample_seed": None}}
+    config = write_comparison(tmp_path, one=ADAPTERS, two=ADAPTERS, few=few)
+    assert hyperadapt("compare", config, "seeds=[0,1]").code == 0
+    loaded, load = [], runs.load_rows
+    monkeypatch.setattr(runs, "load_rows", lambda *given: loaded.append(given[:2]) or load(*given))
+    before = contents(tmp_path / "table")
+    assert hyperadapt("compare", config, "seeds=[0,1]").code == 0
+    assert contents(tmp_path / "table") == before
+    drawn = Counter((task.name, split) for task, split in loaded)
+    assert drawn == {
+        (task, split): 3 if split == "train" else 1 for task in ("colour", "warmth") for split in SPLITS
+    }
+
+
+@pytest.mark.usefixtures("in_one_process")
+def test_a_comparison_may_move_as_a_whole(tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    write_tasks(before / "tasks")
+    assert hyperadapt("compare", write_comparison(before, one=ADAPTERS)).code == 0
+    before.rename(after)
+    outcome = hyperadapt("compare", after / "compare.yaml")
+    assert outcome.code == 0, outcome.err
+    for outcome_of in ("results.json", "history.json"):
+        (after / "table/one/seed-0" / outcome_of).unlink()
+    outcome = hyperadapt("compare", after / "compare.yaml")
+    assert outcome.code == 0, outcome.err
+    assert (after / "table/one/seed-0/results.json").is_file()
+
+
+@pytest.mark.usefixtures("in_one_process")
+def test_a_comparison_uses_no_finished_run_of_a_task_that_means_something_else(tmp_path: Path) -> None:
+    write_tasks(tmp_path / "tasks")
+    outcome = hyperadapt("compare", write_comparison(tmp_path, one=ADAPTERS))
     assert outcome.code == 0, outcome.err
     change(tmp_path / "tasks/colour.yaml", labels=["cold", "warm"])
     assert_one_line(

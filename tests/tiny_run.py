@@ -60,7 +60,8 @@ def hyperadapt(*arguments: object, stdin: str = "") -> Outcome:
 def one_after_another(cells: Sequence[Cell], jobs: int, processes: int) -> Iterator[tuple[Cell, int]]:
     """Train runs in this process, as `spread_over_processes` does in others, each of which imports everything anew."""
     for cell in cells:
-        outcome = hyperadapt("train", cell.beside(".yaml"))
+        command = cell.command(jobs, processes)
+        outcome = hyperadapt(*command[command.index("train") :])
         cell.beside(".log").write_text(outcome.out + outcome.err)
         yield cell, outcome.code
 

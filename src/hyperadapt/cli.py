@@ -17,7 +17,7 @@ import typer
 from typer.exceptions import TyperException
 
 from hyperadapt import __version__, tiny_t5
-from hyperadapt.errors import TrainingInterrupted, UserError, nearest, printable
+from hyperadapt.errors import TrainingInterrupted, UserError, nearest, notice, printable
 
 if TYPE_CHECKING:
     from hyperadapt.config import RunConfig
@@ -36,6 +36,13 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's las
 AllowChangedData = Annotated[
     bool,
     typer.Option("--allow-changed-data", help="Take rows that are not those that the run was trained with."),
+]
+AllowChangedInRuns = Annotated[
+    bool,
+    typer.Option(
+        "--allow-changed-data",
+        help="Keep and go on with runs that were trained with rows that have changed since.",
+    ),
 ]
 Jobs = Annotated[int, typer.Option(min=1, help="Runs at once.")]
 RayAddress = Annotated[
@@ -160,6 +167,7 @@ def compare(
     jobs: Jobs = 1,
     ray: RayAddress = None,
     processes: Processes = 1,
+    allow_changed_data: AllowChangedInRuns = False,
 ) -> None:
     """Train several variants with several seeds, and set them side by side; what is finished is not run again."""
     from hyperadapt.config import CompareConfig
@@ -167,7 +175,7 @@ def compare(
     compare_config = CompareConfig.load(config, overrides or [])
     from hyperadapt.comparison import columns_of, compare, readable
 
-    rows = compare(compare_config, jobs, ray, processes)
+    rows = compare(compare_config, jobs, ray, processes, allow_changed_data)
     names = columns_of(rows)
     table("mean ± deviation", [{name: readable(name, row.get(name)) for name in names} for row in rows])
     say(f"The table is in {compare_config.output_dir}: table.md, table.csv, table.svg")
@@ -190,6 +198,7 @@ def reproduce(
     jobs: Jobs = 1,
     ray: RayAddress = None,
     processes: Processes = 1,
+    allow_changed_data: AllowChangedInRuns = False,
     show_list: Annotated[
         bool, typer.Option("--list", help="What there is, its cost, and what is done.")
     ] = False,
@@ -205,7 +214,7 @@ def reproduce(
     if name is None:
         raise UserError(f"name an experiment; {nearest('', EXPERIMENTS)}")
     planned = plan(name, scale, output_dir, base, data_dir, overrides or [])
-    say(f"The page is {reproduce(planned, jobs, ray, processes)}")
+    say(f"The page is {reproduce(planned, jobs, ray, processes, allow_changed_data)}")
 
 
 @app.command()
@@ -273,22 +282,35 @@ def evaluate(
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     num_beams: Annotated[int | None, typer.Option(min=1)] = None,
     base_model: BaseModel = None,
-    allow_changed_data: AllowChangedData = False,
+    allow_changed_data: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changed-data",
+            help="Take rows that are not those that the run was trained with. The scores are only printed.",
+        ),
+    ] = False,
 ) -> None:
     """Score a trained run on a split of its tasks; scores of all tasks are added to its results.json."""
+    from hyperadapt import results_file
+
+    model = results_file.model_entries(run)  # before it is loaded: another that comes meanwhile is not scored
     loaded, chosen = load(run, base_model), list(task or [])
     if unseen:
         trained = len(loaded.tasks)
         loaded = loaded.with_unseen(unseen)
         chosen += [of.name for of in loaded.tasks[trained:]]
-    from hyperadapt import results_file
     from hyperadapt.predictions import write_predictions
 
     if not chosen:
         results_file.read(run)  # before the scores are there, which could not be added to damaged ones
     results = loaded.evaluate(split, chosen, data_dir, batch_size, num_beams, allow_changed_data)
     show(results, f"{split} rows")  # before they are written, which may fail
-    if not chosen:
+    if chosen:
+        return
+    if results.rows.changed:
+        notice(f"the scores are only printed, as rows have changed: {run} keeps those that it has")
+        return
+    with results_file.adding(run, model):
         write_predictions(run, split, results)
         results_file.add(run, {split: results.as_dict()})
 
@@ -302,12 +324,13 @@ def embed(
         bool, typer.Option(help="Also train a linear classifier for each task on its rows' embeddings.")
     ] = False,
     base_model: BaseModel = None,
+    allow_changed_data: AllowChangedData = False,
 ) -> None:
     """Write what a run's parameters are generated from, of every row and task, with maps; the report shows them."""
     loaded = load(run, base_model)
     from hyperadapt.embeddings import write_embeddings
 
-    folder, accuracies = write_embeddings(loaded, split, max_rows, probe)
+    folder, accuracies = write_embeddings(loaded, split, max_rows, probe, allow_changed_data)
     say(f"The embeddings are in {folder}")
     for task, accuracy in accuracies.items():
         say(f"{task}: linear probe, accuracy {accuracy:.1f}")

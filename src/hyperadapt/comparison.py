@@ -22,16 +22,19 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from hyperadapt import results_file
 from hyperadapt.config import CompareConfig, RunConfig
-from hyperadapt.errors import CheckpointError, TrainingInterrupted, UserError, printable
+from hyperadapt.errors import CheckpointError, TrainingInterrupted, UserError, notice, printable
 from hyperadapt.files import write_atomically
 from hyperadapt.locks import locked
 from hyperadapt.signals import heard_by
+
+if TYPE_CHECKING:
+    from hyperadapt.tasks import Task
 
 MAJORITY = "majority"
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
@@ -40,11 +43,18 @@ STOPPED = [128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.S
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One run of a comparison."""
+    """One run of a comparison.
+
+    Attributes:
+        variant, seed: by which it is known.
+        config: what is run.
+        allow_changed_data: train it, or go on with it, though rows have changed since runs began.
+    """
 
     variant: str
     seed: int
     config: RunConfig
+    allow_changed_data: bool = False
 
     @property
     def name(self) -> str:
@@ -76,18 +86,23 @@ class Cell:
         """Make the command that trains the run, or goes on with it."""
         environment = [f"OMP_NUM_THREADS={threads}"] if "OMP_NUM_THREADS" not in os.environ else []
         resume = ["--resume"] if (self.directory / "config.yaml").exists() else []
-        train = ["-m", "hyperadapt.cli", "train", str(self.beside(".yaml")), *resume]
+        changed = ["--allow-changed-data"] if self.allow_changed_data else []
+        train = ["-m", "hyperadapt.cli", "train", str(self.beside(".yaml")), *resume, *changed]
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         return ["env", *environment, sys.executable, *(torchrun if processes > 1 else []), *train]
 
 
-def cells_of(config: CompareConfig) -> list[Cell]:
+def cells_of(config: CompareConfig, allow_changed_data: bool = False) -> list[Cell]:
     """List a comparison's runs."""
-    return [Cell(variant, seed, run) for (variant, seed), run in config.runs().items()]
+    return [Cell(variant, seed, run, allow_changed_data) for (variant, seed), run in config.runs().items()]
 
 
 def compare(
-    config: CompareConfig, jobs: int = 1, ray: str | None = None, processes: int = 1
+    config: CompareConfig,
+    jobs: int = 1,
+    ray: str | None = None,
+    processes: int = 1,
+    allow_changed_data: bool = False,
 ) -> list[dict[str, Any]]:
     """Train what is not finished, and write the table; everything that was given is checked before.
 
@@ -96,6 +111,7 @@ def compare(
         jobs: runs at once; with Ray, on each of its machines.
         ray: address of a Ray cluster that shares this file system ("local" starts one here), instead of processes here.
         processes: of each run, with a GPU each where there are any.
+        allow_changed_data: keep and go on with runs though rows have changed since they were trained.
 
     Returns:
         The table's rows, as `table_rows` makes them.
@@ -106,7 +122,7 @@ def compare(
     """
     from hyperadapt.runs import check_place
 
-    cells, directory = cells_of(config), Path(config.output_dir)
+    cells, directory = cells_of(config, allow_changed_data), Path(config.output_dir)
     with locked(directory):
         check_place(directory, config, ("config.yaml",))
         check_cells(cells, ray, processes)
@@ -132,6 +148,7 @@ def check_cells(cells: Sequence[Cell], ray: str | None = None, processes: int = 
         check_unchanged(cell)
         cell.config.training.rows_at_once(processes)
     check_given([cell.config for cell in cells])
+    check_same_rows(cells)
 
 
 def train_cells(
@@ -208,10 +225,67 @@ def check_unchanged(cell: Cell) -> None:
 
     if (cell.directory / "config.yaml").exists():
         check_same_run(
-            cell.directory, cell.config, may_change=("output_dir", "data.data_dir", "training.threads")
+            cell.directory,
+            cell.config,
+            may_change=("output_dir", "data.data_dir", "data.tasks", "training.threads"),
         )
         tasks = resolve_tasks(cell.config.data.tasks)
         check_same_tasks(cell.directory, tasks, f"cannot go on with {cell.directory}")
+
+
+def check_same_rows(cells: Sequence[Cell]) -> None:
+    """Check that runs that are there, finished or begun, were trained and scored with the rows as they are now.
+
+    The others will be. So all runs of a table are of the same rows, which are read once where runs draw them alike.
+
+    Raises:
+        UserError: naming the run, the task, the split and how many rows there were and are, unless it is allowed.
+    """
+    from hyperadapt import same_data
+    from hyperadapt.runs import EVALUATED, holds_work, load_rows, rows_drawn
+    from hyperadapt.tasks import resolve_tasks
+
+    digests: dict[tuple[Any, ...], same_data.SplitDigest] = {}
+
+    def digest(task: Task, split: str, config: RunConfig) -> same_data.SplitDigest:
+        drawn = (task.model_dump_json(), config.data.data_dir, split, rows_drawn(config, split))
+        if drawn not in digests:
+            digests[drawn] = same_data.digest_of(load_rows(task, split, config))
+        return digests[drawn]
+
+    changed: dict[str, str] = {}
+    unknown: list[str] = []
+    for cell in cells:
+        if not holds_work(cell.directory):
+            continue
+        if (kept := same_data.read(cell.directory)) is None:
+            unknown.append(cell.name)
+            continue
+        now: same_data.Digests = {
+            task.name: {
+                split: digest(task, split, cell.config)
+                for split in ("train", *EVALUATED)
+                if split in task.splits
+            }
+            for task in resolve_tasks(cell.config.data.tasks)
+        }
+        if found := same_data.changes(kept, now):
+            changed[cell.name] = found[0]
+            if not cell.allow_changed_data:
+                raise UserError(
+                    f"{cell.name} ({cell.directory}): {found[0]}; --allow-changed-data keeps it all the same"
+                )
+    if unknown:
+        notice(
+            f"{len(unknown)} of {len(cells)} runs have no {same_data.FILE}, as those of earlier versions, the first is "
+            f"{unknown[0]}: whether their rows are those of now cannot be checked"
+        )
+    if changed:
+        name, what = next(iter(changed.items()))
+        notice(
+            f"{len(changed)} of {len(cells)} runs were trained with rows that have changed since, and are kept all the "
+            f"same; the first is {name}: {what}"
+        )
 
 
 def prepare(cell: Cell) -> None:

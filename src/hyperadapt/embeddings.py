@@ -20,7 +20,6 @@ from hyperadapt.errors import UserError
 from hyperadapt.evaluation import SECONDS_BEFORE_PROGRESS_SHOWS, EvaluationSet, padded
 from hyperadapt.files import write_atomically
 from hyperadapt.metrics import label_of
-from hyperadapt.runs import load_evaluation_set
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -103,7 +102,11 @@ def embed_rows(run: Run, rows: EvaluationSet) -> list[np.ndarray]:
 
 
 def write_embeddings(
-    run: Run, split: str = "test", max_rows: int | None = None, with_probe: bool = False
+    run: Run,
+    split: str = "test",
+    max_rows: int | None = None,
+    with_probe: bool = False,
+    allow_changed_data: bool = False,
 ) -> tuple[Path, dict[str, float]]:
     """Write rows.parquet, tasks.parquet and maps of the rows into the run's folder of embeddings.
 
@@ -115,17 +118,19 @@ def write_embeddings(
         split: "train", "validation" or "test".
         max_rows: of each task, drawn by the run's seed of subsamples.
         with_probe: also train a `probe` for each task of kind "class" that has training rows.
+        allow_changed_data: embed rows though they are not those that the run was trained with.
 
     Returns:
         The folder, and the probes' accuracies in percent.
 
     Raises:
-        UserError: if the split is unknown, or the training rows of a probe have one label alone.
+        UserError: if the split is unknown, rows have changed since the training, or the training rows of a probe have
+            one label alone.
     """
     from datasets import Dataset
 
-    rows = load_evaluation_set(run.tasks_with(split), split, run.config, run.tokenizer, max_rows)
-    train = load_training_rows(run, rows.tasks, max_rows) if with_probe else None
+    rows = run.load_rows(run.tasks_with(split), split, "embed", None, max_rows, allow_changed_data)
+    train = load_training_rows(run, rows.tasks, max_rows, allow_changed_data) if with_probe else None
     predictions = run.score(rows).predictions
     embedded = embed_rows(run, rows)
     owners = [task for task, of_task in zip(rows.tasks, predictions, strict=True) for _ in of_task]
@@ -159,10 +164,12 @@ def write_embeddings(
     }
 
 
-def load_training_rows(run: Run, tasks: Sequence[Task], max_rows: int | None) -> EvaluationSet:
+def load_training_rows(
+    run: Run, tasks: Sequence[Task], max_rows: int | None, allow_changed_data: bool
+) -> EvaluationSet:
     """Load the training rows of the tasks that can be probed, at most as many as the run was trained on."""
     probed = [task for task in tasks if task.kind == "class" and "train" in task.splits]
-    train = load_evaluation_set(probed, "train", run.config, run.tokenizer, max_rows)
+    train = run.load_rows(probed, "train", "embed", None, max_rows, allow_changed_data)
     for task, targets in zip(probed, train.targets, strict=True):
         if len(set(map(label_of, targets))) < 2:
             raise UserError(

@@ -53,6 +53,7 @@ class EvaluationSet:
         targets: for each task, its target texts, or all that would be right.
         rows: for each task, the row that each input is of; a context may be several inputs.
         texts: for each task, its rows before they were tokenized, as `load_split` gives them.
+        changed: whether they are known not to be those that the run was trained with.
     """
 
     tasks: tuple[Task, ...]
@@ -60,6 +61,7 @@ class EvaluationSet:
     targets: list[list[Target]]
     rows: list[list[int]]
     texts: list[Dataset]
+    changed: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,18 @@ It has a digest of its own, of the results and of the model that they are of, ra
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hyperadapt import manifest
 from hyperadapt.errors import CheckpointError
 from hyperadapt.files import write_atomically
+from hyperadapt.locks import locked
 
 FILE = "results.json"
+Entries = dict[str, manifest.Entry]  # of a model's files, by name
 
 
 def write(directory: Path, results: Mapping[str, Any]) -> None:
@@ -27,8 +30,38 @@ def write(directory: Path, results: Mapping[str, Any]) -> None:
 
 
 def add(directory: Path, results: Mapping[str, Any]) -> None:
-    """Add results to those of a finished run."""
+    """Add results to those of a finished run, which is held by `adding`."""
     write(directory, {**read(directory), **results})
+
+
+@contextmanager
+def adding(directory: Path, model: Entries | None) -> Iterator[None]:
+    """Hold a finished run while scores of its model are added.
+
+    Args:
+        directory: the run's.
+        model: what `model_entries` returned before the model was loaded.
+
+    Raises:
+        CheckpointError: if the run has another model by now, as after a resumed training.
+    """
+    check_same_model(directory, model)  # before waiting too, which would be for the end of a training
+    with locked(directory, wait=True):
+        check_same_model(directory, model)
+        yield
+
+
+def check_same_model(directory: Path, model: Entries | None) -> None:
+    """Check that a run has the model that it had.
+
+    Raises:
+        CheckpointError: if it has another, or is being trained.
+    """
+    if model_entries(directory) != model:
+        raise CheckpointError(
+            f"{directory} was trained on while its model was scored: the scores are of the model before, and are not "
+            f"written to its {FILE}; evaluate it again"
+        )
 
 
 def read(directory: Path) -> dict[str, Any]:
@@ -72,7 +105,7 @@ def check_finished(directory: Path) -> None:
         )
 
 
-def model_entries(directory: Path) -> dict[str, manifest.Entry] | None:
+def model_entries(directory: Path) -> Entries | None:
     """Return what the run's manifest lists of its best model; None where there is no manifest."""
     listed = manifest.listed(directory)
     return listed and {name: entry for name, entry in listed.items() if name.startswith("model/")}

@@ -55,6 +55,7 @@ from hyperadapt.tokenizing import check_labels
 from hyperadapt.yaml_and_json import dump_yaml, read_yaml
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import (
         PretrainedConfig,
         PreTrainedModel,
@@ -71,6 +72,10 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 EVALUATED = ("validation", "test")  # by a training
 MAY_CHANGE_ON_RESUME = (
     "output_dir",
+    # Data are moved. That tasks and rows are those that they were is checked by what they are, wherever they lie.
+    "data.data_dir",
+    "data.tasks",
+    "multitask.data_dir",
     "evaluation",
     "training.max_steps",
     "training.threads",
@@ -217,15 +222,7 @@ def prepare(
     train_texts, train_rows, n_rows, most_frequent = [], [], {}, {}
     with_steps = []
     for index, given in enumerate(tasks):
-        texts = load_split(
-            given,
-            "train",
-            data.data_dir,
-            data.max_train_rows,
-            config.training_rows_seed,
-            config.prefix,
-            data.balanced,
-        )
+        texts = load_rows(given, "train", config)
         train_texts.append(texts)
         with_steps.append(task := given.with_step(texts["target"]))
         n_rows[task.name] = len(texts)
@@ -443,12 +440,14 @@ def check_same_run(
 
 
 def check_same_tasks(directory: Path, tasks: Sequence[Task], where: str) -> None:
-    """Check that tasks are those of the run in a directory, or others that it does not have.
+    """Check that tasks are those of the run in a directory, in the same order.
 
     Raises:
-        UserError: if one that it has means something else now, naming it and the field.
+        UserError: if they are others, or one means something else now, naming it and the field.
     """
-    same_data.check_tasks(load_tasks(directory / "tasks.yaml"), tasks, where)
+    before = load_tasks(directory / "tasks.yaml")
+    same_data.check_names(before, tasks, where)
+    same_data.check_tasks(before, tasks, where)
 
 
 def check_same_rows(
@@ -481,14 +480,18 @@ def check_same_rows(
 
 
 def rows_drawn(config: RunConfig, split: str) -> tuple[Any, ...]:
-    """Return how a split's rows are drawn: the most of each task, the seed, whether balanced; and their prefix."""
+    """Return what decides which of a split's rows a run takes, and how they read: their draw, and their prefix."""
+    drawn = draw_of(config, split)
+    return (None if drawn[0] is None else drawn, config.prefix)
+
+
+def draw_of(config: RunConfig, split: str) -> tuple[int | None, int, bool]:
+    """Return how a split's rows are drawn: the most of each task, the seed, whether balanced."""
     data = config.data
     if split == "train":
-        drawn: tuple[Any, ...] = (data.max_train_rows, config.training_rows_seed, data.balanced)
-    else:
-        most = data.max_eval_rows if split == "validation" else data.max_test_rows
-        drawn = (most, 42 if data.subsample_seed is None else data.subsample_seed, False)
-    return (None if drawn[0] is None else drawn, config.prefix)
+        return data.max_train_rows, config.training_rows_seed, data.balanced
+    most = data.max_eval_rows if split == "validation" else data.max_test_rows
+    return most, 42 if data.subsample_seed is None else data.subsample_seed, False
 
 
 def check_same_base(last: Path, model: Any) -> None:
@@ -619,24 +622,50 @@ class Run:
             UserError: if rows of its tasks have changed since, or cannot be had.
         """
         having = self.tasks_with(split)
+        chosen = [self.task(name) for name in tasks] or having
+        rows = self.load_rows(chosen, split, "evaluate", data_dir, None, allow_changed_data)
+        return self.score(rows, batch_size, num_beams)
+
+    def load_rows(
+        self,
+        tasks: Sequence[Task],
+        split: str,
+        purpose: str,
+        data_dir: str | None = None,
+        max_rows: int | None = None,
+        allow_changed_data: bool = False,
+    ) -> EvaluationSet:
+        """Load and tokenize a split of tasks, and check that its rows are those that the run was trained with.
+
+        Args:
+            tasks: some of them; of one that the run was never trained on nothing is asked.
+            split: "train", "validation" or "test".
+            purpose: a verb, for errors.
+            data_dir, allow_changed_data: as of `evaluate`.
+            max_rows: of each task; by default as many as in training, all of which are checked in any case.
+
+        Raises:
+            UserError: if rows have changed since, or cannot be had.
+        """
         config = self.config
         if data_dir is not None:
             config = config.model_copy(update={"data": config.data.model_copy(update={"data_dir": data_dir})})
-        chosen = [self.task(name) for name in tasks] or having
-        rows = load_evaluation_set(chosen, split, config, self.tokenizer)
+        rows = load_evaluation_set(tasks, split, config, self.tokenizer, max_rows)
         kept = same_data.read(self.directory) or {}
         digests = {
-            task.name: {split: same_data.digest_of(texts)}
+            task.name: {
+                split: same_data.digest_of(texts if max_rows is None else load_rows(task, split, config))
+            }
             for task, texts in zip(rows.tasks, rows.texts, strict=True)
-            if task.name in kept  # not a task that it was never trained on
+            if task.name in kept
         }
-        same_data.check_rows(
+        changed = same_data.check_rows(
             same_data.part_of(kept, digests, [split]),
             digests,
-            f"cannot evaluate {self.directory}",
+            f"cannot {purpose} {self.directory}",
             allow_changed_data,
         )
-        return self.score(rows, batch_size, num_beams)
+        return replace(rows, changed=changed)
 
     def score(
         self, rows: EvaluationSet, batch_size: int | None = None, num_beams: int | None = None
@@ -811,18 +840,7 @@ def load_evaluation_set(
 ) -> EvaluationSet:
     """Load and tokenize a split of several tasks, at most max_rows of each, else as many as in training."""
     data = config.data
-    if max_rows is None:
-        of_split = {
-            "train": data.max_train_rows,
-            "validation": data.max_eval_rows,
-            "test": data.max_test_rows,
-        }
-        max_rows = of_split[split]
-    if split == "train":
-        seed, balanced = config.training_rows_seed, data.balanced
-    else:
-        seed, balanced = (42 if data.subsample_seed is None else data.subsample_seed), False
-    rows = [load_split(task, split, data.data_dir, max_rows, seed, config.prefix, balanced) for task in tasks]
+    rows = [load_rows(task, split, config, max_rows) for task in tasks]
     tokenized = [
         tokenize_inputs(
             {name: of[name] for name in of.column_names},
@@ -846,6 +864,13 @@ def load_evaluation_set(
     )
 
 
+def load_rows(task: Task, split: str, config: RunConfig, max_rows: int | None = None) -> Dataset:
+    """Load the rows of a task's split that a run takes, at most max_rows of them, else as many as in training."""
+    most, seed, balanced = draw_of(config, split)
+    most = most if max_rows is None else max_rows
+    return load_split(task, split, config.data.data_dir, most, seed, config.prefix, balanced)
+
+
 def check_start(start: StartConfig, method: Method, tasks: Sequence[Task]) -> None:
     """Check that a run can go on from another.
 
@@ -854,7 +879,7 @@ def check_start(start: StartConfig, method: Method, tasks: Sequence[Task]) -> No
             method is another, or what one of its tasks means.
     """
     load_run_config(start.run)
-    check_same_tasks(Path(start.run), tasks, f"cannot start from {start.run}")
+    same_data.check_tasks(load_tasks(Path(start.run) / "tasks.yaml"), tasks, f"cannot start from {start.run}")
     names = [task.name for task in tasks]
     saved, _ = checkpoint.read(Path(start.run) / "model")
     before, now = (

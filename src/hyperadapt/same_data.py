@@ -96,7 +96,23 @@ def check_tasks(before: Sequence[Task], now: Sequence[Task], where: str) -> None
                 )
 
 
-def check_rows(before: Digests, now: Digests, where: str, allowed: bool) -> None:
+def check_names(before: Sequence[Task], now: Sequence[Task], where: str) -> None:
+    """Check that tasks have the names that they had, in the same order, from which their ids follow.
+
+    Args:
+        before: of the run.
+        now: as they are given.
+        where: what errors begin with.
+
+    Raises:
+        UserError: naming both.
+    """
+    were, are = ([task.name for task in tasks] for tasks in (before, now))
+    if were != are:
+        raise UserError(f"{where}: data.tasks were {in_yaml(were)} and are now {in_yaml(are)}")
+
+
+def check_rows(before: Digests, now: Digests, where: str, allowed: bool) -> bool:
     """Check that the rows of each split are those that they were.
 
     Args:
@@ -105,9 +121,27 @@ def check_rows(before: Digests, now: Digests, where: str, allowed: bool) -> None
         where: what errors begin with.
         allowed: only say so where they are others.
 
+    Returns:
+        Whether they are others.
+
     Raises:
         UserError: naming the task, the split and how many rows there were and are.
     """
+    found = changes(before, now)
+    for what in found:
+        if not allowed:
+            raise UserError(f"{where}: {what}; --allow-changed-data takes them all the same")
+        notice(f"{what}; they are taken all the same")
+    return bool(found)
+
+
+def changes(before: Digests, now: Digests) -> list[str]:
+    """Say of each split whose rows are not those that they were how many there were and are.
+
+    Args:
+        before, now: as of `check_rows`.
+    """
+    found = []
     for task, splits in now.items():
         kept = before.get(task, {})
         for split in {**kept, **splits}:
@@ -119,10 +153,10 @@ def check_rows(before: Digests, now: Digests, where: str, allowed: bool) -> None
                 if was["rows"] == is_now["rows"]
                 else f"{was['rows']} rows then, {is_now['rows']} now"
             )
-            what = f"task '{task}': the {split} rows are not those that the run was trained with: {counts}"
-            if not allowed:
-                raise UserError(f"{where}: {what}; --allow-changed-data takes them all the same")
-            notice(f"{what}; they are taken all the same")
+            found.append(
+                f"task '{task}': the {split} rows are not those that the run was trained with: {counts}"
+            )
+    return found
 
 
 def in_yaml(value: Any) -> str:

@@ -171,12 +171,18 @@ def plan(
     return planned
 
 
-def reproduce(planned: Plan, jobs: int = 1, ray: str | None = None, processes: int = 1) -> Path:
+def reproduce(
+    planned: Plan,
+    jobs: int = 1,
+    ray: str | None = None,
+    processes: int = 1,
+    allow_changed_data: bool = False,
+) -> Path:
     """Train what is not finished of an experiment, and write its page of what is.
 
     Args:
         planned: from `plan`.
-        jobs, ray, processes: as of `compare`.
+        jobs, ray, processes, allow_changed_data: as of `compare`.
 
     Returns:
         The page.
@@ -186,7 +192,8 @@ def reproduce(planned: Plan, jobs: int = 1, ray: str | None = None, processes: i
             are finished and in the page.
     """
     with locked(planned.folder):
-        experiment, cells = planned.experiment, planned.cells()
+        experiment = planned.experiment
+        cells = [replace(cell, allow_changed_data=allow_changed_data) for cell in planned.cells()]
         if experiment.timed and (jobs > 1 or ray is not None):
             raise UserError(
                 f"the runs of {experiment.name} are timed, one by one on this machine: leave --jobs and --ray out"
