@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import html
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
@@ -15,11 +17,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from hyperadapt.errors import printable
-from hyperadapt.figures import curves, embedding_map
-from hyperadapt.predictions import PredictedRow, confusion, samples
+from hyperadapt.errors import CheckpointError, printable
+from hyperadapt.figures import curves, embedding_map, point_map, scores_by_size, scores_by_variant
+from hyperadapt.predictions import PredictedRow, confusion, is_target, read_predictions, samples
+from hyperadapt.runs import load_tasks
 from hyperadapt.tasks import get_task
-from tiny_run import SPLITS, assert_one_line, contents, hyperadapt
+from tiny_run import SPLITS, as_of_an_earlier_version, assert_one_line, contents, hyperadapt
 
 SVG = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"
@@ -138,6 +141,23 @@ def test_every_line_is_named_and_told_apart() -> None:
     assert Counter(Counter(drawn).values()) == {2: 20}  # each style once in the picture, once in the legend
 
 
+def test_a_name_is_written_as_it_is_whatever_it_is() -> None:
+    names = ["lr$_$", "$x$", "_hid", r"a\$b", "plain"]
+    places = [(number, number % 2) for number in range(len(names))]
+    svgs = [
+        scores_by_variant([{"variant": name, "average": (50.0, 1.0)} for name in names]),
+        curves({name: ([1, 2], [0.0, 1.0]) for name in names}, "score"),
+        scores_by_size(
+            {name: [(10, 1.0, 0.5), (100, 2.0, None)] for name in names}, "rows", "score", log_y=True
+        ),
+        point_map(places, names, ["first", "second"]),
+        embedding_map(names, places, (0.6, 0.2)),
+    ]
+    for svg in svgs:
+        assert all(f"<!-- {name} -->" in svg for name in names)
+        assert "mathdefault" not in svg  # a number on an axis
+
+
 # ------------------------------------------------------------------------------------------------------ predictions
 
 
@@ -146,7 +166,7 @@ def kept(run: Path, split: str = "test") -> list[dict[str, str]]:
         return [json.loads(line) for line in lines]
 
 
-def keep(run: Path, rows: list[dict[str, str]], split: str = "test") -> None:
+def keep(run: Path, rows: Sequence[Mapping[str, object]], split: str = "test") -> None:
     with gzip.open(run / f"predictions-{split}.jsonl.gz", "wt", encoding="utf-8") as lines:
         lines.writelines(json.dumps(row) + "\n" for row in rows)
 
@@ -290,3 +310,75 @@ def test_damaged_predictions_are_one_line_and_nothing_is_written(run: Path) -> N
     before = contents(run)
     assert_one_line(hyperadapt("report", run), "predictions-test.jsonl.gz is damaged")
     assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "colours"}, "the run has no task 'colours'; did you mean 'colour'?"),
+        ({"task": ["colour"]}, 'task must be a text, not ["colour"]'),
+        ({"input": None}, "input must be a text, not empty"),
+        ({"prediction": 1}, "prediction must be a text, not 1"),
+        ({"target": None}, "empty is no target of a task of kind 'class'"),
+        ({"target": []}, "[] is no target of a task of kind 'class'"),
+        ({"target": ["0", 1]}, '["0", 1] is no target of a task of kind'),
+        ({"task": "warmth", "target": "x"}, "'x' is no target of a task of kind 'score'"),
+        ({"task": "warmth", "target": ["1"]}, "is no target of a task of kind 'score'"),
+        ({"more": 1}, "it must have task, input, target, prediction, and nothing else"),
+    ],
+)
+def test_a_line_that_is_no_prediction_is_named(
+    trained: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    first, second = kept(trained)[:2]
+    keep(tmp_path, [first, {**second, **changes}])
+    with pytest.raises(CheckpointError) as error:
+        read_predictions(tmp_path, "test", load_tasks(trained / "tasks.yaml"))
+    assert f"predictions-test.jsonl.gz is damaged (line 2: {message}" in str(error.value)
+
+
+def test_a_strangers_predictions_are_one_line_of_the_report(run: Path) -> None:
+    rows = kept(run)
+    keep(run, [*rows, {**rows[0], "task": "nothing"}])
+    before = contents(run)
+    assert_one_line(hyperadapt("report", run), "the run has no task 'nothing'")
+    file = run / "predictions-test.jsonl.gz"
+    file.write_bytes(gzip.compress(b"[" * 10**5))
+    assert_one_line(hyperadapt("report", run), "(line 1: no readable JSON: its values are nested too deeply)")
+    packed = gzip.compress(json.dumps(rows).encode())
+    file.write_bytes(packed[:10] + b"\xff" * 8 + packed[18:])
+    assert_one_line(hyperadapt("report", run), "predictions-test.jsonl.gz is damaged (")
+    file.unlink()
+    assert contents(run).items() <= before.items()
+
+
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong"),
+    [
+        ("text", ["a"], [["a"], 1]),
+        ("class", ["0", ["0", "group"]], [["0"], ["0", "1", "2"], {}]),
+        ("score", ["0.4"], ["nan", ""]),
+        ("coreference", [["him", "1"]], ["him", ["him"], ["a", "b", "c"]]),
+        ("question_answering", [["a"], ["a", "b"], [""]], ["a", []]),
+    ],
+)
+def test_each_kind_of_task_has_targets_of_its_own(
+    kind: str, right: list[object], wrong: list[object]
+) -> None:
+    assert all(is_target(value, kind) for value in right)
+    assert not any(is_target(value, kind) for value in wrong)
+
+
+def test_what_is_only_shown_need_not_be_text(run: Path) -> None:
+    (run / "embeddings").mkdir()
+    (run / "embeddings/pca-task.svg").write_bytes(b"<svg>\xff</svg>")
+    images = re.findall(r"base64,([^\"]+)", page_of(run))
+    assert "<svg>\ufffd</svg>" in [base64.b64decode(image).decode() for image in images]
+
+
+def test_a_damaged_configuration_is_one_line_of_the_report(run: Path) -> None:
+    with (run / "config.yaml").open("ab") as file:
+        file.write(b"# \xff\n")
+    assert_one_line(hyperadapt("report", run), "config.yaml is truncated or corrupted")
+    as_of_an_earlier_version(run)
+    assert_one_line(hyperadapt("report", run), "config.yaml is not valid YAML: it is not UTF-8 text")

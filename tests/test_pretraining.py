@@ -491,7 +491,13 @@ def test_our_own_config_is_that_of_the_model_that_comes_with_the_package() -> No
         ({"text": {"files": ["EMPTY.txt"]}}, "EMPTY.txt holds no text"),
         ({"text": {"files": ["LATIN.txt"]}}, "LATIN.txt, line 2 is not UTF-8 text"),
         ({"text": {"files": ["texd.txt"]}}, "there is no file"),
-        ({"text": {"files": ["BROKEN.jsonl"]}}, "BROKEN.jsonl, line 2 is no readable JSON"),
+        ({"text": {"files": ["BROKEN.jsonl"]}}, "BROKEN.jsonl, line 2: no readable JSON"),
+        (
+            {"text": {"files": ["DIGITS.jsonl"]}},
+            "DIGITS.jsonl, line 2: no readable JSON: it holds a number of",
+        ),
+        ({"text": {"files": ["DEEP.jsonl"]}}, "DEEP.jsonl, line 2: no readable JSON: its values are nested"),
+        ({"text": {"files": ["TWICE.jsonl"]}}, "TWICE.jsonl, line 2: 'text' stands twice"),
         ({"text": {"files": ["ROWS.jsonl"], "column": "boddy"}}, "did you mean 'body'?"),
         ({"text": {"files": ["CUT.txt.xz"]}}, "CUT.txt.xz is no readable .xz file"),
         ({"text": {"files": ["TABLE.csv"]}}, "TABLE.csv' is of no known format"),
@@ -534,6 +540,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     (tmp_path / "EMPTY.txt").write_text(" \n\n")
     (tmp_path / "LATIN.txt").write_bytes("plain\ncafé\n".encode("latin-1"))
     (tmp_path / "BROKEN.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    for name, value in (("DIGITS", "9" * 5000), ("DEEP", "[" * 10**5), ("TWICE", '"", "text": ""')):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"text": "a"}}\n{{"text": {value}}}\n')
     (tmp_path / "ROWS.jsonl").write_text('{"body": "a"}\n')
     (tmp_path / "CUT.txt.xz").write_bytes(lzma.compress((texts / "text.txt").read_bytes())[:200])
     (tmp_path / "TABLE.csv").write_text("text\na\n")

@@ -162,7 +162,7 @@ def test_nothing_is_no_label_and_no_score_in_any_format(nothing: Any, suffix: st
             pytest.raises(UserError, match="^column 'label' holds .+, which is no (label|score)"),
         ):
             task.label_number(row) if task.labels else task.target_text(row)
-    with pytest.raises(UserError, match=rf"(line|row) [45]: column 'label' holds .+, which is no label"):
+    with pytest.raises(UserError, match=r"(line|row) [45]: column 'label' holds .+, which is no label"):
         load_split(task_of(path, labels=["some", "None", "nan"]), "train")
 
 

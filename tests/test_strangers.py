@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import pickle
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import ByT5Tokenizer
 
 from hyperadapt.checkpoint import read
@@ -163,7 +165,11 @@ def test_a_picture_of_a_run_is_an_image_in_which_no_script_runs(run: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    "variant", ["..", ".", "", "a/b", "a b", "a\x1b", "a\u202e", "x" * 256, "config.yaml", "table.md"]
+    "variant",
+    [
+        *("..", ".", "", "a/b", "a b", "a\x1b", "a\u202e", "x" * 256, "config.yaml", "table.md"),
+        *(".hidden", "...", "a|b"),
+    ],
 )
 def test_a_variant_is_a_folder_within_the_comparison(tmp_path: Path, variant: str) -> None:
     values = {
@@ -211,6 +217,29 @@ def test_nothing_that_a_terminal_obeys_reaches_it(trained: Path, run: Path, tmp_
             r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", outcome.out + outcome.err.replace("\r", "")
         ), outcome
     assert outcomes[2].code == outcomes[3].code == 0
+
+
+def test_names_of_weights_reach_the_terminal_without_what_it_obeys(trained: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(trained / "base", tmp_path / "base"))
+    weights = load_file(base / "model.safetensors")
+    save_file(
+        {**weights, "\x1b[2J\x1b]0;owned\x07evil": torch.zeros(1)},
+        base / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)  # beside transformers' own, which writes where it was made
+    logging.getLogger("transformers").addHandler(handler)
+    try:
+        outcome = hyperadapt(
+            *("predict", trained, "--task", "colour", "--base-model", base), stdin='{"text": "red"}\n'
+        )
+    finally:
+        logging.getLogger("transformers").removeHandler(handler)
+    assert outcome.code == 0, outcome.err
+    assert r"\x1b[2J\x1b]0;owned\x07evil" in written.getvalue()
+    assert "LOAD REPORT" in written.getvalue()
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|x1b\[\d*m", written.getvalue())
 
 
 @pytest.mark.parametrize("hub", ["json", "csv", "text", "pandas", "parquet", "imagefolder", "rows"])
@@ -264,7 +293,6 @@ def test_a_header_with_a_field_of_a_wrong_type_is_named(run: Path, field: str, v
 def rewrite_header(directory: Path, **changes: object) -> None:
     """Change a saved model's header, with the digest that belongs to it."""
     from safetensors import safe_open
-    from safetensors.torch import save_file
 
     from hyperadapt.checkpoint import digest
 

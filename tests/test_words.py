@@ -12,12 +12,21 @@ import pytest
 from pydantic import BaseModel
 
 import hyperadapt as ha
+<<<<<<< HEAD
 from hyperadapt.config import CompareConfig, ModelConfig, PretrainConfig, RunConfig, TrainingConfig
+=======
+from hyperadapt import bundled
+from hyperadapt.config import CompareConfig, PretrainConfig, RunConfig
+>>>>>>> fixb
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.methods import METHODS, FullFineTuning
 from hyperadapt.runs import build_base, load_tokenizer
 from hyperadapt.tasks import Task, get_task
+<<<<<<< HEAD
 from hyperadapt.training import training_arguments
+=======
+from hyperadapt.yaml_and_json import parse_json
+>>>>>>> fixb
 from tiny_run import assert_one_line, hyperadapt
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -181,6 +190,11 @@ def test_a_truth_value_is_no_number_among_trainers_arguments(tmp_path: Path) -> 
             'number 1 of the list is true: it must be a text; write "true", with the quotes',
         ),
         ("labels: good", "field 'labels' is 'good': it must be a list; write [good]"),
+        ("labels: {a: 1}", "field 'labels' is {\"a\": 1}: it must be a list; write [first, second]"),
+        ("labels: ' '", "field 'labels' is ' ': it must be a list; write [first, second]"),
+        ("metrics: {}", "field 'metrics' is {}: it must be a list; write [first, second]"),
+        ("metrics: []", "field 'metrics' is empty: it needs at least 1 entry"),
+        ("fields: []", "field 'fields' is empty: it needs at least 1 entry"),
         ("metrics: 3", "field 'metrics' is 3: it must be a list; write [3]"),
         ("fields: [1]", "a column's name must be a text, not 1; write [title, body]"),
         ("kind: clas", "field 'kind' is 'clas': did you mean 'class'? (choices: class, score, text,"),
@@ -219,6 +233,53 @@ def test_where_there_is_no_choice_it_is_said_in_words(tmp_path: Path) -> None:
     assert nearest("a", []) == "there are no others"
     with pytest.raises(UserError, match="field 'rank' is unknown; there are no others"):
         FullFineTuning(rank=3)
+
+
+@pytest.mark.parametrize("command", ["train", "pretrain", "compare"])
+def test_a_configuration_of_another_command_is_told_which(command: str) -> None:
+    kinds = {"train": RunConfig, "pretrain": PretrainConfig, "compare": CompareConfig}
+    others = [row for row in bundled.overview() if row["for"] != command]
+    assert len({row["for"] for row in others}) == 2
+    for row in others:
+        with pytest.raises(UserError) as error:
+            kinds[command].load(row["name"])
+        assert str(error.value) == (
+            f"{row['name']} is a configuration of `hyperadapt {row['for']}`, not of `hyperadapt {command}`"
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        (
+            RunConfig,
+            {"output_dir": "r", "base": {}, "variants": {}},
+            "is a configuration of `hyperadapt compare`",
+        ),
+        (
+            RunConfig,
+            {"output_dir": "r", "model": {"name": "tiny-t5"}, "text": {"files": "a.txt"}},
+            "is a configuration of `hyperadapt pretrain`",
+        ),
+        (CompareConfig, RUN, "is a configuration of `hyperadapt train`"),
+        (PretrainConfig, RUN, "is a configuration of `hyperadapt train`"),
+        # A field that is misspelt or in a wrong place makes it no other's.
+        (RunConfig, {**RUN, "tokenizer": "bytes"}, "field 'tokenizer' is unknown"),
+        (RunConfig, {**RUN, "seeds": [1, 2]}, "field 'seeds' is unknown; did you mean 'seed'?"),
+        (CompareConfig, {**COMPARISON, "model": {"name": "tiny-t5"}}, "field 'model' is unknown"),
+    ],
+)
+def test_a_configuration_is_of_the_command_whose_fields_it_has(
+    kind: type[Any], fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        kind.of(fields, "mine.yaml")
+    assert str(error.value).startswith(f"mine.yaml {message}".replace("yaml field", "yaml: field"))
+
+
+def test_a_number_that_is_too_long_is_told_in_words_of_the_file() -> None:
+    with pytest.raises(UserError, match=r"^no readable JSON: it holds a number of more than 4,300 digits$"):
+        parse_json(f'{{"text": {"9" * 5000}}}')
 
 
 def test_an_endless_name_is_neither_compared_nor_shown_whole() -> None:

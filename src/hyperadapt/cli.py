@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
 import re
 import shlex
@@ -17,7 +18,11 @@ import typer
 from typer.exceptions import TyperException
 
 from hyperadapt import __version__, tiny_t5
+<<<<<<< HEAD
 from hyperadapt.errors import TrainingInterrupted, UserError, nearest, notice, printable
+=======
+from hyperadapt.errors import PrintableRecord, TrainingInterrupted, UserError, nearest, printable
+>>>>>>> fixb
 
 if TYPE_CHECKING:
     from hyperadapt.config import RunConfig
@@ -691,6 +696,7 @@ def main() -> None:
 
     What was stopped by a signal ends as other programs do, with 128 and the signal's number: a script must not go on.
     """
+    logging.setLogRecordFactory(PrintableRecord)  # of all libraries, before any is imported
     try:
         # Not standalone, or typer would draw its own errors in a box of several lines.
         sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))

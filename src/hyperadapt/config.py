@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -248,8 +248,14 @@ class EvaluationConfig(Section):
 
 
 class WrittenConfig(Section):
-    """A whole configuration, as it stands in a file."""
+    """A whole configuration, as it stands in a file.
 
+    Attributes:
+        command: what takes it.
+        output_dir: where the outcome is written.
+    """
+
+    command: ClassVar[str]
     output_dir: PathText
 
     @classmethod
@@ -277,12 +283,16 @@ class WrittenConfig(Section):
             where: what errors call it.
 
         Raises:
-            UserError: if a field is unknown, missing or of the wrong type.
+            UserError: if a field is unknown, missing or of the wrong type, or the fields are another command's.
         """
         try:
             config = cls.model_validate(values, context=PLACED)
             config.resolved()
         except ValidationError as error:
+            if (command := command_of(values, cls)) != cls.command:
+                raise UserError(
+                    f"{where} is a configuration of `hyperadapt {command}`, not of `hyperadapt {cls.command}`"
+                ) from None
             raise UserError(f"{where}: {validation_message(error, cls)}") from None
         except (TypeError, UserError) as error:
             raise UserError(f"{where}: {error}") from None
@@ -339,6 +349,7 @@ class RunConfig(WrittenConfig):
         start: a trained run from which this one goes on.
     """
 
+    command = "train"
     seed: Seed = 42
     model: ModelConfig
     start: StartConfig | None = None
@@ -487,6 +498,7 @@ class PretrainConfig(WrittenConfig):
         distillation: from a model of sentence vectors, beside the objective.
     """
 
+    command = "pretrain"
     seed: Seed = 42
     model: ModelConfig
     text: TextConfig
@@ -522,9 +534,10 @@ def folder_name(variant: str) -> str:
     Raises:
         ValueError: if not.
     """
-    if re.search(r"[/\\\s]", variant) or printable(variant) != variant or variant in ("", ".", ".."):
+    if not variant or re.search(r"^\.|[/\\|\s]", variant) or printable(variant) != variant:
         raise ValueError(
-            "a variant names a folder: no space, no /, no \\, no control character, and not '.' or '..'"
+            "a variant names a folder and a row of a table: no space, no /, no \\, no |, no control character, "
+            "and no . at the beginning"
         )
     if len(variant.encode()) > 200:
         raise ValueError(f"a variant names a folder: of at most 200 bytes, not {len(variant.encode())}")
@@ -543,6 +556,7 @@ class CompareConfig(WrittenConfig):
         seeds: of every variant's runs.
     """
 
+    command = "compare"
     base: dict[str, Any]
     variants: dict[Annotated[str, AfterValidator(folder_name)], dict[str, Any]] = Field(min_length=1)
     seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1)
@@ -584,6 +598,12 @@ class CompareConfig(WrittenConfig):
         """
         self.runs()
         return super().resolved()
+
+
+def command_of(values: Mapping[str, Any], asked: type[WrittenConfig]) -> str:
+    """Return the command whose configuration the fields fit best, the one that was asked where others fit no better."""
+    kinds: tuple[type[WrittenConfig], ...] = (asked, RunConfig, PretrainConfig, CompareConfig)
+    return min(kinds, key=lambda kind: len(values.keys() - kind.model_fields.keys())).command
 
 
 def read_fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:

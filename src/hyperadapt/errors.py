@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import reprlib
@@ -43,6 +44,7 @@ class TrainingInterrupted(Exception):  # noqa: N818 - no error: it was asked for
 
 
 LONGEST_NAME = 100  # characters of a name that are compared, and shown
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _TURNS_TEXT_ROUND = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -58,6 +60,14 @@ def printable(text: object) -> str:
         else ascii(character)[1:-1]
         for character in str(text)
     )
+
+
+class PrintableRecord(logging.LogRecord):
+    """A message of a library's log, safe to print: it may quote a stranger's file, as names of weights."""
+
+    def getMessage(self) -> str:  # noqa: N802 - logging's name
+        """Return the message without colours, and with what else a terminal obeys escaped."""
+        return printable(_COLOUR.sub("", super().getMessage()))
 
 
 def notice(message: str) -> None:
@@ -107,7 +117,10 @@ def validation_message(error: ValidationError, model: type[BaseModel]) -> str:
     place = f"field '{field}'"
     if loc and isinstance(loc[-1], int):
         place = f"field '{'.'.join(map(str, loc[:-1]))}': number {loc[-1] + 1} of the list"
-    return f"{place} is {as_written(mistake['input'])}: {in_plain_words(mistake)}"
+    # A list may have become a mapping by then.
+    is_empty = mistake["type"] == "too_short" and not mistake["input"]
+    written = "empty" if is_empty else as_written(mistake["input"])
+    return f"{place} is {written}: {in_plain_words(mistake)}"
 
 
 def as_written(value: object) -> str:
@@ -135,11 +148,12 @@ def in_plain_words(mistake: Mapping[str, Any]) -> str:
             return nearest("" if value is None else value, choices)
         return f"it can only be {bounds['expected'].lower()}"
     if kind in ("tuple_type", "list_type"):
-        return (
-            f"it must be a list; write [{as_written(value).strip(chr(39))}]"
-            if value is not None
-            else "write a list"
-        )
+        if value is None or isinstance(value, dict) or not str(value).strip():
+            return "it must be a list; write [first, second]"
+        return f"it must be a list; write [{as_written(value).strip(chr(39))}]"
+    if kind == "too_short":
+        fewest = bounds["min_length"]
+        return f"it needs at least {fewest} {'entry' if fewest == 1 else 'entries'}"
     if kind.endswith("_type") and isinstance(bounds.get("class_name"), str):
         kind = "section"
     if kind == "int_from_float":
@@ -160,7 +174,6 @@ def in_plain_words(mistake: Mapping[str, Any]) -> str:
         "greater_than_equal": "it must be at least {ge}",
         "less_than": "it must be less than {lt}",
         "less_than_equal": "it must be at most {le}",
-        "too_short": "there must be at least {min_length}",
     }
     # Of a kind that no field of ours has today, pydantic's words.
     return (

@@ -27,12 +27,16 @@ STYLE: Any = {
     "font.size": 9,
     "legend.frameon": False,
     "svg.hashsalt": "hyperadapt",  # the same picture gives the same file
+    "text.parse_math": False,  # a "$" in a name is a dollar
 }
 
 
 @contextmanager
 def drawing(width: float, height: float) -> Iterator[tuple[Figure, StringIO]]:
-    """Begin a figure, in inches, that no window shows; when it is drawn it is written into the text as SVG."""
+    """Begin a figure, in inches, that no window shows; when it is drawn it is written into the text as SVG.
+
+    Legends are given what they name: by labels alone, they would leave out names that begin with "_".
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -55,6 +59,7 @@ def scores_by_variant(rows: Sequence[Mapping[str, Any]]) -> str:
         axes = figure.add_subplot()
         width = 0.8 / len(rows)
         *colours, grey = COLOURS
+        drawn: list[Any] = []
         scored = {task: [number for number, row in enumerate(rows) if task in row] for task in tasks}
         for number, row in enumerate(rows):
             points = [
@@ -63,7 +68,7 @@ def scores_by_variant(rows: Sequence[Mapping[str, Any]]) -> str:
                 if number in numbers
             ]
             again, colour = divmod(number - 1, len(colours))
-            axes.errorbar(
+            bars = axes.errorbar(
                 [place for place, _, _ in points],
                 [mean for _, mean, _ in points],
                 [deviation or 0.0 for _, _, deviation in points],
@@ -71,15 +76,16 @@ def scores_by_variant(rows: Sequence[Mapping[str, Any]]) -> str:
                 markersize=4,
                 capsize=2,
                 color=colours[colour] if number else grey,  # the first row is the majority's
-                label=row["variant"],
             )
+            drawn.append(bars)
         if tasks[-1] == "average":
             axes.axvspan(len(tasks) - 1.5, len(tasks) - 0.5, color="#f5f5f5", zorder=0)
         axes.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right")
         axes.set_xlim(-0.5, len(tasks) - 0.5)
         axes.set_ylabel("score")
         axes.grid(axis="x", visible=False)
-        figure.legend(loc="outside upper center", ncols=min(len(rows), 4))
+        variants = [row["variant"] for row in rows]
+        figure.legend(drawn, variants, loc="outside upper center", ncols=min(len(rows), 4))
     return svg.getvalue()
 
 
@@ -99,12 +105,12 @@ def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], y_label
             point = "D" if name == "average" else "o"
             style = point if len(steps) == 1 else LINE_STYLES[number // len(COLOURS) % len(LINE_STYLES)]
             width = 2.2 if main else 1.1
-            axes.plot(steps, values, style, color=colour, linewidth=width, label=name)
+            axes.plot(steps, values, style, color=colour, linewidth=width)
         if len({step for steps, _ in lines.values() for step in steps}) == 1:
             axes.set_xticks(next(steps for steps, _ in lines.values() if steps))
         axes.set_xlabel("step")
         axes.set_ylabel(y_label)
-        if len(lines) > 1:  # by its lines, or it would leave out names that begin with "_"
+        if len(lines) > 1:
             figure.legend(axes.lines, list(lines), loc="outside right upper")
     return svg.getvalue()
 
@@ -126,10 +132,11 @@ def scores_by_size(
 
     with drawing(5.4, 3.2) as (figure, svg):
         axes = figure.add_subplot()
-        for number, (name, points) in enumerate(lines.items()):
+        drawn: list[Any] = []
+        for number, points in enumerate(lines.values()):
             sizes, means, deviations = zip(*points, strict=True)
             known = any(deviation is not None for deviation in deviations)
-            axes.errorbar(
+            bars = axes.errorbar(
                 sizes,
                 means,
                 [deviation or 0.0 for deviation in deviations] if known else None,
@@ -137,8 +144,8 @@ def scores_by_size(
                 markersize=4,
                 capsize=2,
                 color=COLOURS[number % len(COLOURS)],
-                label=name,
             )
+            drawn.append(bars)
         axes.set_xscale("log")
         ticks = sorted({size for points in lines.values() for size, _, _ in points})
         axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
@@ -149,7 +156,7 @@ def scores_by_size(
         axes.minorticks_off()
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        figure.legend(loc="outside upper center", ncols=2)
+        figure.legend(drawn, list(lines), loc="outside upper center", ncols=2)
     return svg.getvalue()
 
 
@@ -250,16 +257,18 @@ def point_map(points: Any, groups: Sequence[str], labels: Sequence[str]) -> str:
     with drawing(6.4, 4.0) as (figure, svg):
         figure.dpi = 150
         axes = figure.add_subplot()
-        for number, name in enumerate([*sorted(common), *(["other"] if "other" in named else [])]):
+        shown = [*sorted(common), *(["other"] if "other" in named else [])]
+        clouds = []
+        for number, name in enumerate(shown):
             at = [place for place, group in zip(points, named, strict=True) if group == name]
             x, y = zip(*at, strict=True)
-            shown = name.replace("$", r"\$") or "(empty)"
             # As pixels: thousands of points as SVG would be megabytes.
-            axes.scatter(x, y, s=7, linewidths=0, color=COLOURS[number], label=shown, rasterized=True)
+            clouds.append(axes.scatter(x, y, s=7, linewidths=0, color=COLOURS[number], rasterized=True))
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
         if not any(labels):
             axes.set_xticks([])
             axes.set_yticks([])
-        figure.legend(loc="outside right upper", markerscale=2)
+        names = [name or "(empty)" for name in shown]
+        figure.legend(clouds, names, loc="outside right upper", markerscale=2)
     return svg.getvalue()

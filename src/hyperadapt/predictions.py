@@ -9,16 +9,18 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hyperadapt.errors import CheckpointError
+from hyperadapt.errors import CheckpointError, UserError, as_written, nearest, shortened
 from hyperadapt.files import write_atomically
-from hyperadapt.metrics import METRICS, Target, label_of
+from hyperadapt.metrics import METRICS, Target, label_of, read_score
+from hyperadapt.yaml_and_json import parse_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -75,26 +77,66 @@ def whole_inputs(texts: Dataset) -> Sequence[str]:
     return [source + context for source, context in zip(texts["source"], texts["context"], strict=True)]
 
 
-def read_predictions(directory: Path, split: str) -> list[PredictedRow]:
+def read_predictions(directory: Path, split: str, tasks: Iterable[Task]) -> list[PredictedRow]:
     """Read a split's predictions, none where they were not kept, as by earlier versions.
 
+    Args:
+        directory: the run's.
+        split: the split's name.
+        tasks: the run's tasks.
+
     Raises:
-        CheckpointError: if the file is damaged.
+        CheckpointError: if the file is damaged, naming the first line that is no prediction of one of the tasks.
     """
     file = file_of(directory, split)
     if not file.is_file():
         return []
+    by_name, rows = {task.name: task for task in tasks}, []
+    again = f"evaluate on the {split} rows again"
     try:
         with gzip.open(file, "rt", encoding="utf-8", newline="\n") as lines:
-            rows = [PredictedRow(**json.loads(line)) for line in lines]
-    except (OSError, EOFError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{file} is damaged ({error}); evaluate on the {split} rows again") from None
-    return [
-        row
-        if isinstance(row.target, str)
-        else PredictedRow(row.task, row.input, tuple(row.target), row.prediction)
-        for row in rows
-    ]
+            for line in lines:
+                rows.append(row_of(parse_json(line), by_name))
+    except UserError as error:
+        raise CheckpointError(f"{file} is damaged (line {len(rows) + 1}: {error}); {again}") from None
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise CheckpointError(f"{file} is damaged ({error}); {again}") from None
+    return rows
+
+
+def row_of(values: Any, tasks: Mapping[str, Task]) -> PredictedRow:
+    """Make a predicted row of what a line holds.
+
+    Args:
+        values: as JSON has them.
+        tasks: those that it may be of, by name.
+
+    Raises:
+        UserError: if a field is missing, unknown or of the wrong type, or the target is none that its task can have.
+    """
+    names = [field.name for field in fields(PredictedRow)]
+    if not isinstance(values, dict) or set(values) != set(names):
+        raise UserError(f"it must have {', '.join(names)}, and nothing else")
+    for name in ("task", "input", "prediction"):
+        if not isinstance(values[name], str):
+            raise UserError(f"{name} must be a text, not {as_written(values[name])}")
+    name, target = values["task"], values["target"]
+    if name not in tasks:
+        raise UserError(f"the run has no task '{shortened(name)}'; {nearest(name, tasks)}")
+    if not is_target(target, kind := tasks[name].kind):
+        raise UserError(f"{as_written(target)} is no target of a task of kind '{kind}'")
+    return PredictedRow(**{**values, "target": tuple(target) if isinstance(target, list) else target})
+
+
+def is_target(value: Any, kind: str) -> bool:
+    """Whether a value can be what is right in a row of a task of this kind."""
+    if isinstance(value, str):
+        return kind in ("class", "text") or (kind == "score" and read_score(value) is not None)
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        return False
+    # A label and its group; a candidate and whether it is meant; all answers that are right.
+    lengths = {"class": (2,), "coreference": (2,), "question_answering": range(1, len(value) + 1)}
+    return len(value) in lengths.get(kind, ())
 
 
 def by_task(rows: Iterable[PredictedRow]) -> dict[str, list[PredictedRow]]:

@@ -78,6 +78,7 @@ from hyperadapt.training import (
     training_arguments,
     try_out,
 )
+from hyperadapt.yaml_and_json import parse_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, TrainingArguments
@@ -129,7 +130,7 @@ def decoded(line: bytes, kind: str, column: str, place: str) -> str:
     try:
         document = line.decode("utf-8")
         if kind == ".jsonl":
-            row = json.loads(document)
+            row = parsed(document, place)
             if not isinstance(row, dict) or not isinstance(row.get(column), str):
                 columns = list(row) if isinstance(row, dict) else []
                 raise UserError(f"{place}: there is no text in column '{column}'; {nearest(column, columns)}")
@@ -141,9 +142,15 @@ def decoded(line: bytes, kind: str, column: str, place: str) -> str:
         raise UserError(
             f"{place} holds half a character ({error.reason} at character {error.start})"
         ) from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{place} is no readable JSON: {error}") from None
     return " ".join(document.split())
+
+
+def parsed(line: str, place: str) -> Any:
+    """Make a value of a line of JSON."""
+    try:
+        return parse_json(line)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
 
 
 def train_tokenizer(texts: Iterator[str], config: TokenizerConfig) -> PreTrainedTokenizerFast:

@@ -38,7 +38,8 @@ def write_report(directory: str | Path) -> Path:
 
     directory = Path(directory)
     file = directory / "config.yaml"
-    configuration = file.read_text(encoding="utf-8") if file.is_file() else ""
+    manifest.check(file)
+    configuration = shown_text(file) if file.is_file() else ""
     of_pretraining = any(line.startswith("text:") for line in configuration.splitlines())
     contents = pretraining_contents(directory) if of_pretraining else training_contents(directory)
     page = (
@@ -54,6 +55,11 @@ def write_report(directory: str | Path) -> Path:
     )
     write_atomically(directory / "report.html", page.encode())
     return directory / "report.html"
+
+
+def shown_text(file: Path) -> str:
+    """Read a text that is only shown, with a sign in place of what is no UTF-8."""
+    return file.read_bytes().decode(errors="replace")
 
 
 def pretraining_contents(directory: Path) -> dict[str, Any]:
@@ -149,7 +155,7 @@ def kept_predictions(run: Run) -> dict[str, dict[str, list[PredictedRow]]]:
 
     found: dict[str, dict[str, list[PredictedRow]]] = {}
     for split in ("validation", "test"):
-        for task, rows in by_task(read_predictions(run.directory, split)).items():
+        for task, rows in by_task(read_predictions(run.directory, split, run.tasks)).items():
             found[task] = {split: rows}
     return found
 
@@ -276,9 +282,10 @@ def pictures(run: Any, history: list[dict[str, float]]) -> list[dict[str, str]]:
         drawn.append(picture("Task embeddings", svg, caption))
     for name, title in MAPS.items():
         file = run.directory / FOLDER / f"{name}.svg"
+        manifest.check(file)
         if file.is_file():
             caption = "From hyperadapt embed: what each row's parameters are generated from, or its mean encoder state."
-            drawn.append(picture(title, file.read_text(encoding="utf-8"), caption))
+            drawn.append(picture(title, shown_text(file), caption))
     return drawn
 
 

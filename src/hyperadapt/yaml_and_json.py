@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -218,8 +219,13 @@ def parse_json(text: str | bytes) -> Any:
         raise UserError("no readable JSON: its values are nested too deeply") from None
     except UserError:
         raise
-    except ValueError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"no readable JSON: {error}") from None
+    except (
+        ValueError
+    ):  # the limit that Python sets itself, as the time to read a number grows with its square
+        limit = sys.get_int_max_str_digits()
+        raise UserError(f"no readable JSON: it holds a number of more than {limit:,} digits") from None
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
