@@ -159,7 +159,7 @@ def test_nothing_is_no_label_and_no_score_in_any_format(nothing: Any, suffix: st
         (place, row) = list(read_file(path))[-1]
         with (
             naming(place),
-            pytest.raises(UserError, match="^column 'label' holds .+, which is no (label|score)"),
+            pytest.raises(UserError, match=r"^column 'label' holds .+, which is no (label|score)"),
         ):
             task.label_number(row) if task.labels else task.target_text(row)
     with pytest.raises(UserError, match=r"(line|row) [45]: column 'label' holds .+, which is no label"):
@@ -493,7 +493,7 @@ def test_a_column_that_a_table_has_twice_is_refused(loaded: Run) -> None:
     import pandas
 
     frame = pandas.DataFrame([["red", 1, 2]], columns=["text", "a", "a"])
-    with pytest.raises(UserError, match="^the column 'a' stands twice; keep one of them$"):
+    with pytest.raises(UserError, match=r"^the column 'a' stands twice; keep one of them$"):
         loaded.predict("colour", frame)
 
 

@@ -12,21 +12,14 @@ import pytest
 from pydantic import BaseModel
 
 import hyperadapt as ha
-<<<<<<< HEAD
-from hyperadapt.config import CompareConfig, ModelConfig, PretrainConfig, RunConfig, TrainingConfig
-=======
 from hyperadapt import bundled
-from hyperadapt.config import CompareConfig, PretrainConfig, RunConfig
->>>>>>> fixb
+from hyperadapt.config import CompareConfig, ModelConfig, PretrainConfig, RunConfig, TrainingConfig
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.methods import METHODS, FullFineTuning
 from hyperadapt.runs import build_base, load_tokenizer
 from hyperadapt.tasks import Task, get_task
-<<<<<<< HEAD
 from hyperadapt.training import training_arguments
-=======
 from hyperadapt.yaml_and_json import parse_json
->>>>>>> fixb
 from tiny_run import assert_one_line, hyperadapt
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,11 +18,7 @@ import typer
 from typer.exceptions import TyperException
 
 from hyperadapt import __version__, tiny_t5
-<<<<<<< HEAD
-from hyperadapt.errors import TrainingInterrupted, UserError, nearest, notice, printable
-=======
-from hyperadapt.errors import PrintableRecord, TrainingInterrupted, UserError, nearest, printable
->>>>>>> fixb
+from hyperadapt.errors import PrintableRecord, TrainingInterrupted, UserError, nearest, notice, printable
 
 if TYPE_CHECKING:
     from hyperadapt.config import RunConfig
