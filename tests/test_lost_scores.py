@@ -72,7 +72,7 @@ def test_evaluate_prints_its_scores_before_it_writes_them(run: Path) -> None:
     before = contents(run)
     with files_of_at_most(100):
         outcome = hyperadapt("evaluate", run)
-    assert_unwritten(outcome, run / "results.json")
+    assert_unwritten(outcome, run / "predictions-test.jsonl.gz")
     assert "File too large" in outcome.err
     average = json.loads((run / "results.json").read_text())["test"]["average"]
     assert f"{average:.2f}" in outcome.out
@@ -161,8 +161,8 @@ def test_damaged_results_are_found_before_an_evaluation_and_not_after_it(run: Pa
 
 def test_what_can_be_neither_written_nor_removed_is_one_error(tmp_path: Path) -> None:
     file = tmp_path / "scores.json"
-    (tmp_path / f".scores.json.{os.getpid()}.tmp").mkdir()
-    with pytest.raises(UserError, match=rf"^cannot write {file}: Is a directory$"):
+    (tmp_path / f".scores.json.{os.getpid()}-{threading.get_ident()}.tmp").mkdir()
+    with pytest.raises(UserError, match=rf"^cannot write {file}: Is a directory; "):
         write_atomically(file, b"{}")
 
 
@@ -176,7 +176,7 @@ def test_a_file_stays_as_it_was_where_the_new_one_does_not_fit(tmp_path: Path) -
 
 def test_below_a_file_there_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(UserError, match=r"^cannot write .*file/folder: Not a directory$"):
+    with pytest.raises(UserError, match=r"^cannot write .*file/folder: Not a directory; "):
         make_directory(tmp_path / "file/folder")
     with pytest.raises(UserError, match=r"^cannot write .*scores.json: "):
         write_atomically(tmp_path / "file/scores.json", b"{}")
@@ -188,7 +188,7 @@ def test_below_a_file_there_is_no_directory(tmp_path: Path) -> None:
         (["report", "{run}"], "{run}/report.html"),
         (["embed", "{run}"], "{run}/embeddings/rows.parquet"),
         (["features", "{config}", "--output", "{run}/z.json", "--max-rows", "2"], "{run}/z.json"),
-        (["train", "{config}", "output_dir={new}"], "{new}/tasks.yaml"),
+        (["train", "{config}", "output_dir={new}"], "{new}/config.yaml"),
     ],
 )
 def test_every_writer_says_what_does_not_fit(

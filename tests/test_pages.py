@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from hyperadapt import results_file
 from hyperadapt.errors import CheckpointError, printable
 from hyperadapt.figures import curves, embedding_map, point_map, scores_by_size, scores_by_variant
 from hyperadapt.predictions import PredictedRow, confusion, is_target, read_predictions, samples
@@ -285,7 +286,7 @@ def test_the_page_and_the_run_name_the_versions_it_was_made_with(run: Path) -> N
     assert versions["transformers"] == version("transformers")
     results = json.loads((run / "results.json").read_text())
     results["versions"]["torch"] = "1.2.3"
-    (run / "results.json").write_text(json.dumps(results))
+    results_file.write(run, results)
     page = page_of(run)
     assert "torch 1.2.3" in page  # trained with
     assert f"torch {version('torch')}" in page  # written with
@@ -296,7 +297,7 @@ def test_the_page_of_a_run_of_before_says_what_it_lacks(run: Path) -> None:
         (run / f"predictions-{split}.jsonl.gz").unlink()
     results = json.loads((run / "results.json").read_text())
     del results["versions"]
-    (run / "results.json").write_text(json.dumps(results))
+    results_file.write(run, results)
     page = page_of(run)
     assert "predictions were not kept" in page
     assert "does not say with which versions" in page
@@ -323,7 +324,7 @@ def test_damaged_predictions_are_one_line_and_nothing_is_written(run: Path) -> N
         ({"target": []}, "[] is no target of a task of kind 'class'"),
         ({"target": ["0", 1]}, '["0", 1] is no target of a task of kind'),
         ({"task": "warmth", "target": "x"}, "'x' is no target of a task of kind 'score'"),
-        ({"task": "warmth", "target": ["1"]}, "is no target of a task of kind 'score'"),
+        ({"task": "warmth", "target": ["1"]}, "[\"1\"] is no target of a task of kind 'score'"),
         ({"more": 1}, "it must have task, input, target, prediction, and nothing else"),
     ],
 )

@@ -42,6 +42,8 @@ def test_a_run_directory_holds_what_it_promises_and_no_more(trained: Path) -> No
         "model/model.safetensors",
         "results.json",
         "history.json",
+        "predictions-validation.jsonl.gz",
+        "predictions-test.jsonl.gz",
         "data.json",
         "manifest.json",
     }
@@ -273,7 +275,7 @@ def test_a_run_begun_over_the_leavings_of_a_killed_one_has_its_own_base_model(tm
     assert hyperadapt("train", config, "model.seed=1", *few_steps).code == 0
     for written_later in ("checkpoints", "model"):
         shutil.rmtree(tmp_path / "run" / written_later)
-    for written_later in ("results.json", "history.json", "config.yaml"):
+    for written_later in ("results.json", "history.json", "manifest.json"):
         (tmp_path / "run" / written_later).unlink()
     assert hyperadapt("train", config, "model.seed=2", *few_steps).code == 0
     assert load_run(tmp_path / "run").predict("colour", ROWS)

@@ -423,7 +423,7 @@ def test_a_dataset_that_the_hub_does_not_give_is_named(
     task = reviews(files=None, hub="hyperadapt/no-such-set", hub_config="tiny")
     with pytest.raises(
         UserError,
-        match=r"^hyperadapt/no-such-set tiny train cannot be had from the hub \(data_dir reads a .+: .+",
+        match=r"^task 'reviews': hyperadapt/no-such-set tiny train cannot be had from the hub \(data_dir reads a .+: .+",
     ):
         load_split(task, "train")
 
@@ -449,7 +449,7 @@ def test_a_dataset_that_the_hub_does_not_give_is_named(
         ),
         ({"labels": ["a", "b", "c"]}, "metric 'f1' is for two labels; did you mean 'macro_f1'?"),
         ({"metrics": 3}, "field 'metrics' is 3: it must be a list; write [3]"),
-        ({"metrics": []}, "field 'metrics' is []: there must be at least 1"),
+        ({"metrics": []}, "field 'metrics' is empty: it needs at least 1 entry"),
         ({"labels": None}, "kind 'class' needs labels: at least two different names, number 0 first"),
         ({"labels": ["a"]}, "kind 'class' needs labels: at least two different names, number 0 first"),
         ({"labels": ["a", "a"]}, "kind 'class' needs labels: at least two different names, number 0 first"),
@@ -460,7 +460,7 @@ def test_a_dataset_that_the_hub_does_not_give_is_named(
         ({"kind": "score"}, "labels are for kind 'class', but kind is 'score'"),
         ({"kind": "clas"}, "field 'kind' is 'clas': did you mean 'class'? (choices: class, score, text, "),
         ({"name": "my reviews"}, "name: 'my reviews' must be of letters, digits, - and _ alone"),
-        ({"fields": []}, "field 'fields' is {}: there must be at least 1"),
+        ({"fields": []}, "field 'fields' is empty: it needs at least 1 entry"),
         ({"fields": ["a", 1]}, "fields: a column's name must be a text, not 1; write [title, body]"),
         (
             {"min_generated_length": 9, "max_generated_length": 8},

@@ -79,7 +79,7 @@ class Results:
     scores: list[TaskScore]
     average: float
     num_beams: int
-    rows: EvaluationSet = field(repr=False)
+    rows: EvaluationSet = field(repr=False, compare=False)
     predictions: list[list[str]] = field(repr=False)
 
     def flat(self) -> dict[str, float]:
