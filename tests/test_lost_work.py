@@ -251,7 +251,7 @@ def test_a_full_disk_at_the_first_checkpoint_is_one_line_and_the_run_is_begun_an
     # The optimizer's state is the largest file that is written.
     size = (trained / "checkpoints/checkpoint-40/optimizer.pt").stat().st_size
     for limit, written in (
-        (size - 100, {"config.yaml", "tasks.yaml", "tokenizer", "checkpoints"}),
+        (size - 100, {"config.yaml", "tasks.yaml", "tokenizer", "data.json", "manifest.json", "checkpoints"}),
         (3_500, None),
     ):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))

@@ -152,7 +152,12 @@ def test_nothing_is_no_label_and_no_score_in_any_format(nothing: Any, suffix: st
     path = write(tmp_path / f"rows{suffix}", rows)
     for changes in (
         {"labels": ["some", "None", "nan"]},
-        {"kind": "coreference", "labels": ["None", "nan"], "candidate": "text", "metrics": ["accuracy"]},
+        {
+            "kind": "coreference",
+            "labels": ["None", "nan"],
+            "candidate": "text",
+            "metrics": ["coreference_accuracy"],
+        },
         {"kind": "score", "labels": None, "metrics": ["pearson"]},
     ):
         task = task_of(path, **changes)
