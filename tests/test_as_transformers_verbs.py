@@ -28,7 +28,17 @@ from hyperadapt.errors import UserError
 from hyperadapt.training import MixtureTrainer
 from hyperadapt.verbs import REFUSED
 from test_checkpoint import as_if_trained, header_of, logits, tensors_in
-from tiny import METHODS, PLUS_PLUS, TASKS, gradients, redraw, relative_error, tiny_adapted, tiny_batch, tiny_t5
+from tiny import (
+    METHODS,
+    PLUS_PLUS,
+    TASKS,
+    gradients,
+    redraw,
+    relative_error,
+    tiny_adapted,
+    tiny_batch,
+    tiny_t5,
+)
 
 BATCH = tiny_batch()
 INPUTS = {name: BATCH[name] for name in ("input_ids", "attention_mask", "task_ids")}
