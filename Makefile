@@ -1,5 +1,5 @@
 # make setup       .venv with everything pinned in constraints.txt
-# make quickstart  train, evaluate, predict and report on small tasks, with nothing to download but the package's needs
+# make quickstart  train, predict and report on small tasks, with nothing to download but the package's needs
 # make test        lint, types and tests
 # make bench       speed and memory beside other libraries: docs/benchmarks.md; an hour and a half on an idle machine of 2 cores
 # make clean       remove what the above made

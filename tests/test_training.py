@@ -25,6 +25,7 @@ from hyperadapt.errors import UserError
 from hyperadapt.methods import METHODS
 from hyperadapt.runs import build_base, load_run, train
 from hyperadapt.training import MixtureTrainer, last_checkpoint, token_loss
+from tiny_run import hyperadapt
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = [
@@ -85,8 +86,8 @@ def write_config(directory: Path, tasks: list[str], **training: Any) -> Path:
     return directory / "config.yaml"
 
 
-def hyperadapt(*arguments: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """Start the command line, as a user would."""
+def started(*arguments: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """Start the command line in a process of its own, as a user would."""
     command = [sys.executable, *launcher, "-m", "hyperadapt.cli", *map(str, arguments)]
     environment = {
         **os.environ,
@@ -98,11 +99,16 @@ def hyperadapt(*arguments: object, launcher: tuple[str, ...] = ()) -> subprocess
     return subprocess.Popen(command, env=environment, **pipes)
 
 
-def finish(process: subprocess.Popen[str], expected: int = 0) -> str:
-    """Wait for a command, and return what it wrote to standard error."""
+def finish(process: subprocess.Popen[str]) -> None:
+    """Wait for a command that succeeds."""
     _, stderr = process.communicate(timeout=240)
-    assert process.returncode == expected, stderr[-3000:]
-    return stderr
+    assert process.returncode == 0, stderr[-3000:]
+
+
+def trained(*arguments: object) -> None:
+    """Train in this process, which need not import everything anew."""
+    outcome = hyperadapt("train", *arguments)
+    assert outcome.code == 0, outcome.err[-3000:]
 
 
 def losses(run: Path) -> list[float]:
@@ -117,7 +123,7 @@ def losses(run: Path) -> list[float]:
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tasks: list[str]) -> Path:
     """A run of 20 steps with dropout, in one go."""
     directory = tmp_path_factory.mktemp("uninterrupted")
-    finish(hyperadapt("train", write_config(directory, tasks)))
+    trained(write_config(directory, tasks))
     return directory / "run"
 
 
@@ -125,9 +131,9 @@ def test_a_run_stopped_at_step_10_and_resumed_equals_the_uninterrupted_one_bit_f
     tmp_path: Path, tasks: list[str], uninterrupted: Path
 ) -> None:
     config = write_config(tmp_path, tasks)
-    finish(hyperadapt("train", config, "training.max_steps=10"))
+    trained(config, "training.max_steps=10")
     assert len(losses(tmp_path / "run")) == 10
-    finish(hyperadapt("train", config, "--resume"))
+    finish(started("train", config, "--resume"))
     assert losses(tmp_path / "run") == losses(uninterrupted)
     resumed, whole = (read(run / "model")[1] for run in (tmp_path / "run", uninterrupted))
     assert set(resumed) == set(whole)
@@ -138,7 +144,7 @@ def test_sigterm_writes_a_checkpoint_and_exits_with_its_number_and_the_run_goes_
     tmp_path: Path, tasks: list[str]
 ) -> None:
     config = write_config(tmp_path, tasks, max_steps=100_000, eval_steps=50_000)
-    process = hyperadapt("train", config)
+    process = started("train", config)
     # Training has begun once Trainer has drawn its first bar; a little later some steps are done.
     assert process.stderr is not None
     while "it/s" not in process.stderr.readline():
@@ -152,7 +158,7 @@ def test_sigterm_writes_a_checkpoint_and_exits_with_its_number_and_the_run_goes_
     assert stopped_at is not None
     step = int(stopped_at.name.removeprefix("checkpoint-"))
     assert f"stopped at step {step} of 100000" in " ".join(stdout.split())
-    finish(hyperadapt("train", config, "--resume", f"training.max_steps={step + 3}"))
+    trained(config, "--resume", f"training.max_steps={step + 3}")
     assert len(losses(tmp_path / "run")) == step + 3
 
 
@@ -167,7 +173,7 @@ def test_two_processes_equal_one_on_the_same_global_batch(
         "gradient_accumulation_steps": accumulation,
         "label_smoothing": 0.1,
     }
-    finish(hyperadapt("train", write_config(runs["one"], tasks, **options)))
+    trained(write_config(runs["one"], tasks, **options))
     launcher = (
         "-m",
         "torch.distributed.run",
@@ -175,7 +181,7 @@ def test_two_processes_equal_one_on_the_same_global_batch(
         f"--master_port={29400 + os.getpid() % 500}",
     )
     config = write_config(runs["two"], tasks, **options)
-    finish(hyperadapt("train", config, launcher=launcher))
+    finish(started("train", config, launcher=launcher))
     one, two = (losses(directory / "run") for directory in runs.values())
     assert len(one) == len(two) == 20
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-5
@@ -189,9 +195,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_tasks(
     tmp_path: Path, tasks: list[str]
 ) -> None:
     config = write_config(tmp_path, tasks, learning_rate=1e30, arguments={"max_grad_norm": 0.0})
-    stderr = finish(hyperadapt("train", config), expected=2)
+    code, _, stderr = hyperadapt("train", config)
     message = next(line for line in stderr.splitlines() if line.startswith("error: "))
     assert re.match(r"error: the loss is (nan|inf) at step \d+, in a batch of colour, size; ", message)
+    assert code == 2
     assert "Traceback" not in stderr
 
 
@@ -274,7 +281,7 @@ def test_every_method_trains_with_one_task_a_batch(tmp_path: Path, tasks: list[s
     fitting = {"reduction_factor": 4, "fan_in": 4, "fan_out": 8}
     options = {option: value for option, value in fitting.items() if option in METHODS[name].model_fields}
     config = write_config(tmp_path, tasks, max_steps=4, eval_steps=4, method={"name": name, **options})
-    finish(hyperadapt("train", config, "data.mixed_batches=false"))
+    trained(config, "data.mixed_batches=false")
     assert len(losses(tmp_path / "run")) == 4
 
 
@@ -283,7 +290,7 @@ def test_the_mixture_of_skills_has_a_learning_rate_of_its_own_and_decays_with_th
 ) -> None:
     method = {"name": "polytropon", "n_skills": 2, "rank": 2, "allocation_learning_rate": 0.25}
     config = write_config(tmp_path, tasks, max_steps=4, eval_steps=2, method=method)
-    finish(hyperadapt("train", config, "training.lr_scheduler_type=linear"))
+    trained(config, "training.lr_scheduler_type=linear")
     state = torch.load(tmp_path / "run/checkpoints/checkpoint-2/optimizer.pt", weights_only=True)
     groups = [group for group in state["param_groups"] if group["params"]]
     rates = sorted((group["lr"], len(group["params"])) for group in groups)
@@ -297,7 +304,7 @@ def test_t5s_adafactor_takes_steps_relative_to_the_size_of_each_tensor(
     options = ["training.t5_adafactor=true", "training.max_steps=1", "training.eval_steps=1"]
     method = {"name": "full_fine_tuning"}
     config = write_config(tmp_path, tasks, method=method)
-    finish(hyperadapt("train", config, *options))
+    trained(config, *options)
     settings = RunConfig.load(config, options)
     before = build_base(settings.model, settings.seed).state_dict()
     after = load_run(tmp_path / "run").model.state_dict()

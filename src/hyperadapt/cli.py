@@ -81,7 +81,7 @@ def quickstart(
     ] = None,
     resume: Resume = False,
 ) -> None:
-    """Train, evaluate, predict and report on small tasks that come with the package; minutes on two cores."""
+    """Train, predict and report on small tasks that come with the package; minutes on two cores."""
     from hyperadapt.quickstart import commands
 
     for arguments in commands(overrides or [], resume):

@@ -11,10 +11,19 @@ from hyperadapt.files import write_atomically
 
 CONFIGURATION = "quickstart"
 TASK = "paraphrase"  # do two sentences tell the same?
-ROW = {
-    "sentence1": "the old farmer followed the clever dog",
-    "sentence2": "the smart hound was pursued by the aged peasant",
-}
+TOLD = "the old farmer followed the clever dog"
+ROWS = (  # with the right answers, which predict gives back beside its own
+    {
+        "sentence1": TOLD,
+        "sentence2": "the smart hound was pursued by the aged peasant",
+        "label": "equivalent",
+    },
+    {
+        "sentence1": TOLD,
+        "sentence2": "the smart hound was pursued by the young king",
+        "label": "not_equivalent",
+    },
+)
 
 
 def commands(overrides: Sequence[str] = (), resume: bool = False) -> Iterator[list[str]]:
@@ -26,8 +35,7 @@ def commands(overrides: Sequence[str] = (), resume: bool = False) -> Iterator[li
     """
     directory = Path(RunConfig.load(CONFIGURATION, overrides).output_dir)
     yield ["train", CONFIGURATION, *overrides, *(["--resume"] if resume else [])]
-    yield ["evaluate", str(directory), "--split", "test"]
-    row = directory / "row.jsonl"
-    write_atomically(row, (json.dumps(ROW) + "\n").encode())
-    yield ["predict", str(directory), "--task", TASK, "--input", str(row)]
+    rows = directory / "rows.jsonl"
+    write_atomically(rows, "".join(json.dumps(row) + "\n" for row in ROWS).encode())
+    yield ["predict", str(directory), "--task", TASK, "--input", str(rows)]
     yield ["report", str(directory)]
