@@ -95,6 +95,15 @@ def test_a_model_that_is_pickled_is_the_same_and_its_own(way: str, method: Metho
     assert len(model.tasks) == len(TASKS)
 
 
+def test_a_part_that_is_copied_alone_brings_no_second_model_along() -> None:
+    model = tiny_adapted()
+    for part in (model.encoder, model.encoder.final_layer_norm):
+        copied = copy.deepcopy(part)
+        assert copied is not part
+        assert copied.model[0] is model
+        assert {id(parameter) for parameter in copied.parameters()}.isdisjoint(map(id, model.parameters()))
+
+
 def test_hooks_of_a_new_process_do_not_take_the_place_of_what_a_site_reads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

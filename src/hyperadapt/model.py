@@ -11,6 +11,7 @@ The base model's code is neither copied nor edited, and its parameters keep thei
 
 from __future__ import annotations
 
+import copy
 import inspect
 import reprlib
 import threading
@@ -670,7 +671,7 @@ def mixed(mixin: Any, original: Any) -> type:
 
     forward.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     names = {name: getattr(original, name) for name in ("__module__", "__qualname__")}
-    own = {"forward": forward, "_mixed_from": (mixin, original), "__reduce_ex__": reduce_mixed}
+    own = {"forward": forward, "_mixed_from": (mixin, original), "__reduce_ex__": reduce_mixed, "__deepcopy__": copy_mixed}
     return type(original.__name__, (mixin, original), {**names, **own})
 
 
@@ -683,6 +684,16 @@ def reduce_mixed(module: nn.Module, protocol: int) -> Any:
     reduced: Any = object.__reduce_ex__(module, max(protocol, 2))
     _, _, *state = reduced
     return (blank, (original, *reversed(mixins)), *state)
+
+
+def copy_mixed(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Copy a module deeply; of one that is copied alone, as PEFT copies norms, the model around it stays the same one."""
+    if isinstance(module, AdaptedStack | Norm):
+        memo.setdefault(id(module.model[0]), module.model[0])
+    make, arguments, state, *_ = reduce_mixed(module, 2)
+    memo[id(module)] = copied = make(*arguments)
+    copied.__setstate__(copy.deepcopy(state, memo))
+    return copied
 
 
 def blank(original: Any, *mixins: Any) -> nn.Module:
