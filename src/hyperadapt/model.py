@@ -671,8 +671,9 @@ def mixed(mixin: Any, original: Any) -> type:
 
     forward.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     names = {name: getattr(original, name) for name in ("__module__", "__qualname__")}
-    own = {"forward": forward, "_mixed_from": (mixin, original), "__reduce_ex__": reduce_mixed, "__deepcopy__": copy_mixed}
-    return type(original.__name__, (mixin, original), {**names, **own})
+    own = {"forward": forward, "_mixed_from": (mixin, original)}
+    copies = {"__reduce_ex__": reduce_mixed, "__deepcopy__": copy_mixed}
+    return type(original.__name__, (mixin, original), {**names, **own, **copies})
 
 
 def reduce_mixed(module: nn.Module, protocol: int) -> Any:
@@ -687,7 +688,7 @@ def reduce_mixed(module: nn.Module, protocol: int) -> Any:
 
 
 def copy_mixed(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Copy a module deeply; of one that is copied alone, as PEFT copies norms, the model around it stays the same one."""
+    """Copy a module deeply; one that is copied alone, as PEFT copies norms, stays within the model that it is in."""
     if isinstance(module, AdaptedStack | Norm):
         memo.setdefault(id(module.model[0]), module.model[0])
     make, arguments, state, *_ = reduce_mixed(module, 2)
