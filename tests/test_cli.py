@@ -462,22 +462,24 @@ def test_bad_input_to_evaluate_is_one_line_and_changes_nothing(run: Path, traine
 # ------------------------------------------------------------------------------------------------------- predict
 
 
-def test_predict_gives_one_json_object_a_line_with_the_label_that_the_prediction_names(trained: Path) -> None:
+def test_predict_gives_one_json_object_a_line_with_the_label_that_the_written_text_names(
+    trained: Path,
+) -> None:
     for task in ("colour", "warmth"):
         outcome = hyperadapt("predict", trained, "--task", task, stdin=LINES)
         assert outcome.code == 0, outcome.err
         rows = [json.loads(line) for line in outcome.out.splitlines()]
         run = load_run(trained)
         predicted = run.predict(task, [{"text": text} for text in COLOURS])
-        assert [(row["prediction"], row["label"]) for row in rows] == predicted
+        assert [(row["written"], row["prediction"]) for row in rows] == predicted
         names = {"0": "warm", "1": "cold"}
         for row in rows:
-            assert list(row) == ["text", "prediction", "label"]
-            answer = row["prediction"]
-            assert row["label"] == (names.get(answer) if task == "colour" else number_or_none(answer))
+            assert list(row) == ["text", "prediction", "written"]
+            text = row["written"]
+            assert row["prediction"] == (names.get(text) if task == "colour" else number_or_none(text))
     beams = hyperadapt("predict", trained, "--task", "warmth", "--num-beams", "3", stdin=LINES)
     predicted = run.predict("warmth", [{"text": text} for text in COLOURS], num_beams=3)
-    assert [json.loads(line)["prediction"] for line in beams.out.splitlines()] == [
+    assert [json.loads(line)["written"] for line in beams.out.splitlines()] == [
         prediction.text for prediction in predicted
     ]
 

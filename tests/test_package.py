@@ -212,7 +212,7 @@ def test_quickstart_trains_predicts_and_reports(tmp_path: Path) -> None:
     assert outcome.code == 0, outcome.err
     commands = re.findall(r"^\$ hyperadapt (\w+)", outcome.out, re.MULTILINE)
     assert commands == ["train", "predict", "report"]
-    assert outcome.out.count('"given_label"') == len(ROWS)
+    assert outcome.out.count('"written"') == len(ROWS)
     assert (run / "report.html").is_file()
     assert_one_line(hyperadapt("train", "quickstart", *few), "already holds a run")
 

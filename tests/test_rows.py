@@ -409,9 +409,9 @@ def test_files_of_every_format_are_predicted_and_their_rows_echoed(
         {
             "id": number(row["id"]),
             "text": row["text"],
-            "given_label": "?",
-            "prediction": prediction.text,
-            "label": prediction.label,
+            "label": "?",
+            "prediction": prediction.label,
+            "written": prediction.text,
         }
         for row, prediction in zip(GIVEN, expected, strict=True)
     ]
@@ -437,11 +437,11 @@ def test_predictions_are_written_to_a_file_in_the_format_of_its_suffix(
             {
                 "id": str(row["id"]),
                 "text": row["text"],
-                "given_label": "?",
+                "label": "?",
                 "note": row["note"],
                 "more": '[1, {"a": "é"}]',
-                "prediction": prediction.text,
-                "label": prediction.label or "",
+                "prediction": prediction.label or "",
+                "written": prediction.text,
             }
             for row, prediction in zip(rows, expected, strict=True)
         ]
@@ -449,11 +449,11 @@ def test_predictions_are_written_to_a_file_in_the_format_of_its_suffix(
 
 
 def test_no_column_of_a_row_is_lost_to_another_of_its_name(trained: Path) -> None:
-    row = {"label": 1, "text": "red", "given_label": 2, "prediction": 3}
+    row = {"prediction": 1, "text": "red", "given_prediction": 2, "written": 3}
     outcome = hyperadapt("predict", trained, "--task", "colour", stdin=json.dumps(row))
     answer = json.loads(outcome.out)
-    assert [answer.pop("prediction"), answer.pop("label")] != [3, 1]
-    assert answer == {"given_label": 1, "text": "red", "given_given_label": 2, "given_prediction": 3}
+    assert [answer.pop("prediction"), answer.pop("written")] != [1, 3]
+    assert answer == {"given_prediction": 1, "text": "red", "given_given_prediction": 2, "given_written": 3}
 
 
 def test_an_echoed_row_stays_on_its_line_and_commands_no_terminal(trained: Path) -> None:

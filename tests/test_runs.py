@@ -127,7 +127,7 @@ def test_a_run_moved_elsewhere_predicts_and_scores_the_same(tmp_path: Path) -> N
     assert outcome.err.startswith("error: the base model")
     rows = "".join(json.dumps(row) + "\n" for row in ROWS)
     outcome = hyperadapt("predict", moved, "--task", "warmth", "--base-model", tmp_path / "base", stdin=rows)
-    assert [json.loads(line)["prediction"] for line in outcome.out.splitlines()] == [
+    assert [json.loads(line)["written"] for line in outcome.out.splitlines()] == [
         prediction.text for prediction in predictions
     ]
 

@@ -84,7 +84,7 @@ def test_truth_values_are_names_of_their_own_and_not_the_numbers_0_and_1() -> No
 
 COUNTS_FROM_1 = (
     "column 'stars' holds 3 and never 0, but the 3 labels are numbered from 0; count from 0 there, or name them as the "
-    'column does: labels: ["1", "2", "3"]'
+    "column does: labels: [1, 2, 3]"
 )
 
 

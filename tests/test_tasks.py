@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from hyperadapt.errors import UserError
 from hyperadapt.tasks import (
@@ -355,9 +356,29 @@ def test_a_task_has_the_splits_that_have_files_and_no_others(reviews: Callable[.
     for task in (reviews(), reviews(splits="as_given")):
         assert list(task.splits) == ["train", "validation"]
         with pytest.raises(
-            UserError, match=r"^task 'reviews' has no split 'test'; choices: train, validation$"
+            UserError, match=r"^task 'reviews' has no split 'test'; name a file for it, or part"
         ):
             load_split(task, "test")
+
+
+def test_what_a_missing_split_is_said_to_need_makes_one(reviews: Callable[..., Task], tmp_path: Path):
+    rows = [{"title": "t", "body": str(number), "stars": 0} for number in range(20)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    one_file = {"files": {"train": "train.jsonl"}}
+    for missing, sizes in (("validation", [16, 4]), ("test", [16, 2, 2])):
+        with pytest.raises(UserError, match=f"has no split '{missing}'; name a file for it") as told:
+            load_split(reviews(**one_file), missing)
+        task = reviews(**one_file, **yaml.safe_load(str(told.value).partition(" as ")[2]))
+        parts = [set(load_split(task, split)["source"]) for split in task.splits]
+        assert [len(part) for part in parts] == sizes
+        assert len(set().union(*parts)) == 20
+
+
+def test_labels_that_are_numbers_need_no_quotes(reviews: Callable[..., Task]):
+    task = reviews(labels=[1, 2, 4.5], metrics=["accuracy"])
+    assert task == reviews(labels=["1", "2", "4.5"], metrics=["accuracy"])
+    assert Task(**task.model_dump(mode="json", exclude_none=True)) == task
+    assert [task.label_number({"stars": held}) for held in (4.5, "1.0", 2)] == ["2", "0", "1"]
 
 
 def test_a_users_split_protocol_can_be_any_slices(reviews: Callable[..., Task], tmp_path: Path):
@@ -450,9 +471,9 @@ def test_a_dataset_that_the_hub_does_not_give_is_named(
         ({"labels": ["a", "b", "c"]}, "metric 'f1' is for two labels; did you mean 'macro_f1'?"),
         ({"metrics": 3}, "field 'metrics' is 3: it must be a list; write [3]"),
         ({"metrics": []}, "field 'metrics' is empty: it needs at least 1 entry"),
-        ({"labels": None}, "kind 'class' needs labels: at least two different names, number 0 first"),
-        ({"labels": ["a"]}, "kind 'class' needs labels: at least two different names, number 0 first"),
-        ({"labels": ["a", "a"]}, "kind 'class' needs labels: at least two different names, number 0 first"),
+        ({"labels": None}, "kind 'class' needs labels, the names of the answers, as labels: [bad, good]; "),
+        ({"labels": ["a"]}, "labels: there must be at least two, and no two alike"),
+        ({"labels": ["a", "a"]}, "labels: there must be at least two, and no two alike"),
         (
             {"labels": [False, True]},
             "field 'labels': number 1 of the list is false: it must be a text; write \"false\", with the quotes",
@@ -478,7 +499,7 @@ def test_a_dataset_that_the_hub_does_not_give_is_named(
         ),
         (
             {"files": {"trian": "a.csv"}},
-            "files: 'trian' is no split, and there are no splits: did you mean 'train'?",
+            "files: 'trian' is no split; did you mean 'train'?",
         ),
         (
             {"splits": "halve"},

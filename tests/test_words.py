@@ -175,15 +175,33 @@ def test_a_truth_value_is_no_number_among_trainers_arguments(tmp_path: Path) -> 
     ("line", "message"),
     [
         (
-            "labels: [1, 2]",
-            "field 'labels': number 1 of the list is 1: it must be a text; write \"1\", with the quotes",
-        ),
-        (
             "labels: [true, false]",
             'number 1 of the list is true: it must be a text; write "true", with the quotes',
         ),
         ("labels: good", "field 'labels' is 'good': it must be a list; write [good]"),
-        ("labels: {a: 1}", "field 'labels' is {\"a\": 1}: it must be a list; write [first, second]"),
+        (
+            "labels: {good: 1, bad: 0}",
+            "labels: write a list, [bad, good]: a label's number is its place there",
+        ),
+        (
+            "labels: {0: bad, 1: good}",
+            "labels: write a list, [bad, good]: a label's number is its place there",
+        ),
+        ("labels: [.nan, 1]", "field 'labels': number 1 of the list is nan: it must be a text"),
+        ("files: rows.csv", "files: write {train: rows.csv}"),
+        (
+            "splits: {validation: 0.2}",
+            'splits: validation: 0.2 is no part of a file; write splits: {train: "train[20%:]", validation: "tra',
+        ),
+        (
+            "splits: 0.2",
+            'splits: 0.2 names no parts; write splits: {train: "train[20%:]", validation: "train[:20',
+        ),
+        (
+            "splits: {validation: 20%}",
+            "'20%' for validation is neither SOURCE nor SOURCE[from:to], as train[:20%]",
+        ),
+        ("splits: {train: train[20%:]}", "is not valid YAML: line"),
         ("labels: ' '", "field 'labels' is ' ': it must be a list; write [first, second]"),
         ("metrics: {}", "field 'metrics' is {}: it must be a list; write [first, second]"),
         ("metrics: []", "field 'metrics' is empty: it needs at least 1 entry"),

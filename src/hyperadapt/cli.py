@@ -389,10 +389,10 @@ def predict(
     num_beams: Annotated[int | None, typer.Option(min=1)] = None,
     base_model: BaseModel = None,
 ) -> None:
-    """Predict with a trained run: each row as it was given, with `prediction` and the `label` that this names.
+    """Predict with a trained run: each row as it was given, with its `prediction`, and what the model has `written`.
 
-    The prediction is the text that the model writes; a label is null where that text is no answer. A column of the row
-    that has one of these names itself becomes `given_label` or `given_prediction`.
+    The prediction is a label's name, a score or a text, and null where what is written is no answer. A column of the
+    row that has one of these names itself becomes `given_prediction` or `given_written`.
     """
     from hyperadapt.tasks.sources import (
         SUFFIXES,
@@ -452,8 +452,8 @@ def check_writable(option: str, file: Path) -> None:
 
 
 def with_answer(row: Mapping[str, Any], prediction: Prediction) -> dict[str, Any]:
-    """Set a row's prediction and label beside its columns, of which one that has such a name becomes given_NAME."""
-    answer = {"prediction": prediction.text, "label": prediction.label}
+    """Set the answer, and how it was written, beside a row's columns; one of such a name becomes given_NAME."""
+    answer = {"prediction": prediction.label, "written": prediction.text}
     echoed: dict[str, Any] = {}
     for column, value in row.items():
         while column in answer or column in echoed:
@@ -574,7 +574,7 @@ def tasks() -> None:
             {
                 "task": task.name,
                 "suite": suites.get(task.name, ""),
-                "input": ", ".join(task.fields),
+                "input": ", ".join(name or column for name, column in task.fields.items()),
                 "labels": ", ".join(task.labels) if task.labels else task.kind,
                 "metrics": ", ".join(task.metrics),
                 "validation": task.splits.get("validation", ""),

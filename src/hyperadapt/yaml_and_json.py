@@ -110,7 +110,8 @@ def parse_yaml(text: str, where: str) -> Any:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
         problem = " ".join(filter(None, [error.context, error.problem]))
-        raise UserError(f"{where} is not valid YAML: {line}{' '.join(problem.split())}") from None
+        hint = "; put a text with [ in it between quotes" if problem.endswith("got '['") else ""
+        raise UserError(f"{where} is not valid YAML: {line}{' '.join(problem.split())}{hint}") from None
     except yaml.reader.ReaderError as error:
         held = f"#x{error.character:x}" if isinstance(error.character, int) else repr(error.character)
         raise UserError(

@@ -114,6 +114,24 @@ def _named_columns(fields: object) -> object:
     return {column: column for column in fields}
 
 
+def _named_files(files: object) -> object:
+    if isinstance(files, str):
+        raise UserError(f"write {{train: {files}}}")
+    return files
+
+
+def _label_texts(labels: object) -> object:
+    if isinstance(labels, dict):
+        numbers = all(isinstance(value, int) for value in labels.values())
+        names = sorted(labels, key=labels.__getitem__) if numbers else labels.values()
+        listed = ", ".join(map(str, names))
+        raise UserError(f"write a list, [{listed}]: a label's number is its place there, from 0")
+    if not isinstance(labels, list | tuple):
+        return labels
+    # Labels that are numbers are matched as numbers.
+    return [str(label) if type(label) in (int, float) and math.isfinite(label) else label for label in labels]
+
+
 def _one_or_more(names: object) -> object:
     return (names,) if isinstance(names, str) else names
 
@@ -137,9 +155,24 @@ def _splits_as_given(fields: dict[str, Any]) -> dict[Split, str]:
     return {split: split for split in SPLITS if split in files}
 
 
+def in_parts(source: str, split: str) -> str:
+    """Write what makes a split of a source that has none, to be pasted into a task file."""
+    parts = {"train": f"{source}[20%:]", "validation": f"{source}[:20%]"}
+    if split == "test":
+        parts |= {"validation": f"{source}[:10%]", "test": f"{source}[10%:20%]"}
+    return "splits: {" + ", ".join(f'{name}: "{part}"' for name, part in parts.items()) + "}"
+
+
 def _named_protocol(splits: object, task: ValidationInfo) -> object:
-    if not isinstance(splits, str):
+    if isinstance(splits, dict):
+        for split, part in splits.items():
+            if isinstance(part, int | float):
+                raise UserError(
+                    f"{split}: {part} is no part of a file; write {in_parts('train', str(split))}"
+                )
         return splits
+    if not isinstance(splits, str):
+        raise UserError(f"{as_written(splits)} names no parts; write {in_parts('train', 'validation')}")
     protocols = {
         "as_given": _splits_as_given(task.data),
         "halve_validation": HALVE_VALIDATION,
@@ -189,8 +222,8 @@ class Task(Fields):
     column's own text. Without a step a training chooses one from its rows (`with_step`), and says it. The label
     column of "question_answering" holds all that would be right: texts, or SQuAD's {text: [...], answer_start:
     [...]}; its last field is the context, which is cut into chunks (hyperadapt.tasks.chunks). A class column holds
-    names, or numbers from 0; where the names are themselves numbers (labels: ["1", "2", "3"]), it holds names, which
-    are matched as numbers: 1, "1" and 1.0 are one label.
+    names, or numbers from 0; where the names are themselves numbers (labels: [1, 2, 3]), it holds names, which are
+    matched as numbers: 1, "1" and 1.0 are one label.
     In training a target is cut at `max_target_length` tokens; no more than `max_generated_length` are generated, the
     same number unless it is given, and no fewer than `min_generated_length`: with 1 every question has an answer.
 
@@ -205,11 +238,11 @@ class Task(Fields):
     hub: Annotated[str, AfterValidator(_hub_name)] | None = None
     hub_config: str | None = None
     local: str | None = None
-    files: dict[str, Path] | None = None
+    files: Annotated[dict[str, Path], BeforeValidator(_named_files)] | None = None
     generated: bool = False
     fields: Annotated[dict[str, str], BeforeValidator(_named_columns)] = Field(min_length=1)
     label: str = "label"
-    labels: tuple[str, ...] | None = None
+    labels: Annotated[tuple[str, ...], BeforeValidator(_label_texts)] | None = None
     where: dict[str, str] | None = None
     prefix: str | None = None
     kind: Literal["class", "score", "text", "question_answering", "coreference"] = "class"
@@ -249,11 +282,15 @@ class Task(Fields):
     def _check_splits(self) -> None:
         if not self.splits:
             file = next(iter(self.files or {}), "")
-            raise UserError(f"files: '{file}' is no split, and there are no splits: {nearest(file, SPLITS)}")
+            raise UserError(
+                f"files: '{file}' is no split; {nearest(file, SPLITS)}; or part it: {in_parts(file, 'validation')}"
+            )
         for split, rows in self.splits.items():
             match = _SLICE.fullmatch(rows)
             if not match:
-                raise UserError(f"splits: '{rows}' for {split} is neither SOURCE nor SOURCE[from:to]")
+                raise UserError(
+                    f"splits: '{rows}' for {split} is neither SOURCE nor SOURCE[from:to], as train[:20%]"
+                )
             for source in match["source"].split("+"):
                 if self.files is not None and source not in self.files:
                     raise UserError(
@@ -285,8 +322,13 @@ class Task(Fields):
         elif self.kind != "class":
             if self.labels is not None:
                 raise UserError(f"labels are for kind 'class', but kind is '{self.kind}'")
-        elif self.labels is None or len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
-            raise UserError("kind 'class' needs labels: at least two different names, number 0 first")
+        elif self.labels is None:
+            raise UserError(
+                "kind 'class' needs labels, the names of the answers, as labels: [bad, good]; where the answers are "
+                "numbers or free texts, write kind: score or kind: text"
+            )
+        elif len(set(self.labels)) < max(2, len(self.labels)):
+            raise UserError("labels: there must be at least two, and no two alike")
         alike: dict[str | Decimal, str] = {}
         for name in self.labels or ():
             if alike.setdefault(label_key(name), name) != name:
@@ -382,6 +424,8 @@ class Task(Fields):
         if score is None:
             is_too_large = isinstance(value, int | float) and LARGEST_SCORE < abs(value) < math.inf
             limit = f": the largest is {LARGEST_SCORE:g}" if is_too_large else ""
+            if text is not None and read_score(text.replace(",", ".")) is not None:
+                limit = ": its decimals must stand behind a point, not a comma"
             raise UserError(f"column '{self.label}' holds {reprlib.repr(value)}, which is no score{limit}")
         return number_text(score)
 
@@ -496,9 +540,7 @@ class Task(Fields):
         }
         if len(self.labels) in held and held.isdisjoint({0, *map(label_key, self.labels)}):
             last = len(self.labels)
-            names = (
-                ", ".join(f'"{number}"' for number in range(1, last + 1)) if last < 6 else f'"1", …, "{last}"'
-            )
+            names = ", ".join(map(str, range(1, last + 1))) if last < 6 else f"1, …, {last}"
             raise UserError(
                 f"column '{self.label}' holds {last} and never 0, but the {last} labels are numbered from 0; count "
                 f"from 0 there, or name them as the column does: labels: [{names}]"
@@ -570,7 +612,10 @@ def read_split(
 ) -> list[PlacedRow]:
     """The rows of one split of a task, as they are, each with the place that errors name; all else as `load_split`."""
     if split not in task.splits:
-        raise UserError(f"task '{task.name}' has no split '{split}'; {nearest(split, task.splits)}")
+        remedy = nearest(split, task.splits)
+        if task.files and split in SPLITS:
+            remedy = f"name a file for it, or part one, as {in_parts(next(iter(task.files)), split)}"
+        raise UserError(f"task '{task.name}' has no split '{split}'; {remedy}")
     part = _SLICE.fullmatch(task.splits[split])
     assert part is not None
     rows = _read(task, part["source"], data_dir)
