@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
-from hyperadapt import __version__, checkpoint, manifest, results_file, same_data, threads
+from hyperadapt import __version__, checkpoint, hub, manifest, results_file, same_data, threads
 from hyperadapt.config import ModelConfig, RunConfig, StartConfig, WrittenConfig
-from hyperadapt.errors import CheckpointError, UserError, nearest, notice, validation_message
+from hyperadapt.errors import CheckpointError, UserError, nearest, notice, reason_of, validation_message
 from hyperadapt.evaluation import (
     EvaluationSet,
     Results,
@@ -1030,18 +1030,17 @@ def check_trackers(names: str | list[str] | None) -> None:
 
 def quietly(load: Any, name: str, field: str, **options: Any) -> Any:
     """Load from the hub or a directory; say in one line what is wrong."""
-    # Names on the hub are OWNER/NAME; to ask it for anything else takes half a minute where there is no network.
-    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+    if not Path(name).is_dir() and not hub.may_be_there(name):
         raise UserError(f"{field}: there is no directory '{name}'")
     manifest.check(Path(name))
     if not Path(name).is_dir() and get_close_matches(name, [TINY_T5], cutoff=0.8):
         raise UserError(f"{field}: there is no model '{name}'; did you mean '{TINY_T5}'?")
-    try:
-        # Else transformers asks on standard input whether it may run what came with a stranger's tokenizer or model.
-        return load(name, trust_remote_code=False, **options)
-    except Exception as error:  # tokenizers and safetensors raise errors of their own
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(
-            f"{field}: '{name}' is neither a local directory with the right files nor to be had from the hub "
-            f"({reason}); '{TINY_T5}' comes with this package"
-        ) from None
+    with hub.asking(name, field) as unreachable:
+        try:
+            # Else transformers asks on standard input whether it may run what came with a stranger's tokenizer or model.
+            return load(name, trust_remote_code=False, **options)
+        except Exception as error:  # tokenizers and safetensors raise errors of their own
+            raise UserError(
+                f"{field}: '{name}' is neither a local directory with the right files nor to be had from the hub "
+                f"({unreachable or reason_of(error)}); '{TINY_T5}' comes with this package"
+            ) from None
