@@ -562,3 +562,72 @@ def test_a_broken_run_is_one_line_and_is_left_as_it_is(run: Path) -> None:
     for command in (("evaluate", run), ("predict", run, "--task", "colour")):
         assert_one_line(hyperadapt(*command, stdin=LINES), "model.safetensors is truncated or corrupted")
     assert contents(run) == before
+
+
+# ----------------------------------------------------------------------------------------------- what is no run
+
+COMMANDS_OF_RUNS = (
+    ("evaluate",),
+    ("report",),
+    ("embed",),
+    ("predict", "--task", "colour"),
+    ("fewshot", "--task", "rte"),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS_OF_RUNS, ids=lambda command: command[0])
+def test_a_configuration_is_no_run_and_where_its_run_is_is_said(
+    config: Path, run: Path, command: tuple[str, ...]
+) -> None:
+    mine = config.parent / "mine"
+    mine.mkdir()
+    config.rename(mine / "config.yaml")
+    name, *options = command
+    train = "holds a configuration, no run; train it with: hyperadapt train mine/config.yaml"
+    for given in ("mine", "mine/config.yaml"):
+        assert_one_line(hyperadapt(name, given, *options, stdin=LINES), f"{given} {train}")
+    run.rename("run")  # the output_dir
+    for given in ("mine", "mine/config.yaml"):
+        outcome = hyperadapt(name, given, *options, stdin=LINES)
+        assert_one_line(outcome, f"{given} holds a configuration, no run; its run is run")
+    assert_one_line(
+        hyperadapt(name, "run/model", *options, stdin=LINES),
+        "run/model is not a run, but a part of run, which is one",
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS_OF_RUNS, ids=lambda command: command[0])
+def test_a_run_that_is_not_there_is_answered_with_runs_alone_the_likeliest_first(
+    config: Path, run: Path, command: tuple[str, ...]
+) -> None:
+    name, *options = command
+    first = run.rename("first")
+    for other in ("runs/second", "frist-notes", "init"):
+        Path(other).mkdir(parents=True)
+        shutil.copy(config, Path(other, "config.yaml"))
+    message = f"there is no run frist; did you mean '{first}'? (runs: {first})"
+    assert_one_line(hyperadapt(name, "frist", *options, stdin=LINES), message)
+    (first / "results.json").rename("runs/second/results.json")  # its manifest is there still
+    message = "there is no run secnd; did you mean 'runs/second'? (runs: runs/second, first)"
+    assert_one_line(hyperadapt(name, "secnd", *options, stdin=LINES), message)
+    assert_one_line(hyperadapt(name, ".", *options, stdin=LINES), ". holds a configuration, no run")
+    config.unlink()
+    message = ". is not a run: there is no config.yaml; runs in it: first, runs/second"
+    assert_one_line(hyperadapt(name, ".", *options, stdin=LINES), message)
+
+
+def test_comparisons_and_pretrainings_are_no_runs_of_tasks(config: Path, run: Path) -> None:
+    Path("many.yaml").write_text(
+        json.dumps({"output_dir": "all", "base": {}, "variants": {"a": {"method": "adapters"}}})
+    )
+    Path("all/a").mkdir(parents=True)
+    run.rename("all/a/seed-0")
+    message = "many.yaml holds a comparison, no run; its runs are all/a/seed-0"
+    assert_one_line(hyperadapt("evaluate", "many.yaml"), message)
+    file = Path("all/a/seed-0/config.yaml")
+    file.write_text(
+        json.dumps({"output_dir": "p", "model": {"name": "tiny-t5"}, "text": {"files": "a.txt"}})
+    )
+    manifest.add(file.parent, [file.name])
+    message = "is of `hyperadapt pretrain`: its model is a base model, to be trained on tasks with model.name=all/a"
+    assert_one_line(hyperadapt("evaluate", "all/a/seed-0"), message)

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,7 +28,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import ValidationError
 
 from hyperadapt import __version__, checkpoint, hub, manifest, results_file, same_data, threads
-from hyperadapt.config import ModelConfig, RunConfig, StartConfig, WrittenConfig
+from hyperadapt.config import (
+    ModelConfig,
+    PretrainConfig,
+    RunConfig,
+    StartConfig,
+    WrittenConfig,
+    command_of,
+    read_fields,
+    read_mapping,
+)
 from hyperadapt.errors import CheckpointError, UserError, nearest, notice, reason_of, validation_message
 from hyperadapt.evaluation import (
     EvaluationSet,
@@ -44,7 +53,7 @@ from hyperadapt.locks import holder, locked
 from hyperadapt.methods import Method, method_from
 from hyperadapt.methods.hyperformer import read_task_features
 from hyperadapt.metrics import Target
-from hyperadapt.paths import check_hub_name
+from hyperadapt.paths import check_hub_name, shown
 from hyperadapt.predictions import write_predictions
 from hyperadapt.tasks import SPLITS, Task, input_texts, load_split, resolve_tasks
 from hyperadapt.tasks.remarks import remark_on_rows
@@ -752,6 +761,68 @@ class Run:
         return [Prediction(text, task.label_name(text)) for text in predicted]
 
 
+def is_run(directory: Path) -> bool:
+    """Tell whether a directory holds a run, finished or not, beside whose config.yaml more was written."""
+    marks = (manifest.FILE, results_file.FILE, "checkpoints")
+    return (directory / "config.yaml").is_file() and any((directory / mark).exists() for mark in marks)
+
+
+def check_is_run(directory: Path) -> None:
+    """Check that a directory is a run's, and say where one is if it is not.
+
+    Raises:
+        CheckpointError: if it is not there, or another's, as one with the configuration from which a run is to be made.
+    """
+    if is_run(directory):
+        return
+    if not directory.exists():
+        raise CheckpointError(f"there is no run {directory}; {nearest_run(directory)}")
+    file = directory if directory.is_file() else directory / "config.yaml"
+    for part_of in directory.absolute().parents[:2]:
+        if is_run(part_of):
+            raise CheckpointError(f"{directory} is not a run, but a part of {shown(part_of)}, which is one")
+    if not file.is_file():
+        inner = [shown(run) for run in runs_in(directory, "*", "*/*")]
+        there = f"; runs in it: {', '.join(inner[:12])}" if inner else ""
+        raise CheckpointError(f"{directory} is not a run: there is no config.yaml{there}")
+    try:
+        fields = read_fields(file)
+    except UserError as error:
+        raise CheckpointError(f"{directory} is not a run: {error}") from None
+    of_fields = command_of(fields, RunConfig)
+    output = Path(str(fields.get("output_dir", directory)))
+    if is_run(output):
+        raise CheckpointError(f"{directory} holds a configuration, no run; its run is {shown(output)}")
+    if of_fields == "compare" and (inner := runs_in(output, "*/*")):
+        runs = ", ".join(map(shown, inner[:12]))
+        raise CheckpointError(f"{directory} holds a comparison, no run; its runs are {runs}")
+    raise CheckpointError(
+        f"{directory} holds a configuration, no run; train it with: hyperadapt {of_fields} {shown(file)}"
+    )
+
+
+def runs_in(directory: Path, *patterns: str) -> list[Path]:
+    """List the runs in a directory, of those places in it that match a pattern."""
+    files = (directory.absolute().glob(f"{pattern}/config.yaml") for pattern in patterns)
+    found = (file.parent for of_pattern in files for file in of_pattern)
+    return sorted(run for run in found if is_run(run))
+
+
+def nearest_run(directory: Path) -> str:
+    """Say which runs there are in place of one that is not, the likeliest first, for the end of an error message."""
+
+    def likeness(run: Path) -> float:
+        return SequenceMatcher(None, directory.name.lower(), run.name.lower()).ratio()
+
+    found = dict.fromkeys((*runs_in(directory.parent, "*", "runs/*"), *runs_in(Path("runs"), "*")))
+    if not found:
+        return "`hyperadapt train` makes one"
+    likeliest = sorted(found, key=likeness, reverse=True)
+    listed = ", ".join(map(shown, likeliest[:12])) + (", …" if len(likeliest) > 12 else "")
+    meant = f"did you mean '{shown(likeliest[0])}'? " if likeness(likeliest[0]) >= 0.5 else ""
+    return f"{meant}(runs: {listed})" if meant else f"runs: {listed}"
+
+
 def load_run_config(path: str | Path) -> RunConfig:
     """Read the configuration of a trained run.
 
@@ -759,15 +830,18 @@ def load_run_config(path: str | Path) -> RunConfig:
         CheckpointError: if it is no run, or is not finished.
     """
     directory = Path(path)
-    if not directory.is_dir():
-        runs = sorted(file.parent.name for file in directory.parent.glob("*/config.yaml"))
-        raise CheckpointError(f"there is no run {directory}; {nearest(directory.name, runs)}")
-    if not (directory / "config.yaml").is_file():
-        raise CheckpointError(f"{directory} is not a run: there is no config.yaml")
+    check_is_run(directory)
     if (writer := holder(directory)) is not None:
         raise CheckpointError(f"the run {directory} is being trained by {writer}; wait until that has ended")
     results_file.check_finished(directory)
-    return RunConfig.load_saved(directory / "config.yaml")
+    file = directory / "config.yaml"
+    manifest.check(file)
+    if command_of(read_mapping(file), RunConfig) == PretrainConfig.command:
+        raise CheckpointError(
+            f"{directory} is of `hyperadapt pretrain`: its model is a base model, to be trained on tasks with "
+            f"model.name={shown(directory)}/model"
+        )
+    return RunConfig.load_saved(file)
 
 
 def load_run(path: str | Path, base_model: str | PreTrainedModel | None = None) -> Run:
