@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -631,3 +632,56 @@ def test_comparisons_and_pretrainings_are_no_runs_of_tasks(config: Path, run: Pa
     manifest.add(file.parent, [file.name])
     message = "is of `hyperadapt pretrain`: its model is a base model, to be trained on tasks with model.name=all/a"
     assert_one_line(hyperadapt("evaluate", "all/a/seed-0"), message)
+
+
+# ------------------------------------------------------------------------------------------ what is said first, and last
+
+
+def test_a_wrong_run_task_or_split_is_said_before_rows_are_read_or_a_model_is_loaded(run: Path) -> None:
+    (run / "model/model.safetensors").write_bytes(b"")  # which would be the error else
+    unreadable = "no JSON\n"
+    for arguments, message in (
+        (("predict", run / "no", "--task", "colour"), f"there is no run {run / 'no'}"),
+        (("predict", run, "--task", "color"), "has no task 'color'; did you mean 'colour'?"),
+        (("evaluate", run, "--task", "color"), "has no task 'color'; did you mean 'colour'?"),
+        (("evaluate", run, "--split", "tset"), "split 'tset' is unknown; did you mean 'test'?"),
+        (("embed", run, "--split", "tset"), "split 'tset' is unknown; did you mean 'test'?"),
+    ):
+        assert_one_line(hyperadapt(*arguments, stdin=unreadable), message)
+
+
+def test_a_folder_that_is_not_there_is_not_made_for_an_output(config: Path, trained: Path) -> None:
+    before = contents(config.parent)
+    for arguments in (
+        ("predict", trained, "--task", "colour", "--output", "nowhere/p.csv"),
+        ("features", config, "--output", "nowhere/z.json"),
+    ):
+        assert_one_line(hyperadapt(*arguments, stdin=LINES), "--output: there is no folder nowhere")
+    assert_one_line(
+        hyperadapt("bench", "step", "--page", "nowhere/b.md"), "--page: there is no folder nowhere"
+    )
+    assert contents(config.parent) == before
+    assert not Path("nowhere").exists()
+
+
+def test_predict_says_where_its_predictions_are_and_a_training_what_comes_next(config: Path) -> None:
+    outcome = hyperadapt("train", config, "output_dir=my run", *FEW_STEPS)
+    assert outcome.code == 0, outcome.err
+    said = outcome.out.splitlines()[-1]
+    assert said == (
+        "next: hyperadapt report 'my run', or: hyperadapt predict 'my run' --task colour --input …"
+    )
+    report, _, predict = said.removeprefix("next: ").partition(", or: ")
+    Path("rows.jsonl").write_text(LINES)
+    assert hyperadapt(*shlex.split(report)[1:]).code == 0
+    predicted = hyperadapt(
+        *shlex.split(predict.replace("…", "rows.jsonl"))[1:], "--output", "predictions.csv"
+    )
+    assert predicted == Outcome(0, "The predictions are in predictions.csv: 4 rows\n", predicted.err)
+    assert Path("predictions.csv").is_file()
+
+
+def test_a_configuration_given_as_a_task_is_told_so(config: Path, trained: Path) -> None:
+    message = "config.yaml is a configuration, no task; its tasks: "
+    assert_one_line(hyperadapt("fewshot", trained, "--task", "config.yaml"), message)
+    assert_one_line(hyperadapt("evaluate", trained, "--unseen", "config.yaml"), message)

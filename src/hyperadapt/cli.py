@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -248,8 +248,10 @@ def fewshot(
     allow_changed_data: AllowChangedData = False,
 ) -> None:
     """Transfer a trained run to a new task, from few rows."""
+    from hyperadapt.config import check_no_configuration
     from hyperadapt.fewshot import fewshot_config
 
+    check_no_configuration(task)
     config = fewshot_config(
         run, task, samples, init_from or [], seed, balanced, task_embedding_only, output_dir, overrides or []
     )
@@ -294,9 +296,14 @@ def evaluate(
     """Score a trained run on a split of its tasks; scores of all tasks are added to its results.json."""
     from hyperadapt import results_file
 
+    check_run(run, task or [], None if unseen else split)  # a task that is new to it may have other splits
     model = results_file.model_entries(run)  # before it is loaded: another that comes meanwhile is not scored
     loaded, chosen = load(run, base_model), list(task or [])
     if unseen:
+        from hyperadapt.config import check_no_configuration
+
+        for name in unseen:
+            check_no_configuration(name)
         trained = len(loaded.tasks)
         loaded = loaded.with_unseen(unseen)
         chosen += [of.name for of in loaded.tasks[trained:]]
@@ -328,6 +335,7 @@ def embed(
     allow_changed_data: AllowChangedData = False,
 ) -> None:
     """Write what a run's parameters are generated from, of every row and task, with maps; the report shows them."""
+    check_run(run, split=split)
     loaded = load(run, base_model)
     from hyperadapt.embeddings import write_embeddings
 
@@ -415,6 +423,7 @@ def predict(
             known = nearest(suffix_of(output), WRITTEN_SUFFIXES)
             raise UserError(f"--output: '{output}' is of no known format; {known}")
         check_writable("--output", output)
+    check_run(run, [task])  # before rows are waited for
     if input is None and sys.stdin.isatty():
         print("rows from standard input, one JSON object a line; end with Ctrl-D", file=sys.stderr)
     rows = list(read_file(input) if input else json_rows(sys.stdin, "standard input"))
@@ -432,21 +441,21 @@ def predict(
     except UserError:
         sys.stdout.write(written_rows(answered, ".jsonl"))  # what took so long to make is not lost
         raise
+    say(f"The predictions are in {output}: {len(answered)} rows")
 
 
 def check_writable(option: str, file: Path) -> None:
     """Check that a file can be written, before the work whose outcome it is to hold.
 
     Raises:
-        UserError: if there is such a file or folder already, or none can be made there.
+        UserError: if there is such a file or folder already, no folder for it, or none can be made there.
     """
     if file.exists():
         raise UserError(f"{option}: there is a file {file} already")
-    folder = file.parent
-    while not folder.exists():  # those that are missing will be made
-        folder = folder.parent
+    if not file.parent.exists():  # most often it is misspelt
+        raise UserError(f"{option}: there is no folder {file.parent}")
     try:
-        tempfile.TemporaryFile(dir=folder).close()
+        tempfile.TemporaryFile(dir=file.parent).close()
     except OSError as error:
         raise UserError(f"{option}: cannot write {file}: {error.strerror or error}") from None
 
@@ -503,6 +512,8 @@ def bench(
         smoke=smoke,
         **given,
     )
+    if page is not None and not page.parent.exists():
+        raise UserError(f"--page: there is no folder {page.parent}")
     page = page or output_dir / "benchmarks.md"
     if goals := bench(sections or [], setting, output_dir, page):
         table("what was asked", goals)
@@ -611,6 +622,7 @@ def documented(method: type[Method]) -> dict[str, str]:
 
 def run_and_show(config: RunConfig, resume: bool, allow_changed_data: bool) -> None:
     """Train a run, and print its scores."""
+    from hyperadapt.paths import shown
     from hyperadapt.runs import train
     from hyperadapt.threads import with_threads
 
@@ -619,11 +631,26 @@ def run_and_show(config: RunConfig, resume: bool, allow_changed_data: bool) -> N
         for split, result in results.items():
             show(result, f"{split} rows")
         say(f"The run is in {config.output_dir}")
+        run, task = shlex.quote(shown(config.output_dir)), next(iter(results["validation"].scores)).task
+        say(f"next: hyperadapt report {run}, or: hyperadapt predict {run} --task {task} --input …")
+
+
+def check_run(run: Path, tasks: Sequence[str] = (), split: str | None = None) -> None:
+    """Check that a run is there and has these tasks and this split, which takes less time than to load it."""
+    delay_bars()
+    from hyperadapt.runs import check_asked
+
+    check_asked(run, tasks, split)
+
+
+def delay_bars() -> None:
+    """Show a progress bar, as of a base model's weights, only after two seconds."""
+    os.environ.setdefault("TQDM_DELAY", "2")  # before anything imports tqdm, which reads it once
 
 
 def load(run: Path, base_model: str | None) -> Run:
-    """Load a run; a progress bar, as of the base model's weights, is shown only after two seconds."""
-    os.environ.setdefault("TQDM_DELAY", "2")  # before anything imports tqdm, which reads it once
+    """Load a run."""
+    delay_bars()
     from hyperadapt import threads
     from hyperadapt.runs import load_run
 

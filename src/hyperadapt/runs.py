@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import platform
 import shutil
 from collections import Counter
@@ -74,9 +73,6 @@ if TYPE_CHECKING:
     )
 
     from hyperadapt.training import MixtureTrainer
-
-# bitsandbytes says it on some processors when it is imported, in many lines: of a kernel that would be faster.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 EVALUATED = ("validation", "test")  # by a training
 MAY_CHANGE_ON_RESUME = (
@@ -589,12 +585,7 @@ class Run:
         Raises:
             UserError: if the run has no such task.
         """
-        for task in self.tasks:
-            if task.name == name:
-                return task
-        raise UserError(
-            f"the run {self.directory} has no task '{name}'; {nearest(name, [task.name for task in self.tasks])}"
-        )
+        return task_of(self.directory, self.tasks, name)
 
     def tasks_with(self, split: str) -> list[Task]:
         """Return the tasks that have a split.
@@ -602,12 +593,7 @@ class Run:
         Raises:
             UserError: if none has, or there is no such split.
         """
-        if split not in SPLITS:
-            raise UserError(f"split '{split}' is unknown; {nearest(split, SPLITS)}")
-        having = [task for task in self.tasks if split in task.splits]
-        if not having:
-            raise UserError(f"no task of the run {self.directory} has {split} rows")
-        return having
+        return tasks_with_split(self.directory, self.tasks, split)
 
     def evaluate(
         self,
@@ -842,6 +828,52 @@ def load_run_config(path: str | Path) -> RunConfig:
             f"model.name={shown(directory)}/model"
         )
     return RunConfig.load_saved(file)
+
+
+def task_of(directory: Path, tasks: Sequence[Task], name: str) -> Task:
+    """Return a run's task by name.
+
+    Raises:
+        UserError: if it has no such task.
+    """
+    for task in tasks:
+        if task.name == name:
+            return task
+    raise UserError(f"the run {directory} has no task '{name}'; {nearest(name, [task.name for task in tasks])}")
+
+
+def tasks_with_split(directory: Path, tasks: Sequence[Task], split: str) -> list[Task]:
+    """Return a run's tasks that have a split.
+
+    Raises:
+        UserError: if none has, or there is no such split.
+    """
+    if split not in SPLITS:
+        raise UserError(f"split '{split}' is unknown; {nearest(split, SPLITS)}")
+    having = [task for task in tasks if split in task.splits]
+    if not having:
+        raise UserError(f"no task of the run {directory} has {split} rows")
+    return having
+
+
+def check_asked(path: str | Path, names: Sequence[str] = (), split: str | None = None) -> None:
+    """Check that a run is there and has what it is asked for, before its model is loaded or rows are read.
+
+    Args:
+        path: its directory.
+        names: of tasks.
+        split: of them or, without names, of any of its tasks.
+
+    Raises:
+        UserError: as `Run.task` and `Run.tasks_with`; or as `load_run_config`.
+    """
+    directory = Path(path)
+    load_run_config(directory)
+    tasks = load_tasks(directory / "tasks.yaml")
+    for name in names:
+        task_of(directory, tasks, name)
+    if split is not None:
+        tasks_with_split(directory, tasks, split)
 
 
 def load_run(path: str | Path, base_model: str | PreTrainedModel | None = None) -> Run:
