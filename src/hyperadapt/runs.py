@@ -440,7 +440,8 @@ def check_same_run(
         free = any(name == field or name.startswith(field + ".") for field in may_change)
         if not free and before.get(name) != now.get(name):
             raise UserError(
-                f"cannot go on with {directory}: {name} was {before.get(name)!r} and is now {now.get(name)!r}"
+                f"cannot go on with {directory}: {name} was {before.get(name)!r} and is now {now.get(name)!r}; "
+                f"restore it, or {same_data.OTHER_RUN}"
             )
 
 
@@ -985,7 +986,12 @@ def check_start(start: StartConfig, method: Method, tasks: Sequence[Task]) -> No
             method is another, or what one of its tasks means.
     """
     load_run_config(start.run)
-    same_data.check_tasks(load_tasks(Path(start.run) / "tasks.yaml"), tasks, f"cannot start from {start.run}")
+    same_data.check_tasks(
+        load_tasks(Path(start.run) / "tasks.yaml"),
+        tasks,
+        f"cannot start from {start.run}",
+        "give the task another name",
+    )
     names = [task.name for task in tasks]
     saved, _ = checkpoint.read(Path(start.run) / "model")
     before, now = (
@@ -994,7 +1000,8 @@ def check_start(start: StartConfig, method: Method, tasks: Sequence[Task]) -> No
     )
     if other := [name for name in before if before[name] != now.get(name)]:
         raise UserError(
-            f"start.run: {start.run} has method.{other[0]} {before[other[0]]!r}, not {now.get(other[0])!r}"
+            f"start.run: {start.run} has method.{other[0]} {before[other[0]]!r}, not {now.get(other[0])!r}; "
+            "give this run the same, or leave start out"
         )
     if start.init_from and set(names) <= set(saved["tasks"]):
         raise UserError(
