@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from hyperadapt import manifest, results_file
+from hyperadapt.config import CompareConfig, PretrainConfig, RunConfig, section_of
 from hyperadapt.methods import METHODS
 from hyperadapt.runs import load_run
 from hyperadapt.tasks import TASKS
@@ -92,6 +93,33 @@ def test_tasks_and_methods_list_all_that_there_are() -> None:
         listed = methods.out.split(f"{name}  ")[1].split("\n\n")[0]
         for option, field in method.model_fields.items():
             assert f"    {option} = {field.default!r}" in listed
+
+
+def test_fields_lists_every_field_of_every_configuration_with_its_default_and_its_meaning() -> None:
+    outcome = hyperadapt("fields")
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    for line in ("seed = 42  of the adaptation", "data.tasks, required  names of tasks or suites, or paths"):
+        assert any(printed.startswith(f"    {line}") for printed in lines), line
+    dtype = next(line for line in lines if line.startswith("    model.dtype"))
+    assert dtype == '    model.dtype = "float32" (float32 or bfloat16)  of the base model\'s weights.'
+    for kind in (RunConfig, PretrainConfig, CompareConfig):
+        for place in all_fields(kind):
+            printed = [line for line in lines if re.match(rf"    {re.escape(place)}( =|,)", line)]
+            assert printed, place
+            assert all(re.search(r"  \S.{5,}$", line) for line in printed), printed  # what it means
+    one = hyperadapt("fields", "evaluation").out.splitlines()
+    assert [line.split()[0] for line in one[1:]] == ["evaluation.batch_size", "evaluation.num_beams"]
+    assert_one_line(hyperadapt("fields", "trainin"), "section 'trainin' is unknown; did you mean 'training'?")
+
+
+def all_fields(kind: Any, section: str = "") -> list[str]:
+    """Every field of a configuration that is no section, as "training.max_steps"."""
+    found = []
+    for name, info in kind.model_fields.items():
+        inner = section_of(info)
+        found += [f"{section}{name}"] if inner is None else all_fields(inner, f"{section}{name}.")
+    return found
 
 
 def table_rows(drawn: str) -> list[list[str]]:
@@ -626,15 +654,15 @@ def test_comparisons_and_pretrainings_are_no_runs_of_tasks(config: Path, run: Pa
     message = "many.yaml holds a comparison, no run; its runs are all/a/seed-0"
     assert_one_line(hyperadapt("evaluate", "many.yaml"), message)
     file = Path("all/a/seed-0/config.yaml")
-    file.write_text(
-        json.dumps({"output_dir": "p", "model": {"name": "tiny-t5"}, "text": {"files": "a.txt"}})
-    )
+    file.write_text(json.dumps({"output_dir": "p", "model": {"name": "tiny-t5"}, "text": {"files": "a.txt"}}))
     manifest.add(file.parent, [file.name])
-    message = "is of `hyperadapt pretrain`: its model is a base model, to be trained on tasks with model.name=all/a"
+    message = (
+        "is of `hyperadapt pretrain`: its model is a base model, to be trained on tasks with model.name=all/a"
+    )
     assert_one_line(hyperadapt("evaluate", "all/a/seed-0"), message)
 
 
-# ------------------------------------------------------------------------------------------ what is said first, and last
+# ---------------------------------------------------------------------------------------- what is said first, and last
 
 
 def test_a_wrong_run_task_or_split_is_said_before_rows_are_read_or_a_model_is_loaded(run: Path) -> None:
@@ -685,3 +713,26 @@ def test_a_configuration_given_as_a_task_is_told_so(config: Path, trained: Path)
     message = "config.yaml is a configuration, no task; its tasks: "
     assert_one_line(hyperadapt("fewshot", trained, "--task", "config.yaml"), message)
     assert_one_line(hyperadapt("evaluate", trained, "--unseen", "config.yaml"), message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "folder"), "folder is a directory, and a configuration is a YAML file"),
+        (("train", "."), ". is a directory, and a configuration is a YAML file; did you mean config.yaml?"),
+        (("train", "rows.csv"), "rows.csv is a file of rows, and a configuration is a YAML file;"),
+        (("train", "config.yaml", "--output-dir", "x"), "No such option: --output-dir; write output_dir=…"),
+        (
+            ("train", "config.yaml", "--max-steps=3"),
+            "No such option: --max-steps; write training.max_steps=…",
+        ),
+        (("evaluate", "run", "--batch-size", "0"), "'--batch-size': it must be greater than or equal to 1"),
+        (("train", "config.yaml", "--resme"), "No such option: --resme (Possible options: --resume)"),
+    ],
+)
+def test_what_newcomers_write_is_answered_with_what_they_meant(
+    config: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    Path("folder").mkdir()
+    Path("rows.csv").write_text("text,label\nred,0\n")
+    assert_one_line(hyperadapt(*arguments), message)

@@ -353,8 +353,8 @@ def test_a_task_is_no_configuration_and_a_configuration_no_task(
     )
     check_no_configuration(str(stars))
     check_no_configuration("cola")
-    with pytest.raises(UserError, match="config.yaml is a configuration, no task; its tasks: glue; "):
+    with pytest.raises(UserError, match=r"config\.yaml is a configuration, no task; its tasks: glue; "):
         check_no_configuration(str(config))
     extending = write(tmp_path / "leaf.yaml", extends=config.name)
-    with pytest.raises(UserError, match="leaf.yaml is a configuration, no task; `hyperadapt init"):
+    with pytest.raises(UserError, match=r"leaf\.yaml is a configuration, no task; `hyperadapt init"):
         check_no_configuration(str(extending))

@@ -21,9 +21,10 @@ from hyperadapt import __version__, tiny_t5
 from hyperadapt.errors import PrintableRecord, TrainingInterrupted, UserError, nearest, notice, printable
 
 if TYPE_CHECKING:
-    from hyperadapt.config import RunConfig
+    import pydantic
+
+    from hyperadapt.config import RunConfig, Section, WrittenConfig
     from hyperadapt.evaluation import Results
-    from hyperadapt.methods import Method
     from hyperadapt.runs import Prediction, Run
 
 app = typer.Typer(
@@ -112,6 +113,37 @@ def configs(
         table("Configurations", bundled.overview())
     else:
         typer.echo(bundled.file_of(name.removesuffix(".yaml")).read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
+def fields(
+    section: Annotated[
+        str | None, typer.Argument(metavar="SECTION", help="One of them, as training; all by default.")
+    ] = None,
+) -> None:
+    """List the fields of a configuration, with their defaults and what they mean."""
+    from hyperadapt.config import sections
+
+    there = sections()
+    names = [name for _, name, _ in there]
+    if section is not None and section not in names:
+        raise UserError(f"section '{section}' is unknown; {nearest(section, dict.fromkeys(names))}")
+    for command, name, kind in there:
+        if section in (None, name):
+            print_fields(command, name, kind)
+
+
+def print_fields(command: str, name: str, kind: type[WrittenConfig | Section]) -> None:
+    """Print the fields of a configuration, which has the name of its command, or of a section of it."""
+    from hyperadapt.config import default_in_words, section_of
+
+    heading = f"hyperadapt {command}" if name == command else f"{name}, of hyperadapt {command}"
+    typer.echo(f"{typer.style(heading, bold=True)}  {inspect.cleandoc(kind.__doc__ or '').splitlines()[0]}")
+    meanings = documented(kind)
+    for field, info in kind.model_fields.items():
+        place = field if name == command else f"{name}.{field}"
+        if section_of(info) is None:
+            typer.echo(f"    {place}{default_in_words(info)}  {meanings.get(field, '')}")
 
 
 @app.command()
@@ -608,10 +640,10 @@ def methods() -> None:
             typer.echo(f"    {option} = {field.default!r}  {meanings.get(option, '')}")
 
 
-def documented(method: type[Method]) -> dict[str, str]:
-    """Read what a method's options mean from the docstrings of its class and those above."""
+def documented(model: type[pydantic.BaseModel]) -> dict[str, str]:
+    """Read what a method's options, or a section's fields, mean from the docstrings of its class and those above."""
     entry = re.compile(r"^    (\w+(?:, \w+)*): (.+(?:\n {8}.+)*)", re.MULTILINE)
-    docs = [inspect.cleandoc(kind.__doc__ or "") for kind in reversed(method.__mro__)]
+    docs = [inspect.cleandoc(kind.__doc__ or "") for kind in reversed(model.__mro__)]
     return {
         name: " ".join(meaning.split())
         for doc in docs
@@ -714,6 +746,20 @@ def in_words(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def in_our_words(error: TyperException) -> str:
+    """Say what is wrong about a command line; a field of a configuration that is written as an option, how else."""
+    message = error.format_message().replace("Input should be", "it must be")
+    option, command = getattr(error, "option_name", None), getattr(getattr(error, "cmd", None), "name", None)
+    if not option or getattr(error, "possibilities", None):
+        return message
+    from hyperadapt.config import KINDS, places_of
+
+    field = option.lstrip("-").replace("-", "_")
+    places = [place for kind in KINDS if kind.command == command for place in places_of(field, kind)]
+    written = " or ".join(f"{place}=…" for place in places)
+    return f"{message}; write {written}" if places else message
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit code 2.
 
@@ -728,7 +774,7 @@ def main() -> None:
             print(stopped)
         sys.exit(128 + stopped.signal)
     except (UserError, TyperException) as error:
-        message = error.format_message() if isinstance(error, TyperException) else error
+        message = in_our_words(error) if isinstance(error, TyperException) else error
         from tqdm import tqdm
 
         tqdm.write(

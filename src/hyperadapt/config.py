@@ -8,13 +8,14 @@ Paths are relative to the file in which they stand, in overrides to the working 
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -365,7 +366,7 @@ class RunConfig(WrittenConfig):
     Attributes:
         output_dir: where the run is written.
         seed: of the adaptation's initial weights, the mixture and dropout.
-        method: name and options of the method, or its name alone.
+        method: name and options of the method, or its name alone; `hyperadapt methods` lists them.
         model, data, training, evaluation: the sections above.
         start: a trained run from which this one goes on.
     """
@@ -412,8 +413,10 @@ class RunConfig(WrittenConfig):
             UserError: if one is unknown or wrong.
         """
         known = METHODS.get(str(self.method.get("name")))
-        for option in () if known is None else self.method.keys() - {"name", *known.model_fields}:
-            if said := elsewhere(f"method.{option}", type(self), list(known.model_fields)):
+        options = [] if known is None else list(known.model_fields)
+        for option in self.method if known is not None else ():
+            beside = option in ("name", *options)
+            if not beside and (said := elsewhere(f"method.{option}", type(self), options)):
                 raise UserError(said)
         return method_from(self.method)
 
@@ -692,6 +695,36 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
     return None
 
 
+def sections() -> list[tuple[str, str, type[WrittenConfig | Section]]]:
+    """List every configuration and its sections: the command that takes it, name and class; what two share, once.
+
+    A configuration itself has the name of its command.
+    """
+    found: list[tuple[str, str, type[Any]]] = []
+    for kind in KINDS:
+        inner = [(name, section_of(info)) for name, info in kind.model_fields.items()]
+        for name, section in [(kind.command, kind), *inner]:
+            if section is not None and section not in (known for _, _, known in found):
+                found.append((kind.command, name, section))
+    return found
+
+
+def default_in_words(field: FieldInfo) -> str:
+    """Say what a field is where it is not given, as YAML has it, and what else it can be, where that is a few words."""
+    words = [word for kind in (field.annotation, *get_args(field.annotation)) for word in choices_of(kind)]
+    default = (
+        ", required"
+        if field.is_required()
+        else f" = {json.dumps(field.get_default(call_default_factory=True))}"
+    )
+    return f"{default} ({' or '.join(words)})" if len(words) > 1 else default
+
+
+def choices_of(kind: Any) -> list[str]:
+    """List what a Literal allows; nothing of another type."""
+    return [str(value) for value in get_args(kind)] if get_origin(kind) is Literal else []
+
+
 def misplaced(error: ValidationError, kind: type[WrittenConfig]) -> str | None:
     """Say which field of another section the first unknown one is that has the name of one; None if none has."""
     for mistake in error.errors():
@@ -727,9 +760,17 @@ def read_fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any
         raise UserError(f"{path} extends itself")
     if not path.is_file():
         by = f" (extended by {extended_by[-1]})" if extended_by else ""
+        if path.is_dir():
+            inner = path / "config.yaml"
+            meant = f"; did you mean {inner}?" if inner.is_file() else ""
+            raise UserError(f"{path}{by} is a directory, and a configuration is a YAML file{meant}")
         there = sorted(file.name for file in path.parent.glob("*.y*ml"))
         choices = [*there, *bundled.names()]
         raise UserError(f"there is no configuration file {path}{by}; {nearest(path.name, choices)}")
+    if path.suffix in (".jsonl", ".csv", ".tsv", ".parquet"):
+        raise UserError(
+            f"{path} is a file of rows, and a configuration is a YAML file; `hyperadapt init DIR` writes an example"
+        )
     values = read_mapping(path)
     base = values.pop("extends", None)
     try:

@@ -1,4 +1,4 @@
-"""The hub, from which comes what is no directory here: said when it is asked, and at once where there is no way to it."""
+"""The hub, from which comes what is no directory here: that it is asked, or cannot be reached, is said at once."""
 
 from __future__ import annotations
 

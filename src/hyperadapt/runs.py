@@ -780,9 +780,9 @@ def check_is_run(directory: Path) -> None:
     output = Path(str(fields.get("output_dir", directory)))
     if is_run(output):
         raise CheckpointError(f"{directory} holds a configuration, no run; its run is {shown(output)}")
-    if of_fields == "compare" and (inner := runs_in(output, "*/*")):
-        runs = ", ".join(map(shown, inner[:12]))
-        raise CheckpointError(f"{directory} holds a comparison, no run; its runs are {runs}")
+    if of_fields == "compare" and (runs := runs_in(output, "*/*")):
+        its_own = ", ".join(map(shown, runs[:12]))
+        raise CheckpointError(f"{directory} holds a comparison, no run; its runs are {its_own}")
     raise CheckpointError(
         f"{directory} holds a configuration, no run; train it with: hyperadapt {of_fields} {shown(file)}"
     )
@@ -840,7 +840,9 @@ def task_of(directory: Path, tasks: Sequence[Task], name: str) -> Task:
     for task in tasks:
         if task.name == name:
             return task
-    raise UserError(f"the run {directory} has no task '{name}'; {nearest(name, [task.name for task in tasks])}")
+    raise UserError(
+        f"the run {directory} has no task '{name}'; {nearest(name, [task.name for task in tasks])}"
+    )
 
 
 def tasks_with_split(directory: Path, tasks: Sequence[Task], split: str) -> list[Task]:
@@ -1150,7 +1152,7 @@ def quietly(load: Any, name: str, field: str, **options: Any) -> Any:
         raise UserError(f"{field}: there is no model '{name}'; did you mean '{TINY_T5}'?")
     with hub.asking(name, field) as unreachable:
         try:
-            # Else transformers asks on standard input whether it may run what came with a stranger's tokenizer or model.
+            # Else transformers asks on standard input whether it may run what came with a stranger's tokenizer.
             return load(name, trust_remote_code=False, **options)
         except Exception as error:  # tokenizers and safetensors raise errors of their own
             raise UserError(
