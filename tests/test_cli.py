@@ -718,8 +718,8 @@ def test_a_configuration_given_as_a_task_is_told_so(config: Path, trained: Path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("train", "folder"), "folder is a directory, and a configuration is a YAML file"),
-        (("train", "."), ". is a directory, and a configuration is a YAML file; did you mean config.yaml?"),
+        (("train", "folder"), "there is no configuration file folder, which is a directory"),
+        (("train", "."), "there is no configuration file ., which is a directory; did you mean config.yaml?"),
         (("train", "rows.csv"), "rows.csv is a file of rows, and a configuration is a YAML file;"),
         (("train", "config.yaml", "--output-dir", "x"), "No such option: --output-dir; write output_dir=…"),
         (

@@ -763,7 +763,7 @@ def read_fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any
         if path.is_dir():
             inner = path / "config.yaml"
             meant = f"; did you mean {inner}?" if inner.is_file() else ""
-            raise UserError(f"{path}{by} is a directory, and a configuration is a YAML file{meant}")
+            raise UserError(f"there is no configuration file {path}{by}, which is a directory{meant}")
         there = sorted(file.name for file in path.parent.glob("*.y*ml"))
         choices = [*there, *bundled.names()]
         raise UserError(f"there is no configuration file {path}{by}; {nearest(path.name, choices)}")
