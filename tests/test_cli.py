@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from hyperadapt import manifest, results_file
+from hyperadapt.config import CompareConfig, PretrainConfig, RunConfig, section_of
 from hyperadapt.methods import METHODS
 from hyperadapt.runs import load_run
 from hyperadapt.tasks import TASKS
@@ -91,6 +93,33 @@ def test_tasks_and_methods_list_all_that_there_are() -> None:
         listed = methods.out.split(f"{name}  ")[1].split("\n\n")[0]
         for option, field in method.model_fields.items():
             assert f"    {option} = {field.default!r}" in listed
+
+
+def test_fields_lists_every_field_of_every_configuration_with_its_default_and_its_meaning() -> None:
+    outcome = hyperadapt("fields")
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    for line in ("seed = 42  of the adaptation", "data.tasks, required  names of tasks or suites, or paths"):
+        assert any(printed.startswith(f"    {line}") for printed in lines), line
+    dtype = next(line for line in lines if line.startswith("    model.dtype"))
+    assert dtype == '    model.dtype = "float32" (float32 or bfloat16)  of the base model\'s weights.'
+    for kind in (RunConfig, PretrainConfig, CompareConfig):
+        for place in all_fields(kind):
+            printed = [line for line in lines if re.match(rf"    {re.escape(place)}( =|,)", line)]
+            assert printed, place
+            assert all(re.search(r"  \S.{5,}$", line) for line in printed), printed  # what it means
+    one = hyperadapt("fields", "evaluation").out.splitlines()
+    assert [line.split()[0] for line in one[1:]] == ["evaluation.batch_size", "evaluation.num_beams"]
+    assert_one_line(hyperadapt("fields", "trainin"), "section 'trainin' is unknown; did you mean 'training'?")
+
+
+def all_fields(kind: Any, section: str = "") -> list[str]:
+    """Every field of a configuration that is no section, as "training.max_steps"."""
+    found = []
+    for name, info in kind.model_fields.items():
+        inner = section_of(info)
+        found += [f"{section}{name}"] if inner is None else all_fields(inner, f"{section}{name}.")
+    return found
 
 
 def table_rows(drawn: str) -> list[list[str]]:
@@ -564,3 +593,148 @@ def test_a_broken_run_is_one_line_and_is_left_as_it_is(run: Path) -> None:
     for command in (("evaluate", run), ("predict", run, "--task", "colour")):
         assert_one_line(hyperadapt(*command, stdin=LINES), "model.safetensors is truncated or corrupted")
     assert contents(run) == before
+
+
+# ----------------------------------------------------------------------------------------------- what is no run
+
+COMMANDS_OF_RUNS = (
+    ("evaluate",),
+    ("report",),
+    ("embed",),
+    ("predict", "--task", "colour"),
+    ("fewshot", "--task", "rte"),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS_OF_RUNS, ids=lambda command: command[0])
+def test_a_configuration_is_no_run_and_where_its_run_is_is_said(
+    config: Path, run: Path, command: tuple[str, ...]
+) -> None:
+    mine = config.parent / "mine"
+    mine.mkdir()
+    config.rename(mine / "config.yaml")
+    name, *options = command
+    train = "holds a configuration, no run; train it with: hyperadapt train mine/config.yaml"
+    for given in ("mine", "mine/config.yaml"):
+        assert_one_line(hyperadapt(name, given, *options, stdin=LINES), f"{given} {train}")
+    run.rename("run")  # the output_dir
+    for given in ("mine", "mine/config.yaml"):
+        outcome = hyperadapt(name, given, *options, stdin=LINES)
+        assert_one_line(outcome, f"{given} holds a configuration, no run; its run is run")
+    assert_one_line(
+        hyperadapt(name, "run/model", *options, stdin=LINES),
+        "run/model is not a run, but a part of run, which is one",
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS_OF_RUNS, ids=lambda command: command[0])
+def test_a_run_that_is_not_there_is_answered_with_runs_alone_the_likeliest_first(
+    config: Path, run: Path, command: tuple[str, ...]
+) -> None:
+    name, *options = command
+    first = run.rename("first")
+    for other in ("runs/second", "frist-notes", "init"):
+        Path(other).mkdir(parents=True)
+        shutil.copy(config, Path(other, "config.yaml"))
+    message = f"there is no run frist; did you mean '{first}'? (runs: {first})"
+    assert_one_line(hyperadapt(name, "frist", *options, stdin=LINES), message)
+    (first / "results.json").rename("runs/second/results.json")  # its manifest is there still
+    message = "there is no run secnd; did you mean 'runs/second'? (runs: runs/second, first)"
+    assert_one_line(hyperadapt(name, "secnd", *options, stdin=LINES), message)
+    assert_one_line(hyperadapt(name, ".", *options, stdin=LINES), ". holds a configuration, no run")
+    config.unlink()
+    message = ". is not a run: there is no config.yaml; runs in it: first, runs/second"
+    assert_one_line(hyperadapt(name, ".", *options, stdin=LINES), message)
+
+
+def test_comparisons_and_pretrainings_are_no_runs_of_tasks(config: Path, run: Path) -> None:
+    Path("many.yaml").write_text(
+        json.dumps({"output_dir": "all", "base": {}, "variants": {"a": {"method": "adapters"}}})
+    )
+    Path("all/a").mkdir(parents=True)
+    run.rename("all/a/seed-0")
+    message = "many.yaml holds a comparison, no run; its runs are all/a/seed-0"
+    assert_one_line(hyperadapt("evaluate", "many.yaml"), message)
+    file = Path("all/a/seed-0/config.yaml")
+    file.write_text(json.dumps({"output_dir": "p", "model": {"name": "tiny-t5"}, "text": {"files": "a.txt"}}))
+    manifest.add(file.parent, [file.name])
+    message = (
+        "is of `hyperadapt pretrain`: its model is a base model, to be trained on tasks with model.name=all/a"
+    )
+    assert_one_line(hyperadapt("evaluate", "all/a/seed-0"), message)
+
+
+# ---------------------------------------------------------------------------------------- what is said first, and last
+
+
+def test_a_wrong_run_task_or_split_is_said_before_rows_are_read_or_a_model_is_loaded(run: Path) -> None:
+    (run / "model/model.safetensors").write_bytes(b"")  # which would be the error else
+    unreadable = "no JSON\n"
+    for arguments, message in (
+        (("predict", run / "no", "--task", "colour"), f"there is no run {run / 'no'}"),
+        (("predict", run, "--task", "color"), "has no task 'color'; did you mean 'colour'?"),
+        (("evaluate", run, "--task", "color"), "has no task 'color'; did you mean 'colour'?"),
+        (("evaluate", run, "--split", "tset"), "split 'tset' is unknown; did you mean 'test'?"),
+        (("embed", run, "--split", "tset"), "split 'tset' is unknown; did you mean 'test'?"),
+    ):
+        assert_one_line(hyperadapt(*arguments, stdin=unreadable), message)
+
+
+def test_a_folder_that_is_not_there_is_not_made_for_an_output(config: Path, trained: Path) -> None:
+    before = contents(config.parent)
+    for arguments in (
+        ("predict", trained, "--task", "colour", "--output", "nowhere/p.csv"),
+        ("features", config, "--output", "nowhere/z.json"),
+    ):
+        assert_one_line(hyperadapt(*arguments, stdin=LINES), "--output: there is no folder nowhere")
+    assert_one_line(
+        hyperadapt("bench", "step", "--page", "nowhere/b.md"), "--page: there is no folder nowhere"
+    )
+    assert contents(config.parent) == before
+    assert not Path("nowhere").exists()
+
+
+def test_predict_says_where_its_predictions_are_and_a_training_what_comes_next(config: Path) -> None:
+    outcome = hyperadapt("train", config, "output_dir=my run", *FEW_STEPS)
+    assert outcome.code == 0, outcome.err
+    said = outcome.out.splitlines()[-1]
+    assert said == (
+        "next: hyperadapt report 'my run', or: hyperadapt predict 'my run' --task colour --input …"
+    )
+    report, _, predict = said.removeprefix("next: ").partition(", or: ")
+    Path("rows.jsonl").write_text(LINES)
+    assert hyperadapt(*shlex.split(report)[1:]).code == 0
+    predicted = hyperadapt(
+        *shlex.split(predict.replace("…", "rows.jsonl"))[1:], "--output", "predictions.csv"
+    )
+    assert predicted == Outcome(0, "The predictions are in predictions.csv: 4 rows\n", predicted.err)
+    assert Path("predictions.csv").is_file()
+
+
+def test_a_configuration_given_as_a_task_is_told_so(config: Path, trained: Path) -> None:
+    message = "config.yaml is a configuration, no task; its tasks: "
+    assert_one_line(hyperadapt("fewshot", trained, "--task", "config.yaml"), message)
+    assert_one_line(hyperadapt("evaluate", trained, "--unseen", "config.yaml"), message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "folder"), "there is no configuration file folder, which is a directory"),
+        (("train", "."), "there is no configuration file ., which is a directory; did you mean config.yaml?"),
+        (("train", "rows.csv"), "rows.csv is a file of rows, and a configuration is a YAML file;"),
+        (("train", "config.yaml", "--output-dir", "x"), "No such option: --output-dir; write output_dir=…"),
+        (
+            ("train", "config.yaml", "--max-steps=3"),
+            "No such option: --max-steps; write training.max_steps=…",
+        ),
+        (("evaluate", "run", "--batch-size", "0"), "'--batch-size': it must be greater than or equal to 1"),
+        (("train", "config.yaml", "--resme"), "No such option: --resme (Possible options: --resume)"),
+    ],
+)
+def test_what_newcomers_write_is_answered_with_what_they_meant(
+    config: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    Path("folder").mkdir()
+    Path("rows.csv").write_text("text,label\nred,0\n")
+    assert_one_line(hyperadapt(*arguments), message)

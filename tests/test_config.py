@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,14 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from hyperadapt.config import CompareConfig, PretrainConfig, RunConfig, merged, parse_override
+from hyperadapt.config import (
+    CompareConfig,
+    PretrainConfig,
+    RunConfig,
+    check_no_configuration,
+    merged,
+    parse_override,
+)
 from hyperadapt.errors import UserError
 from hyperadapt.methods import METHODS, Adapters, HyperFormerPlusPlus
 from tiny_run import BASE
@@ -283,3 +291,70 @@ def test_a_config_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> No
     (tmp_path / "latin.yaml").write_bytes("output_dir: übung".encode("latin-1"))
     with pytest.raises(UserError, match="is not valid YAML"):
         RunConfig.load(tmp_path / "latin.yaml")
+
+
+# ------------------------------------------------------------------------------------- fields of another section, tasks
+
+
+@pytest.mark.parametrize(
+    ("field", "meant"),
+    [
+        ("max_steps", "'training.max_steps'"),
+        ("learning_rate", "'training.learning_rate'"),
+        ("batch_size", "'training.batch_size' or 'evaluation.batch_size'"),
+        ("max_source_length", "'data.max_source_length'"),
+        ("data_dir", "'data.data_dir'"),
+        ("task_features", "'method.task_features'"),
+        ("run", "'start.run'"),
+        ("training.max_source_length", "'data.max_source_length'"),
+        ("training.output_dir", "'output_dir'"),
+        ("data.reduction_factor", "'method.reduction_factor'"),
+        ("method.max_steps", "'training.max_steps'"),
+        ("bf16", "'training.arguments.bf16'"),
+        ("training.bf16", "'training.arguments.bf16'"),
+    ],
+)
+def test_a_field_of_another_section_is_named_with_it_in_overrides_and_files(
+    config: Path, field: str, meant: str
+) -> None:
+    message = re.escape(f"field '{field}' is unknown; did you mean {meant}?") + "$"
+    with pytest.raises(UserError, match=message):
+        RunConfig.load(config, [f"{field}=1"])
+    extending = write(config.with_name("mine.yaml"), extends=config.name, **parse_override(f"{field}=1"))
+    with pytest.raises(UserError, match=message):
+        RunConfig.load(extending)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "field", "meant"),
+    [
+        (CompareConfig, "compare/builtin", "max_steps", "'base.training.max_steps'"),
+        (CompareConfig, "compare/builtin", "training.max_steps", "'base.training'"),
+        (CompareConfig, "compare/builtin", "base.max_steps", "'training.max_steps'"),
+        (PretrainConfig, "pretrain/domain", "source_length", "'objective.source_length'"),
+        (PretrainConfig, "pretrain/domain", "text.data_dir", "'multitask.data_dir'"),
+    ],
+)
+def test_so_it_is_in_comparisons_and_pretrainings(kind: Any, name: str, field: str, meant: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"is unknown; did you mean {meant}?") + "$"):
+        kind.load(name, [f"{field}=1"])
+
+
+@pytest.mark.parametrize("kind", [RunConfig, PretrainConfig, CompareConfig])
+def test_a_task_is_no_configuration_and_a_configuration_no_task(
+    kind: Any, config: Path, tmp_path: Path
+) -> None:
+    stars = write(tmp_path / "stars.yaml", name="stars", files={"train": "a.csv"}, fields="text", kind="text")
+    with pytest.raises(UserError) as error:
+        kind.load(stars)
+    assert str(error.value) == (
+        f"{stars} is a task, no configuration; one names it so: data: {{tasks: [stars.yaml]}} "
+        "(`hyperadapt init DIR` writes both)"
+    )
+    check_no_configuration(str(stars))
+    check_no_configuration("cola")
+    with pytest.raises(UserError, match=r"config\.yaml is a configuration, no task; its tasks: glue; "):
+        check_no_configuration(str(config))
+    extending = write(tmp_path / "leaf.yaml", extends=config.name)
+    with pytest.raises(UserError, match=r"leaf\.yaml is a configuration, no task; `hyperadapt init"):
+        check_no_configuration(str(extending))

@@ -14,6 +14,7 @@ import tomllib
 from collections import Counter
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,6 +127,14 @@ def test_the_metadata_is_complete_and_says_the_same_everywhere() -> None:
     assert "Apache License" in license_text
     assert "END OF TERMS AND CONDITIONS" in license_text
     assert "all-MiniLM-L6-v2" in (ROOT / "NOTICE").read_text(encoding="utf-8")
+
+
+def test_the_python_in_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    example = re.findall(r"```python\n(.+?)```", README, re.DOTALL)[0]
+    values: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), values)
+    assert values["model"].tasks == ("cola", "rte", "mnli", "cb")
 
 
 def test_the_configuration_in_the_readme_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

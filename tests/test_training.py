@@ -237,7 +237,10 @@ def test_only_what_may_change_may_change_on_resume(
 
     config = write_config(tmp_path, tasks)
     changed = RunConfig.load(config, [f"output_dir={uninterrupted}", "training.learning_rate=1"])
-    with pytest.raises(UserError, match=r"training\.learning_rate was 0\.01 and is now 1"):
+    with pytest.raises(
+        UserError,
+        match=r"training\.learning_rate was 0\.01 and is now 1\.0; restore it, or choose another output_dir$",
+    ):
         checkpoint_to_resume(uninterrupted, changed)
     other_method = RunConfig.load(config, [f"output_dir={uninterrupted}", "method={name: adapters}"])
     with pytest.raises(UserError, match=r"method.name was 'hyperformer\+\+' and is now 'adapters'"):

@@ -5,16 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
 from typing import Any, get_args
 
+import huggingface_hub
 import pytest
 from pydantic import BaseModel
 
 import hyperadapt as ha
-from hyperadapt import bundled
+from hyperadapt import bundled, hub
 from hyperadapt.config import CompareConfig, ModelConfig, PretrainConfig, RunConfig, TrainingConfig
-from hyperadapt.errors import UserError, nearest
+from hyperadapt.errors import UserError, nearest, reason_of
 from hyperadapt.methods import METHODS, FullFineTuning
 from hyperadapt.runs import build_base, load_tokenizer
 from hyperadapt.tasks import Task, get_task
@@ -476,3 +481,65 @@ def test_the_troubleshooting_table_has_a_row_for_each_way_to_be_stopped() -> Non
         assert word in section
     for word in ("manifest", "OMP_NUM_THREADS", "tokenizer", "step"):
         assert word in section
+
+
+# ------------------------------------------------------------------------------------------------------------ the hub
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A hub to which there is no way; what its libraries wait before they ask again."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    waits: list[float] = []
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=waits.append))
+    return waits
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once_and_said_before(
+    no_hub: list[float], capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
+) -> None:
+    from hyperadapt import checkpoint
+    from hyperadapt.counting import model_config
+
+    there_is_none = rf"\({huggingface_hub.constants.ENDPOINT} cannot be reached: .+\)"
+    missing = ModelConfig.model_construct(name="no/such-model", tokenizer=None, dtype="float32")
+    config, _ = checkpoint.read(trained / "model")
+    for field, load in (
+        ("model.name", lambda: load_tokenizer(missing)),
+        ("model.name", lambda: build_base(missing, 0)),
+        ("--model", lambda: model_config("no/such-model")),
+        (
+            str(tmp_path / "model"),
+            lambda: checkpoint.load_base({**config, "base_model": "no/such-model"}, tmp_path / "model"),
+        ),
+    ):
+        with pytest.raises(UserError, match=there_is_none):
+            load()
+        said = f"note: {field}: 'no/such-model' is no directory here; the hub is asked for it\n"
+        assert capsys.readouterr().err == said
+        assert not huggingface_hub.constants.HF_HUB_OFFLINE, "it may come back"
+    assert no_hub == []
+
+
+def test_a_hub_that_answers_whatever_it_says_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # which answers that it cannot
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        Thread(target=server.serve_forever, daemon=True).start()
+        with hub.asking("some/model", "model.name") as unreachable:
+            assert unreachable is None
+            assert not huggingface_hub.constants.HF_HUB_OFFLINE
+        server.shutdown()
+
+
+def test_what_a_library_said_is_cut_between_words_or_sentences_and_shown_to_be() -> None:
+    assert reason_of(OSError("one\n two")) == "one two"
+    sentence = "It was not found there, " + "far and wide, " * 8 + "at all"
+    assert reason_of(f"{sentence}. {'More of it ' * 20}") == f"{sentence} …"
+    words = reason_of("word " * 100)
+    assert words == "word " * 40 + "…"
+    assert reason_of("x" * 300) == "x" * 200 + " …"

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hyperadapt import manifest
-from hyperadapt.errors import CheckpointError, UserError, notice
+from hyperadapt import hub, manifest
+from hyperadapt.errors import CheckpointError, UserError, notice, reason_of
 from hyperadapt.files import write_atomically
 from hyperadapt.fingerprint import (
     ROUNDINGS,
@@ -462,29 +462,29 @@ def load_base(config: dict[str, Any], path: Path) -> PreTrainedModel:
     if beside.is_dir():
         manifest.check(beside)
     kept = Path(name).name == OWN_BASE and (beside / "config.json").is_file()
-    try:
-        place = str(beside) if kept else place_of(name)
-        quantised = config["base_config"].get("quantization_config")
-        base = base_class.from_pretrained(
-            place,
-            trust_remote_code=False,
-            dtype=getattr(torch, config["base_dtype"]),
-            quantization_config=quantised,
-        )
-        base.config._name_or_path = str(beside) if kept else name
-        others: Any = config.get("base_dtypes")
-        for parameter_name, parameter in base.named_parameters() if others is not None else ():
-            # transformers keeps some of T5's matrices in float32 where float16 is asked for.
-            dtype = others.get(parameter_name, None if quantised else config["base_dtype"])
-            if dtype is not None and parameter.is_floating_point():
-                parameter.data = parameter.data.to(getattr(torch, dtype))
-        return base
-    except Exception as error:  # besides OSError whatever safetensors and torch make of a damaged file
-        reason = " ".join(str(error).split())[:160]
-        raise CheckpointError(
-            f"the base model '{beside if kept else name}' of {path} cannot be loaded ({reason}); "
-            "pass it: ha.load(path, base_model=…)"
-        ) from None
+    place = str(beside) if kept else place_of(name)
+    with hub.asking(place, str(path)) as unreachable:
+        try:
+            quantised = config["base_config"].get("quantization_config")
+            base = base_class.from_pretrained(
+                place,
+                trust_remote_code=False,
+                dtype=getattr(torch, config["base_dtype"]),
+                quantization_config=quantised,
+            )
+            base.config._name_or_path = str(beside) if kept else name
+            others: Any = config.get("base_dtypes")
+            for parameter_name, parameter in base.named_parameters() if others is not None else ():
+                # transformers keeps some of T5's matrices in float32 where float16 is asked for.
+                dtype = others.get(parameter_name, None if quantised else config["base_dtype"])
+                if dtype is not None and parameter.is_floating_point():
+                    parameter.data = parameter.data.to(getattr(torch, dtype))
+            return base
+        except Exception as error:  # besides OSError whatever safetensors and torch make of a damaged file
+            raise CheckpointError(
+                f"the base model '{beside if kept else name}' of {path} cannot be loaded "
+                f"({unreachable or reason_of(error)}); pass it: ha.load(path, base_model=…)"
+            ) from None
 
 
 def base_config(model: PreTrainedModel) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,9 +21,10 @@ from hyperadapt import __version__, tiny_t5
 from hyperadapt.errors import PrintableRecord, TrainingInterrupted, UserError, nearest, notice, printable
 
 if TYPE_CHECKING:
-    from hyperadapt.config import RunConfig
+    import pydantic
+
+    from hyperadapt.config import RunConfig, Section, WrittenConfig
     from hyperadapt.evaluation import Results
-    from hyperadapt.methods import Method
     from hyperadapt.runs import Prediction, Run
 
 app = typer.Typer(
@@ -112,6 +113,37 @@ def configs(
         table("Configurations", bundled.overview())
     else:
         typer.echo(bundled.file_of(name.removesuffix(".yaml")).read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
+def fields(
+    section: Annotated[
+        str | None, typer.Argument(metavar="SECTION", help="One of them, as training; all by default.")
+    ] = None,
+) -> None:
+    """List the fields of a configuration, with their defaults and what they mean."""
+    from hyperadapt.config import sections
+
+    there = sections()
+    names = [name for _, name, _ in there]
+    if section is not None and section not in names:
+        raise UserError(f"section '{section}' is unknown; {nearest(section, dict.fromkeys(names))}")
+    for command, name, kind in there:
+        if section in (None, name):
+            print_fields(command, name, kind)
+
+
+def print_fields(command: str, name: str, kind: type[WrittenConfig | Section]) -> None:
+    """Print the fields of a configuration, which has the name of its command, or of a section of it."""
+    from hyperadapt.config import default_in_words, section_of
+
+    heading = f"hyperadapt {command}" if name == command else f"{name}, of hyperadapt {command}"
+    typer.echo(f"{typer.style(heading, bold=True)}  {inspect.cleandoc(kind.__doc__ or '').splitlines()[0]}")
+    meanings = documented(kind)
+    for field, info in kind.model_fields.items():
+        place = field if name == command else f"{name}.{field}"
+        if section_of(info) is None:
+            typer.echo(f"    {place}{default_in_words(info)}  {meanings.get(field, '')}")
 
 
 @app.command()
@@ -248,8 +280,10 @@ def fewshot(
     allow_changed_data: AllowChangedData = False,
 ) -> None:
     """Transfer a trained run to a new task, from few rows."""
+    from hyperadapt.config import check_no_configuration
     from hyperadapt.fewshot import fewshot_config
 
+    check_no_configuration(task)
     config = fewshot_config(
         run, task, samples, init_from or [], seed, balanced, task_embedding_only, output_dir, overrides or []
     )
@@ -294,9 +328,14 @@ def evaluate(
     """Score a trained run on a split of its tasks; scores of all tasks are added to its results.json."""
     from hyperadapt import results_file
 
+    check_run(run, task or [], None if unseen else split)  # a task that is new to it may have other splits
     model = results_file.model_entries(run)  # before it is loaded: another that comes meanwhile is not scored
     loaded, chosen = load(run, base_model), list(task or [])
     if unseen:
+        from hyperadapt.config import check_no_configuration
+
+        for name in unseen:
+            check_no_configuration(name)
         trained = len(loaded.tasks)
         loaded = loaded.with_unseen(unseen)
         chosen += [of.name for of in loaded.tasks[trained:]]
@@ -328,6 +367,7 @@ def embed(
     allow_changed_data: AllowChangedData = False,
 ) -> None:
     """Write what a run's parameters are generated from, of every row and task, with maps; the report shows them."""
+    check_run(run, split=split)
     loaded = load(run, base_model)
     from hyperadapt.embeddings import write_embeddings
 
@@ -415,6 +455,7 @@ def predict(
             known = nearest(suffix_of(output), WRITTEN_SUFFIXES)
             raise UserError(f"--output: '{output}' is of no known format; {known}")
         check_writable("--output", output)
+    check_run(run, [task])  # before rows are waited for
     if input is None and sys.stdin.isatty():
         print("rows from standard input, one JSON object a line; end with Ctrl-D", file=sys.stderr)
     rows = list(read_file(input) if input else json_rows(sys.stdin, "standard input"))
@@ -432,21 +473,21 @@ def predict(
     except UserError:
         sys.stdout.write(written_rows(answered, ".jsonl"))  # what took so long to make is not lost
         raise
+    say(f"The predictions are in {output}: {len(answered)} rows")
 
 
 def check_writable(option: str, file: Path) -> None:
     """Check that a file can be written, before the work whose outcome it is to hold.
 
     Raises:
-        UserError: if there is such a file or folder already, or none can be made there.
+        UserError: if there is such a file or folder already, no folder for it, or none can be made there.
     """
     if file.exists():
         raise UserError(f"{option}: there is a file {file} already")
-    folder = file.parent
-    while not folder.exists():  # those that are missing will be made
-        folder = folder.parent
+    if not file.parent.exists():  # most often it is misspelt
+        raise UserError(f"{option}: there is no folder {file.parent}")
     try:
-        tempfile.TemporaryFile(dir=folder).close()
+        tempfile.TemporaryFile(dir=file.parent).close()
     except OSError as error:
         raise UserError(f"{option}: cannot write {file}: {error.strerror or error}") from None
 
@@ -503,6 +544,8 @@ def bench(
         smoke=smoke,
         **given,
     )
+    if page is not None and not page.parent.exists():
+        raise UserError(f"--page: there is no folder {page.parent}")
     page = page or output_dir / "benchmarks.md"
     if goals := bench(sections or [], setting, output_dir, page):
         table("what was asked", goals)
@@ -597,10 +640,10 @@ def methods() -> None:
             typer.echo(f"    {option} = {field.default!r}  {meanings.get(option, '')}")
 
 
-def documented(method: type[Method]) -> dict[str, str]:
-    """Read what a method's options mean from the docstrings of its class and those above."""
+def documented(model: type[pydantic.BaseModel]) -> dict[str, str]:
+    """Read what a method's options, or a section's fields, mean from the docstrings of its class and those above."""
     entry = re.compile(r"^    (\w+(?:, \w+)*): (.+(?:\n {8}.+)*)", re.MULTILINE)
-    docs = [inspect.cleandoc(kind.__doc__ or "") for kind in reversed(method.__mro__)]
+    docs = [inspect.cleandoc(kind.__doc__ or "") for kind in reversed(model.__mro__)]
     return {
         name: " ".join(meaning.split())
         for doc in docs
@@ -611,6 +654,7 @@ def documented(method: type[Method]) -> dict[str, str]:
 
 def run_and_show(config: RunConfig, resume: bool, allow_changed_data: bool) -> None:
     """Train a run, and print its scores."""
+    from hyperadapt.paths import shown
     from hyperadapt.runs import train
     from hyperadapt.threads import with_threads
 
@@ -619,11 +663,26 @@ def run_and_show(config: RunConfig, resume: bool, allow_changed_data: bool) -> N
         for split, result in results.items():
             show(result, f"{split} rows")
         say(f"The run is in {config.output_dir}")
+        run, task = shlex.quote(shown(config.output_dir)), next(iter(results["validation"].scores)).task
+        say(f"next: hyperadapt report {run}, or: hyperadapt predict {run} --task {task} --input …")
+
+
+def check_run(run: Path, tasks: Sequence[str] = (), split: str | None = None) -> None:
+    """Check that a run is there and has these tasks and this split, which takes less time than to load it."""
+    delay_bars()
+    from hyperadapt.runs import check_asked
+
+    check_asked(run, tasks, split)
+
+
+def delay_bars() -> None:
+    """Show a progress bar, as of a base model's weights, only after two seconds."""
+    os.environ.setdefault("TQDM_DELAY", "2")  # before anything imports tqdm, which reads it once
 
 
 def load(run: Path, base_model: str | None) -> Run:
-    """Load a run; a progress bar, as of the base model's weights, is shown only after two seconds."""
-    os.environ.setdefault("TQDM_DELAY", "2")  # before anything imports tqdm, which reads it once
+    """Load a run."""
+    delay_bars()
     from hyperadapt import threads
     from hyperadapt.runs import load_run
 
@@ -687,6 +746,20 @@ def in_words(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def in_our_words(error: TyperException) -> str:
+    """Say what is wrong about a command line; a field of a configuration that is written as an option, how else."""
+    message = error.format_message().replace("Input should be", "it must be")
+    option, command = getattr(error, "option_name", None), getattr(getattr(error, "cmd", None), "name", None)
+    if not option or getattr(error, "possibilities", None):
+        return message
+    from hyperadapt.config import KINDS, places_of
+
+    field = option.lstrip("-").replace("-", "_")
+    places = [place for kind in KINDS if kind.command == command for place in places_of(field, kind)]
+    written = " or ".join(f"{place}=…" for place in places)
+    return f"{message}; write {written}" if places else message
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit code 2.
 
@@ -701,7 +774,7 @@ def main() -> None:
             print(stopped)
         sys.exit(128 + stopped.signal)
     except (UserError, TyperException) as error:
-        message = error.format_message() if isinstance(error, TyperException) else error
+        message = in_our_words(error) if isinstance(error, TyperException) else error
         from tqdm import tqdm
 
         tqdm.write(

@@ -8,11 +8,14 @@ Paths are relative to the file in which they stand, in overrides to the working 
 
 from __future__ import annotations
 
+import json
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -24,16 +27,29 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from hyperadapt import bundled, manifest
-from hyperadapt.errors import CheckpointError, UserError, nearest, printable, shortened, validation_message
+from hyperadapt.errors import (
+    CheckpointError,
+    UserError,
+    nearest,
+    printable,
+    shortened,
+    siblings,
+    validation_message,
+)
 from hyperadapt.fields import Fields
 from hyperadapt.files import write_atomically
-from hyperadapt.methods import Method, method_from
+from hyperadapt.methods import METHODS, Method, method_from
 from hyperadapt.paths import absolute, model_or_directory, placed, task_or_file
+from hyperadapt.tasks import Task
 from hyperadapt.tasks.chunks import default_overlap
 from hyperadapt.tokenizing import Truncation
 from hyperadapt.yaml_and_json import dump_yaml, parse_yaml, read_yaml
+
+# bitsandbytes says it on some processors when it is imported, in many lines: of a kernel that would be faster.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def one_or_more(names: Any) -> Any:
@@ -272,7 +288,13 @@ class WrittenConfig(Section):
                 given twice.
         """
         file = bundled.place_of(Path(path))
-        return cls.of(merged(read_fields(file), parse_overrides(overrides)), str(path))
+        values = read_fields(file)
+        if is_task(values):
+            raise UserError(
+                f"{path} is a task, no configuration; one names it so: data: {{tasks: [{file.name}]}} "
+                "(`hyperadapt init DIR` writes both)"
+            )
+        return cls.of(merged(values, parse_overrides(overrides)), str(path))
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str) -> Self:
@@ -293,7 +315,7 @@ class WrittenConfig(Section):
                 raise UserError(
                     f"{where} is a configuration of `hyperadapt {command}`, not of `hyperadapt {cls.command}`"
                 ) from None
-            raise UserError(f"{where}: {validation_message(error, cls)}") from None
+            raise UserError(f"{where}: {misplaced(error, cls) or validation_message(error, cls)}") from None
         except (TypeError, UserError) as error:
             raise UserError(f"{where}: {error}") from None
         return config
@@ -344,7 +366,7 @@ class RunConfig(WrittenConfig):
     Attributes:
         output_dir: where the run is written.
         seed: of the adaptation's initial weights, the mixture and dropout.
-        method: name and options of the method, or its name alone.
+        method: name and options of the method, or its name alone; `hyperadapt methods` lists them.
         model, data, training, evaluation: the sections above.
         start: a trained run from which this one goes on.
     """
@@ -385,7 +407,17 @@ class RunConfig(WrittenConfig):
         return self.seed if self.data.subsample_seed is None else self.data.subsample_seed
 
     def build_method(self) -> Method:
-        """Make the method from its options."""
+        """Make the method from its options.
+
+        Raises:
+            UserError: if one is unknown or wrong.
+        """
+        known = METHODS.get(str(self.method.get("name")))
+        options = [] if known is None else list(known.model_fields)
+        for option in self.method if known is not None else ():
+            beside = option in ("name", *options)
+            if not beside and (said := elsewhere(f"method.{option}", type(self), options)):
+                raise UserError(said)
         return method_from(self.method)
 
     @property
@@ -600,10 +632,126 @@ class CompareConfig(WrittenConfig):
         return super().resolved()
 
 
+KINDS: tuple[type[WrittenConfig], ...] = (RunConfig, PretrainConfig, CompareConfig)
+
+
 def command_of(values: Mapping[str, Any], asked: type[WrittenConfig]) -> str:
     """Return the command whose configuration the fields fit best, the one that was asked where others fit no better."""
-    kinds: tuple[type[WrittenConfig], ...] = (asked, RunConfig, PretrainConfig, CompareConfig)
-    return min(kinds, key=lambda kind: len(values.keys() - kind.model_fields.keys())).command
+    return min((asked, *KINDS), key=lambda kind: len(values.keys() - kind.model_fields.keys())).command
+
+
+def is_task(values: Mapping[str, Any]) -> bool:
+    """Tell whether fields are a task's rather than a configuration's."""
+    of_task = values.keys() & Task.model_fields.keys()
+    return len(of_task) > 1 and all(not of_task & kind.model_fields.keys() for kind in KINDS)
+
+
+def check_no_configuration(task: str) -> None:
+    """Check that what is given as a task is no configuration.
+
+    Raises:
+        UserError: if it is a file of one, naming its tasks.
+    """
+    file = Path(task)
+    if file.suffix not in (".yaml", ".yml") or not file.is_file():
+        return  # which is another error
+    values = read_yaml(file)
+    if not isinstance(values, dict) or is_task(values) or not {"data", "extends", "base"} & values.keys():
+        return
+    data = values.get("data")
+    named = data.get("tasks") if isinstance(data, dict) else None
+    its_own = ", ".join(map(str, one_or_more(named))) if isinstance(named, list | str) else ""
+    raise UserError(
+        f"{task} is a configuration, no task{f'; its tasks: {its_own}' if its_own else ''}; "
+        "`hyperadapt init DIR` writes one of each"
+    )
+
+
+def places_of(name: str, kind: type[BaseModel], section: str = "") -> Iterator[str]:
+    """Name every field of a configuration that has this name, with its section, as "training.max_steps".
+
+    Args:
+        name: of the field.
+        kind: of the configuration, or of the section.
+        section: where that stands, as "training.".
+    """
+    for field, info in kind.model_fields.items():
+        place = f"{section}{field}"
+        if field == name:
+            yield place
+        if (inner := section_of(info)) is not None:
+            yield from places_of(name, inner, f"{place}.")
+        elif place == "method" and any(name in method.model_fields for method in METHODS.values()):
+            yield f"method.{name}"
+        elif place == "base":  # a comparison's, of its runs
+            yield from places_of(name, RunConfig, "base.")
+
+
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the class of a field that is a section, None of any other."""
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
+def sections() -> list[tuple[str, str, type[WrittenConfig | Section]]]:
+    """List every configuration and its sections: the command that takes it, name and class; what two share, once.
+
+    A configuration itself has the name of its command.
+    """
+    found: list[tuple[str, str, type[Any]]] = []
+    for kind in KINDS:
+        inner = [(name, section_of(info)) for name, info in kind.model_fields.items()]
+        for name, section in [(kind.command, kind), *inner]:
+            if section is not None and section not in (known for _, _, known in found):
+                found.append((kind.command, name, section))
+    return found
+
+
+def default_in_words(field: FieldInfo) -> str:
+    """Say what a field is where it is not given, as YAML has it, and what else it can be, where that is a few words."""
+    words = [word for kind in (field.annotation, *get_args(field.annotation)) for word in choices_of(kind)]
+    default = (
+        ", required"
+        if field.is_required()
+        else f" = {json.dumps(field.get_default(call_default_factory=True))}"
+    )
+    return f"{default} ({' or '.join(words)})" if len(words) > 1 else default
+
+
+def choices_of(kind: Any) -> list[str]:
+    """List what a Literal allows; nothing of another type."""
+    return [str(value) for value in get_args(kind)] if get_origin(kind) is Literal else []
+
+
+def misplaced(error: ValidationError, kind: type[WrittenConfig]) -> str | None:
+    """Say which field of another section the first unknown one is that has the name of one; None if none has."""
+    for mistake in error.errors():
+        loc = mistake["loc"]
+        if mistake["type"] == "extra_forbidden" and (
+            said := elsewhere(".".join(map(str, loc)), kind, siblings(kind, loc))
+        ):
+            return said
+    return None
+
+
+def elsewhere(field: str, kind: type[WrittenConfig], beside: Sequence[str]) -> str | None:
+    """Say where an unknown field stands right; None where no section has one of its name.
+
+    Args:
+        field: as "training.max_source_length".
+        kind: of the configuration.
+        beside: what there is in its section, where it may only be misspelt.
+    """
+    name = field.rpartition(".")[2]
+    found = [place for place in places_of(name, kind) if place != field]
+    if not found and "training" in kind.model_fields and not get_close_matches(name, beside, cutoff=0.5):
+        from transformers import Seq2SeqTrainingArguments
+
+        found = [f"training.arguments.{name}"] * (name in Seq2SeqTrainingArguments.__dataclass_fields__)
+    meant = " or ".join(f"'{place}'" for place in found)
+    return f"field '{field}' is unknown; did you mean {meant}?" if found else None
 
 
 def read_fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -612,9 +760,17 @@ def read_fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any
         raise UserError(f"{path} extends itself")
     if not path.is_file():
         by = f" (extended by {extended_by[-1]})" if extended_by else ""
+        if path.is_dir():
+            inner = path / "config.yaml"
+            meant = f"; did you mean {inner}?" if inner.is_file() else ""
+            raise UserError(f"there is no configuration file {path}{by}, which is a directory{meant}")
         there = sorted(file.name for file in path.parent.glob("*.y*ml"))
         choices = [*there, *bundled.names()]
         raise UserError(f"there is no configuration file {path}{by}; {nearest(path.name, choices)}")
+    if path.suffix in (".jsonl", ".csv", ".tsv", ".parquet"):
+        raise UserError(
+            f"{path} is a file of rows, and a configuration is a YAML file; `hyperadapt init DIR` writes an example"
+        )
     values = read_mapping(path)
     base = values.pop("extends", None)
     try:

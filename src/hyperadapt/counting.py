@@ -84,24 +84,25 @@ def model_config(name: str) -> PretrainedConfig:
     """Find a model's configuration: known here, in a local directory, or on the hub."""
     from transformers import AutoConfig, PretrainedConfig
 
+    from hyperadapt import hub
     from hyperadapt.backbones import published_config
-    from hyperadapt.errors import UserError
+    from hyperadapt.errors import UserError, reason_of
     from hyperadapt.tiny_t5 import place_of
 
     if not Path(name).is_dir() and (known := published_config(name)) is not None:
         return known
     place = place_of(name)
-    try:
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-        if PretrainedConfig.get_config_dict(place)[0].get("tie_word_embeddings") is False:
-            config.tie_word_embeddings = False  # see backbones/t5.py
-        return config
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(
-            f"model '{name}' is not a published model known here (as google-t5/t5-base), a local directory or on the "
-            f"hub ({reason})"
-        ) from None
+    with hub.asking(place, "--model") as unreachable:
+        try:
+            config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+            if PretrainedConfig.get_config_dict(place)[0].get("tie_word_embeddings") is False:
+                config.tie_word_embeddings = False  # see backbones/t5.py
+            return config
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"model '{name}' is not a published model known here (as google-t5/t5-base), a local directory or on "
+                f"the hub ({unreachable or reason_of(error)})"
+            ) from None
 
 
 def hyperformer_table() -> list[dict[str, Any]]:

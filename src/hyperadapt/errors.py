@@ -84,6 +84,18 @@ def shortened(text: str) -> str:
     return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…"
 
 
+def reason_of(error: object, most: int = 200) -> str:
+    """Say in one line what a library said of an error, of a long text the sentences or words that fit."""
+    text = " ".join(str(error).split())
+    if len(text) <= most:
+        return text
+    beginning = text[:most]
+    end = max(beginning.rfind(stop) + 1 for stop in (". ", "; ", ": "))
+    if end < most // 2:
+        end = beginning.rfind(" ") if " " in beginning[most // 2 :] else most
+    return f"{beginning[:end].rstrip(' ,:;.')} …"
+
+
 def nearest(name: object, choices: Iterable[str]) -> str:
     """Say which of the choices was probably meant, for the end of an error message.
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hyperadapt.errors import UserError
+from hyperadapt.errors import UserError, reason_of
 
 _TORCH_WRITES = re.compile(r"PytorchStreamWriter|inline_container|iostream error|I/?O ?error", re.IGNORECASE)
 
@@ -38,7 +38,7 @@ def writing(place: Path) -> Iterator[None]:
         if file.is_relative_to(place):  # not the temporary one beside it
             place = file
         raise UserError(
-            f"cannot write {place}: {reason[:160]}; mend that, and give the command again"
+            f"cannot write {place}: {reason_of(reason)}; mend that, and give the command again"
         ) from error
 
 

@@ -26,6 +26,12 @@ def absolute(path: str, directory: str | Path = "") -> str:
     return os.path.abspath(os.path.join(directory, os.path.expanduser(path)))
 
 
+def shown(path: str | Path) -> str:
+    """Return a path as people would write it: from the working directory, where it lies in that."""
+    place = Path(path).absolute()
+    return str(place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place)
+
+
 def task_or_file(name: str, directory: str | Path = "") -> str:
     """Return a task's name, or the path of a task file as `absolute` does."""
     return absolute(name, directory) if name.endswith((".yaml", ".yml")) else name

@@ -34,9 +34,10 @@ def write_report(directory: str | Path) -> Path:
     """
     from jinja2 import Environment
 
-    from hyperadapt.runs import versions
+    from hyperadapt.runs import check_is_run, versions
 
     directory = Path(directory)
+    check_is_run(directory)
     file = directory / "config.yaml"
     manifest.check(file)
     configuration = shown_text(file) if file.is_file() else ""

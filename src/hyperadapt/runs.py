@@ -13,23 +13,31 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import platform
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
-from hyperadapt import __version__, checkpoint, manifest, results_file, same_data, threads
-from hyperadapt.config import ModelConfig, RunConfig, StartConfig, WrittenConfig
-from hyperadapt.errors import CheckpointError, UserError, nearest, notice, validation_message
+from hyperadapt import __version__, checkpoint, hub, manifest, results_file, same_data, threads
+from hyperadapt.config import (
+    ModelConfig,
+    PretrainConfig,
+    RunConfig,
+    StartConfig,
+    WrittenConfig,
+    command_of,
+    read_fields,
+    read_mapping,
+)
+from hyperadapt.errors import CheckpointError, UserError, nearest, notice, reason_of, validation_message
 from hyperadapt.evaluation import (
     EvaluationSet,
     Results,
@@ -44,7 +52,7 @@ from hyperadapt.locks import holder, locked
 from hyperadapt.methods import Method, method_from
 from hyperadapt.methods.hyperformer import read_task_features
 from hyperadapt.metrics import Target
-from hyperadapt.paths import check_hub_name
+from hyperadapt.paths import check_hub_name, shown
 from hyperadapt.predictions import write_predictions
 from hyperadapt.tasks import SPLITS, Task, input_texts, load_split, resolve_tasks
 from hyperadapt.tasks.remarks import remark_on_rows
@@ -65,9 +73,6 @@ if TYPE_CHECKING:
     )
 
     from hyperadapt.training import MixtureTrainer
-
-# bitsandbytes says it on some processors when it is imported, in many lines: of a kernel that would be faster.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 EVALUATED = ("validation", "test")  # by a training
 MAY_CHANGE_ON_RESUME = (
@@ -435,7 +440,8 @@ def check_same_run(
         free = any(name == field or name.startswith(field + ".") for field in may_change)
         if not free and before.get(name) != now.get(name):
             raise UserError(
-                f"cannot go on with {directory}: {name} was {before.get(name)!r} and is now {now.get(name)!r}"
+                f"cannot go on with {directory}: {name} was {before.get(name)!r} and is now {now.get(name)!r}; "
+                f"restore it, or {same_data.OTHER_RUN}"
             )
 
 
@@ -580,12 +586,7 @@ class Run:
         Raises:
             UserError: if the run has no such task.
         """
-        for task in self.tasks:
-            if task.name == name:
-                return task
-        raise UserError(
-            f"the run {self.directory} has no task '{name}'; {nearest(name, [task.name for task in self.tasks])}"
-        )
+        return task_of(self.directory, self.tasks, name)
 
     def tasks_with(self, split: str) -> list[Task]:
         """Return the tasks that have a split.
@@ -593,12 +594,7 @@ class Run:
         Raises:
             UserError: if none has, or there is no such split.
         """
-        if split not in SPLITS:
-            raise UserError(f"split '{split}' is unknown; {nearest(split, SPLITS)}")
-        having = [task for task in self.tasks if split in task.splits]
-        if not having:
-            raise UserError(f"no task of the run {self.directory} has {split} rows")
-        return having
+        return tasks_with_split(self.directory, self.tasks, split)
 
     def evaluate(
         self,
@@ -752,6 +748,68 @@ class Run:
         return [Prediction(text, task.label_name(text)) for text in predicted]
 
 
+def is_run(directory: Path) -> bool:
+    """Tell whether a directory holds a run, finished or not, beside whose config.yaml more was written."""
+    marks = (manifest.FILE, results_file.FILE, "checkpoints")
+    return (directory / "config.yaml").is_file() and any((directory / mark).exists() for mark in marks)
+
+
+def check_is_run(directory: Path) -> None:
+    """Check that a directory is a run's, and say where one is if it is not.
+
+    Raises:
+        CheckpointError: if it is not there, or another's, as one with the configuration from which a run is to be made.
+    """
+    if is_run(directory):
+        return
+    if not directory.exists():
+        raise CheckpointError(f"there is no run {directory}; {nearest_run(directory)}")
+    file = directory if directory.is_file() else directory / "config.yaml"
+    for part_of in directory.absolute().parents[:2]:
+        if is_run(part_of):
+            raise CheckpointError(f"{directory} is not a run, but a part of {shown(part_of)}, which is one")
+    if not file.is_file():
+        inner = [shown(run) for run in runs_in(directory, "*", "*/*")]
+        there = f"; runs in it: {', '.join(inner[:12])}" if inner else ""
+        raise CheckpointError(f"{directory} is not a run: there is no config.yaml{there}")
+    try:
+        fields = read_fields(file)
+    except UserError as error:
+        raise CheckpointError(f"{directory} is not a run: {error}") from None
+    of_fields = command_of(fields, RunConfig)
+    output = Path(str(fields.get("output_dir", directory)))
+    if is_run(output):
+        raise CheckpointError(f"{directory} holds a configuration, no run; its run is {shown(output)}")
+    if of_fields == "compare" and (runs := runs_in(output, "*/*")):
+        its_own = ", ".join(map(shown, runs[:12]))
+        raise CheckpointError(f"{directory} holds a comparison, no run; its runs are {its_own}")
+    raise CheckpointError(
+        f"{directory} holds a configuration, no run; train it with: hyperadapt {of_fields} {shown(file)}"
+    )
+
+
+def runs_in(directory: Path, *patterns: str) -> list[Path]:
+    """List the runs in a directory, of those places in it that match a pattern."""
+    files = (directory.absolute().glob(f"{pattern}/config.yaml") for pattern in patterns)
+    found = (file.parent for of_pattern in files for file in of_pattern)
+    return sorted(run for run in found if is_run(run))
+
+
+def nearest_run(directory: Path) -> str:
+    """Say which runs there are in place of one that is not, the likeliest first, for the end of an error message."""
+
+    def likeness(run: Path) -> float:
+        return SequenceMatcher(None, directory.name.lower(), run.name.lower()).ratio()
+
+    found = dict.fromkeys((*runs_in(directory.parent, "*", "runs/*"), *runs_in(Path("runs"), "*")))
+    if not found:
+        return "`hyperadapt train` makes one"
+    likeliest = sorted(found, key=likeness, reverse=True)
+    listed = ", ".join(map(shown, likeliest[:12])) + (", …" if len(likeliest) > 12 else "")
+    meant = f"did you mean '{shown(likeliest[0])}'? " if likeness(likeliest[0]) >= 0.5 else ""
+    return f"{meant}(runs: {listed})" if meant else f"runs: {listed}"
+
+
 def load_run_config(path: str | Path) -> RunConfig:
     """Read the configuration of a trained run.
 
@@ -759,15 +817,66 @@ def load_run_config(path: str | Path) -> RunConfig:
         CheckpointError: if it is no run, or is not finished.
     """
     directory = Path(path)
-    if not directory.is_dir():
-        runs = sorted(file.parent.name for file in directory.parent.glob("*/config.yaml"))
-        raise CheckpointError(f"there is no run {directory}; {nearest(directory.name, runs)}")
-    if not (directory / "config.yaml").is_file():
-        raise CheckpointError(f"{directory} is not a run: there is no config.yaml")
+    check_is_run(directory)
     if (writer := holder(directory)) is not None:
         raise CheckpointError(f"the run {directory} is being trained by {writer}; wait until that has ended")
     results_file.check_finished(directory)
-    return RunConfig.load_saved(directory / "config.yaml")
+    file = directory / "config.yaml"
+    manifest.check(file)
+    if command_of(read_mapping(file), RunConfig) == PretrainConfig.command:
+        raise CheckpointError(
+            f"{directory} is of `hyperadapt pretrain`: its model is a base model, to be trained on tasks with "
+            f"model.name={shown(directory)}/model"
+        )
+    return RunConfig.load_saved(file)
+
+
+def task_of(directory: Path, tasks: Sequence[Task], name: str) -> Task:
+    """Return a run's task by name.
+
+    Raises:
+        UserError: if it has no such task.
+    """
+    for task in tasks:
+        if task.name == name:
+            return task
+    raise UserError(
+        f"the run {directory} has no task '{name}'; {nearest(name, [task.name for task in tasks])}"
+    )
+
+
+def tasks_with_split(directory: Path, tasks: Sequence[Task], split: str) -> list[Task]:
+    """Return a run's tasks that have a split.
+
+    Raises:
+        UserError: if none has, or there is no such split.
+    """
+    if split not in SPLITS:
+        raise UserError(f"split '{split}' is unknown; {nearest(split, SPLITS)}")
+    having = [task for task in tasks if split in task.splits]
+    if not having:
+        raise UserError(f"no task of the run {directory} has {split} rows")
+    return having
+
+
+def check_asked(path: str | Path, names: Sequence[str] = (), split: str | None = None) -> None:
+    """Check that a run is there and has what it is asked for, before its model is loaded or rows are read.
+
+    Args:
+        path: its directory.
+        names: of tasks.
+        split: of them or, without names, of any of its tasks.
+
+    Raises:
+        UserError: as `Run.task` and `Run.tasks_with`; or as `load_run_config`.
+    """
+    directory = Path(path)
+    load_run_config(directory)
+    tasks = load_tasks(directory / "tasks.yaml")
+    for name in names:
+        task_of(directory, tasks, name)
+    if split is not None:
+        tasks_with_split(directory, tasks, split)
 
 
 def load_run(path: str | Path, base_model: str | PreTrainedModel | None = None) -> Run:
@@ -879,7 +988,12 @@ def check_start(start: StartConfig, method: Method, tasks: Sequence[Task]) -> No
             method is another, or what one of its tasks means.
     """
     load_run_config(start.run)
-    same_data.check_tasks(load_tasks(Path(start.run) / "tasks.yaml"), tasks, f"cannot start from {start.run}")
+    same_data.check_tasks(
+        load_tasks(Path(start.run) / "tasks.yaml"),
+        tasks,
+        f"cannot start from {start.run}",
+        "give the task another name",
+    )
     names = [task.name for task in tasks]
     saved, _ = checkpoint.read(Path(start.run) / "model")
     before, now = (
@@ -888,7 +1002,8 @@ def check_start(start: StartConfig, method: Method, tasks: Sequence[Task]) -> No
     )
     if other := [name for name in before if before[name] != now.get(name)]:
         raise UserError(
-            f"start.run: {start.run} has method.{other[0]} {before[other[0]]!r}, not {now.get(other[0])!r}"
+            f"start.run: {start.run} has method.{other[0]} {before[other[0]]!r}, not {now.get(other[0])!r}; "
+            "give this run the same, or leave start out"
         )
     if start.init_from and set(names) <= set(saved["tasks"]):
         raise UserError(
@@ -1030,18 +1145,17 @@ def check_trackers(names: str | list[str] | None) -> None:
 
 def quietly(load: Any, name: str, field: str, **options: Any) -> Any:
     """Load from the hub or a directory; say in one line what is wrong."""
-    # Names on the hub are OWNER/NAME; to ask it for anything else takes half a minute where there is no network.
-    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+    if not Path(name).is_dir() and not hub.may_be_there(name):
         raise UserError(f"{field}: there is no directory '{name}'")
     manifest.check(Path(name))
     if not Path(name).is_dir() and get_close_matches(name, [TINY_T5], cutoff=0.8):
         raise UserError(f"{field}: there is no model '{name}'; did you mean '{TINY_T5}'?")
-    try:
-        # Else transformers asks on standard input whether it may run what came with a stranger's tokenizer or model.
-        return load(name, trust_remote_code=False, **options)
-    except Exception as error:  # tokenizers and safetensors raise errors of their own
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(
-            f"{field}: '{name}' is neither a local directory with the right files nor to be had from the hub "
-            f"({reason}); '{TINY_T5}' comes with this package"
-        ) from None
+    with hub.asking(name, field) as unreachable:
+        try:
+            # Else transformers asks on standard input whether it may run what came with a stranger's tokenizer.
+            return load(name, trust_remote_code=False, **options)
+        except Exception as error:  # tokenizers and safetensors raise errors of their own
+            raise UserError(
+                f"{field}: '{name}' is neither a local directory with the right files nor to be had from the hub "
+                f"({unreachable or reason_of(error)}); '{TINY_T5}' comes with this package"
+            ) from None

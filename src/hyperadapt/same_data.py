@@ -26,6 +26,7 @@ FILE = "data.json"
 ROWS_AT_ONCE = 10_000
 # Where a task's rows come from may change as long as the rows are the same: data are moved, and converted.
 WHERE_ROWS_LIE = {"hub", "hub_config", "local", "files", "generated", "where", "splits"}
+OTHER_RUN = "choose another output_dir"  # what helps a run that cannot go on with what has changed
 CHOSEN_IN_TRAINING = {"step"}  # where a task does not say them
 
 SplitDigest = dict[str, Any]  # rows, sha256
@@ -68,13 +69,14 @@ def part_of(digests: Digests, tasks: Iterable[str], splits: Sequence[str]) -> Di
     }
 
 
-def check_tasks(before: Sequence[Task], now: Sequence[Task], where: str) -> None:
+def check_tasks(before: Sequence[Task], now: Sequence[Task], where: str, otherwise: str = OTHER_RUN) -> None:
     """Check that tasks mean what they meant: what the numbers of labels stand for, what texts are made of rows.
 
     Args:
         before: of the run.
         now: as they are given; of those that the run does not have nothing is asked.
         where: what errors begin with.
+        otherwise: what can be done instead of restoring them.
 
     Raises:
         UserError: naming the task, the field, and both values.
@@ -87,12 +89,12 @@ def check_tasks(before: Sequence[Task], now: Sequence[Task], where: str) -> None
         for field in (name for name in was if name not in WHERE_ROWS_LIE):
             unsaid = field in CHOSEN_IN_TRAINING and is_now[field] is None
             if was[field] != is_now[field] and not unsaid:
-                was_before, is_today = (
-                    ("were", "are") if isinstance(was[field], list | dict) else ("was", "is")
+                was_before, is_today, them = (
+                    ("were", "are", "them") if isinstance(was[field], list | dict) else ("was", "is", "it")
                 )
                 raise UserError(
                     f"{where}: task '{task.name}': {field} {was_before} {in_yaml(was[field])} and {is_today} now "
-                    f"{in_yaml(is_now[field])}"
+                    f"{in_yaml(is_now[field])}; restore {them}, or {otherwise}"
                 )
 
 
@@ -109,7 +111,9 @@ def check_names(before: Sequence[Task], now: Sequence[Task], where: str) -> None
     """
     were, are = ([task.name for task in tasks] for tasks in (before, now))
     if were != are:
-        raise UserError(f"{where}: data.tasks were {in_yaml(were)} and are now {in_yaml(are)}")
+        raise UserError(
+            f"{where}: data.tasks were {in_yaml(were)} and are now {in_yaml(are)}; restore them, or {OTHER_RUN}"
+        )
 
 
 def check_rows(before: Digests, now: Digests, where: str, allowed: bool) -> bool:

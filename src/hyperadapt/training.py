@@ -56,6 +56,7 @@ from hyperadapt.errors import (
     in_plain_words,
     nearest,
     notice,
+    reason_of,
 )
 from hyperadapt.evaluation import (
     SECONDS_BEFORE_PROGRESS_SHOWS,
@@ -297,9 +298,8 @@ def loading(checkpoint: str | None, what: str) -> Iterator[None]:
     except (UserError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # torch, pickle and zipfile each have errors of their own
-        reason = " ".join(str(error).split())[:160]
         raise CheckpointError(
-            f"{checkpoint}: {what} cannot be loaded ({reason or type(error).__name__})"
+            f"{checkpoint}: {what} cannot be loaded ({reason_of(error) or type(error).__name__})"
         ) from error
 
 
