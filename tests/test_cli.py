@@ -715,6 +715,7 @@ def test_a_configuration_given_as_a_task_is_told_so(config: Path, trained: Path)
     message = "config.yaml is a configuration, no task; its tasks: "
     assert_one_line(hyperadapt("fewshot", trained, "--task", "config.yaml"), message)
     assert_one_line(hyperadapt("evaluate", trained, "--unseen", "config.yaml"), message)
+    assert_one_line(hyperadapt("train", config, "data.tasks=[config.yaml]"), message)
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from hyperadapt.config import (
     CompareConfig,
     PretrainConfig,
     RunConfig,
-    check_no_configuration,
     merged,
     parse_override,
 )
 from hyperadapt.errors import UserError
 from hyperadapt.methods import METHODS, Adapters, HyperFormerPlusPlus
+from hyperadapt.tasks import load_task_file
 from tiny_run import BASE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -351,10 +351,8 @@ def test_a_task_is_no_configuration_and_a_configuration_no_task(
         f"{stars} is a task, no configuration; one names it so: data: {{tasks: [stars.yaml]}} "
         "(`hyperadapt init DIR` writes both)"
     )
-    check_no_configuration(str(stars))
-    check_no_configuration("cola")
     with pytest.raises(UserError, match=r"config\.yaml is a configuration, no task; its tasks: glue; "):
-        check_no_configuration(str(config))
+        load_task_file(config)
     extending = write(tmp_path / "leaf.yaml", extends=config.name)
     with pytest.raises(UserError, match=r"leaf\.yaml is a configuration, no task; `hyperadapt init"):
-        check_no_configuration(str(extending))
+        load_task_file(extending)

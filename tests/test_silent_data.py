@@ -21,6 +21,7 @@ from hyperadapt.errors import UserError
 from hyperadapt.runs import load_run
 from hyperadapt.same_data import digest_of, read
 from hyperadapt.tasks import load_split, load_task_file
+from tiny import tiny_t5
 from tiny_run import BASE, SPLITS, Outcome, assert_one_line, contents, hyperadapt, write_config, write_tasks
 
 FEW_STEPS = {"max_steps": 2, "batch_size": 8, "eval_steps": 2, "logging_steps": 1}
@@ -161,6 +162,28 @@ def test_a_project_may_move_as_a_whole(folder: Path, tmp_path: Path) -> None:
     assert load_run(moved / "run").config.data.tasks == tuple(str(moved / file) for file in files)
     change(moved / "tasks/colour.yaml", labels=["cold", "warm"])
     assert_one_line(hyperadapt(*resume(moved)), "labels were [warm, cold] and are now [cold, warm]")
+
+
+def test_a_project_moves_with_its_base_model_and_takes_no_other_for_it(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    for place in (here, tmp_path):
+        tiny_t5(num_layers=1, vocab_size=384).save_pretrained(place / "model")
+    write_config(
+        here,
+        [],
+        output_dir="run",
+        model={"name": "./model", "tokenizer": "bytes"},
+        data={"tasks": ["tasks/colour.yaml"], "max_source_length": 48},
+        training=FEW_STEPS,
+    )
+    write_tasks(here / "tasks")
+    assert hyperadapt("train", here / "config.yaml").code == 0
+    shutil.move(here, there)
+    assert_one_line(hyperadapt(*resume(there, f"model.name={tmp_path / 'model'}")), "model.name was '")
+    outcome = hyperadapt(*resume(there))
+    assert outcome.code == 0, outcome.err
+    assert load_run(there / "run").config.model.name == str(there / "model")
 
 
 def test_evaluate_refuses_rows_that_have_changed_unless_it_is_allowed(folder: Path) -> None:

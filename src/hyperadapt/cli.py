@@ -280,10 +280,8 @@ def fewshot(
     allow_changed_data: AllowChangedData = False,
 ) -> None:
     """Transfer a trained run to a new task, from few rows."""
-    from hyperadapt.config import check_no_configuration
     from hyperadapt.fewshot import fewshot_config
 
-    check_no_configuration(task)
     config = fewshot_config(
         run, task, samples, init_from or [], seed, balanced, task_embedding_only, output_dir, overrides or []
     )
@@ -332,10 +330,6 @@ def evaluate(
     model = results_file.model_entries(run)  # before it is loaded: another that comes meanwhile is not scored
     loaded, chosen = load(run, base_model), list(task or [])
     if unseen:
-        from hyperadapt.config import check_no_configuration
-
-        for name in unseen:
-            check_no_configuration(name)
         trained = len(loaded.tasks)
         loaded = loaded.with_unseen(unseen)
         chosen += [of.name for of in loaded.tasks[trained:]]

@@ -646,27 +646,6 @@ def is_task(values: Mapping[str, Any]) -> bool:
     return len(of_task) > 1 and all(not of_task & kind.model_fields.keys() for kind in KINDS)
 
 
-def check_no_configuration(task: str) -> None:
-    """Check that what is given as a task is no configuration.
-
-    Raises:
-        UserError: if it is a file of one, naming its tasks.
-    """
-    file = Path(task)
-    if file.suffix not in (".yaml", ".yml") or not file.is_file():
-        return  # which is another error
-    values = read_yaml(file)
-    if not isinstance(values, dict) or is_task(values) or not {"data", "extends", "base"} & values.keys():
-        return
-    data = values.get("data")
-    named = data.get("tasks") if isinstance(data, dict) else None
-    its_own = ", ".join(map(str, one_or_more(named))) if isinstance(named, list | str) else ""
-    raise UserError(
-        f"{task} is a configuration, no task{f'; its tasks: {its_own}' if its_own else ''}; "
-        "`hyperadapt init DIR` writes one of each"
-    )
-
-
 def places_of(name: str, kind: type[BaseModel], section: str = "") -> Iterator[str]:
     """Name every field of a configuration that has this name, with its section, as "training.max_steps".
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import platform
 import shutil
 from collections import Counter
@@ -436,13 +437,24 @@ def check_same_run(
     """
     before = flat(type(config).load_saved(directory / "config.yaml").resolved())
     now = flat(config.resolved())
+    of_before, of_now = (from_its_directory(values) for values in (before, now))
     for name in {**now, **before}:
         free = any(name == field or name.startswith(field + ".") for field in may_change)
-        if not free and before.get(name) != now.get(name):
+        if not free and before.get(name) != now.get(name) and of_before.get(name) != of_now.get(name):
             raise UserError(
                 f"cannot go on with {directory}: {name} was {before.get(name)!r} and is now {now.get(name)!r}; "
                 f"restore it, or {same_data.OTHER_RUN}"
             )
+
+
+def from_its_directory(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's fields with paths relative to its own directory, which stay the same where a project moves."""
+    return {
+        name: os.path.relpath(value, values["output_dir"])
+        if isinstance(value, str) and os.path.isabs(value)
+        else value
+        for name, value in values.items()
+    }
 
 
 def check_same_tasks(directory: Path, tasks: Sequence[Task], where: str) -> None:

@@ -21,7 +21,8 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperadapt.errors import UserError, nearest
+from hyperadapt.errors import UserError, nearest, reason_of
+from hyperadapt.hub import asking
 from hyperadapt.yaml_and_json import parse_json
 
 if TYPE_CHECKING:
@@ -131,13 +132,13 @@ def read_dataset(
     from datasets import load_dataset
 
     name = " ".join(filter(None, [hub, config, source]))
-    try:
-        rows = load_dataset(hub, config, split=source)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{name} cannot be had from the hub (data_dir reads a local copy): {reason}"
-        ) from None
+    with asking(hub, "hub") as unreachable:
+        try:
+            rows = load_dataset(hub, config, split=source)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{name} cannot be had from the hub (data_dir reads a local copy): {unreachable or reason_of(error)}"
+            ) from None
     return _rows_of_table(rows.with_format("arrow")[:], name, columns, where or {})
 
 
