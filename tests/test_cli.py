@@ -258,8 +258,15 @@ def test_train_prints_the_scores_of_each_split_and_where_the_run_lies(config: Pa
     for split, drawn in zip(("validation", "test"), scores, strict=True):
         rows = {cells[0]: cells for cells in table_rows(drawn)}
         for name, of in results[split]["tasks"].items():
-            assert rows[name][2:] == [f"{of['score']:.2f}", str(SPLITS[split]), str(of["invalid"])]
+            beside = f"{results['majority'][split]['tasks'][name]['score']:.2f}"
+            assert rows[name][2:] == [
+                f"{of['score']:.2f}",
+                str(SPLITS[split]),
+                str(of["invalid"]),
+                beside,
+            ]
         assert rows["average"][2] == f"{results[split]['average']:.2f}"
+        assert rows["average"][-1] == f"{results['majority'][split]['average']:.2f}"
 
 
 BAD_OVERRIDES = {

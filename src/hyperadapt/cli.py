@@ -335,10 +335,11 @@ def evaluate(
         chosen += [of.name for of in loaded.tasks[trained:]]
     from hyperadapt.predictions import write_predictions
 
-    if not chosen:
-        results_file.read(run)  # before the scores are there, which could not be added to damaged ones
+    # Before the scores are there, which could not be added to damaged ones.
+    kept = {} if chosen else results_file.read(run)
     results = loaded.evaluate(split, chosen, data_dir, batch_size, num_beams, allow_changed_data)
-    show(results, f"{split} rows")  # before they are written, which may fail
+    majority = None if results.rows.changed else kept.get("majority", {}).get(split)
+    show(results, f"{split} rows", majority)  # before they are written, which may fail
     if chosen:
         return
     if results.rows.changed:
@@ -648,14 +649,16 @@ def documented(model: type[pydantic.BaseModel]) -> dict[str, str]:
 
 def run_and_show(config: RunConfig, resume: bool, allow_changed_data: bool) -> None:
     """Train a run, and print its scores."""
+    from hyperadapt import results_file
     from hyperadapt.paths import shown
     from hyperadapt.runs import train
     from hyperadapt.threads import with_threads
 
     results = train(with_threads(config, resume), resume, allow_changed_data)
     if int(os.environ.get("RANK", "0")) == 0:
+        majority = results_file.read(Path(config.output_dir))["majority"]
         for split, result in results.items():
-            show(result, f"{split} rows")
+            show(result, f"{split} rows", majority[split])
         say(f"The run is in {config.output_dir}")
         run, task = shlex.quote(shown(config.output_dir)), next(iter(results["validation"].scores)).task
         say(f"next: hyperadapt report {run}, or: hyperadapt predict {run} --task {task} --input …")
@@ -684,29 +687,32 @@ def load(run: Path, base_model: str | None) -> Run:
     return load_run(run, base_model)
 
 
-def show(results: Results, title: str) -> None:
-    """Print scores as a table."""
+def show(results: Results, title: str, majority: Mapping[str, Any] | None = None) -> None:
+    """Print scores as a table.
+
+    Args:
+        results: of a split.
+        title: above them.
+        majority: what always answering the most frequent training target scores there, as results.json has it.
+    """
     from hyperadapt.metrics import metric_in_words
 
     rows = [
         {
             "task": score.task,
-            **{
-                "metrics": "  ".join(metric_in_words(name, value, 2) for name, value in score.metrics.items())
-            },
+            "metrics": "  ".join(metric_in_words(name, value, 2) for name, value in score.metrics.items()),
             "score": f"{score.score:.2f}",
             "rows": str(score.rows),
             "invalid": str(score.invalid),
         }
         for score in results.scores
     ]
-    table(
-        title,
-        [
-            *rows,
-            {"task": "average", "metrics": "", "score": f"{results.average:.2f}", "rows": "", "invalid": ""},
-        ],
-    )
+    average = {"task": "average", "metrics": "", "score": f"{results.average:.2f}", "rows": "", "invalid": ""}
+    if majority is not None:
+        for row in rows:
+            row["majority"] = f"{majority['tasks'][row['task']]['score']:.2f}"
+        average["majority"] = f"{majority['average']:.2f}"
+    table(title, [*rows, average])
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> None:
