@@ -13,14 +13,17 @@ BIN := $(VENV)/bin
 
 setup: $(VENV)/.installed
 
+# Python compiles what is imported: all that is installed would take as long again.
+INSTALL := $(BIN)/pip install --no-compile --constraint constraints.txt --editable
+
 # What a user needs, and nothing to develop with.
 $(VENV)/.package: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --constraint constraints.txt --editable .
+	$(INSTALL) .
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.package
-	$(BIN)/pip install --constraint constraints.txt --editable ".[dev]"
+	$(INSTALL) ".[dev]"
 	touch $@
 
 quickstart: $(VENV)/.package
