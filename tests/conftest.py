@@ -43,13 +43,16 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package as others install it, built from a copy: building writes beside the sources."""
+    """The package as others install it: a wheel made of a source distribution, made of a copy of the sources."""
     root, copy = Path(__file__).resolve().parents[1], tmp_path_factory.mktemp("source")
     shutil.copytree(root / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for file in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "MANIFEST.in"):
         shutil.copy(root / file, copy)
+    archive = "from setuptools.build_meta import build_sdist; build_sdist('dist')"
+    subprocess.run([sys.executable, "-c", archive], cwd=copy, check=True, timeout=300, capture_output=True)
+    (sources,) = (copy / "dist").glob("*.tar.gz")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "--wheel-dir", str(copy / "wheels"), str(copy)], check=True, timeout=300)
+    subprocess.run([*command, "--wheel-dir", str(copy / "wheels"), str(sources)], check=True, timeout=300)
     (built,) = (copy / "wheels").glob("*.whl")
     return built
 

@@ -85,8 +85,8 @@ def test_a_directory_that_another_process_trains_is_refused_until_that_ends_howe
         )
         resumed = hyperadapt("train", config, f"output_dir={finished}", "training.max_steps=60", "--resume")
         assert_one_line(resumed, f"is in use by process {other} on ")
-        assert_one_line(hyperadapt("evaluate", finished), f"is being trained by process {other} on ")
-        assert_one_line(hyperadapt("report", finished), f"is being trained by process {other} on ")
+        assert_one_line(hyperadapt("evaluate", finished), f"is in use by process {other} on ")
+        assert_one_line(hyperadapt("report", finished), f"is in use by process {other} on ")
         assert contents(tmp_path) == before
     assert (new / LOCK_FILE).is_file()  # as a killed process leaves it
     outcome = hyperadapt("train", config, f"output_dir={new}", *FEW_STEPS)

@@ -831,7 +831,7 @@ def load_run_config(path: str | Path) -> RunConfig:
     directory = Path(path)
     check_is_run(directory)
     if (writer := holder(directory)) is not None:
-        raise CheckpointError(f"the run {directory} is being trained by {writer}; wait until that has ended")
+        raise CheckpointError(f"the run {directory} is in use by {writer}; wait until that has ended")
     results_file.check_finished(directory)
     file = directory / "config.yaml"
     manifest.check(file)
