@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from hyperadapt.errors import UserError
 from hyperadapt.tasks import TASKS, Task, load_split, load_task_file, read_split
@@ -75,11 +76,21 @@ def test_truth_values_are_names_of_their_own_and_not_the_numbers_0_and_1() -> No
     for labels in (["False", "True"], ["false", "true"], ["FALSE", "TRUE"]):
         assert numbers(labels, True, False, "true", "False", "TRUE", 1, 0) == list("1010110")
     with pytest.raises(
-        UserError, match=r"^column 'stars' holds True, which is no label; choices: ham, spam, 0, 1$"
+        UserError,
+        match=r"^column 'stars' holds True, which is no label; choices: ham, spam, 0, 1; for truth ",
     ):
         numbers(["ham", "spam"], True)
     with pytest.raises(UserError, match=r"^column 'stars' holds 'false', which is no label; "):
         numbers(["ham", "spam"], "false")
+
+
+@pytest.mark.parametrize("value", [0, 1, "0", 1.0])
+def test_a_number_is_not_taken_for_the_truth_value_that_it_denies(value: object) -> None:
+    assert numbers(["true", "false"], True, False, "TRUE", "false") == list("0101")
+    with pytest.raises(UserError) as refusal:
+        numbers(["true", "false"], value)
+    labels = yaml.safe_load(str(refusal.value).partition("; for truth values write labels: ")[2])
+    assert numbers(labels, 0, 1, False, True) == list("0101")
 
 
 COUNTS_FROM_1 = (

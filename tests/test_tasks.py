@@ -15,6 +15,7 @@ import yaml
 
 from hyperadapt.errors import UserError
 from hyperadapt.tasks import (
+    SPLITS,
     SUITES,
     TASKS,
     Task,
@@ -293,6 +294,11 @@ def test_unknown_and_repeated_names_are_refused():
         UserError, match=r"^task 'colla' is unknown and no \.yaml file; did you mean 'cola'\?"
     ):
         resolve_tasks(["rte", "colla"])
+    with pytest.raises(
+        UserError,
+        match=r"^my/rows\.csv is a file of rows, and a task is a YAML file .* `hyperadapt init DIR`",
+    ):
+        resolve_tasks(["my/rows.csv"])
     with pytest.raises(UserError, match=r"^task 'gleu' .* did you mean 'glue'\?"):
         resolve_tasks(["gleu"])
     with pytest.raises(UserError, match=r"^task 'cola' comes twice in: glue, cola$"):
@@ -372,6 +378,67 @@ def test_what_a_missing_split_is_said_to_need_makes_one(reviews: Callable[..., T
         parts = [set(load_split(task, split)["source"]) for split in task.splits]
         assert [len(part) for part in parts] == sizes
         assert len(set().union(*parts)) == 20
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_the_splits_that_are_proposed_are_all_there_and_leave_other_files_alone(
+    number: int, reviews: Callable[..., Task], tmp_path: Path
+):
+    names = [name for place, name in enumerate(SPLITS) if number >> place & 1]
+    for name in names:
+        rows = [{"title": name, "body": str(row), "stars": 0} for row in range(20)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fields = {"files": {name: f"{name}.jsonl" for name in names}}
+    for missing in set(SPLITS) - set(names):
+        with pytest.raises(UserError, match=f"has no split '{missing}'; name a file for it") as told:
+            load_split(reviews(**fields), missing)
+        proposed = yaml.safe_load(str(told.value).partition(" as ")[2])
+        task = reviews(**fields, **proposed)
+        assert set(task.splits) == {"train", "validation", missing, *names}
+        parts = {split: set(load_split(task, split)["source"]) for split in task.splits}
+        assert sum(map(len, parts.values())) == len(set().union(*parts.values())), "a row stands in two"
+        parted = "train" if "train" in names else names[0]
+        for name in set(names) - {"train", parted}:
+            assert task.splits[name] == name
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"train": 0.8, "validation": 0.2},
+        {"train": "80%", "validation": "20%", "test": "test"},
+        {"train": "all[:-20%]", "validation": "all[-20%:]"},
+        {"train": ["all", 80], "validation": None, "test": True},
+        "80/20",
+        {},
+        {"train": "train", "validation": "train[:20%]"},
+        "halve_validation",
+    ],
+)
+def test_splits_that_are_written_wrongly_are_answered_with_such_that_work(
+    wrong: object, reviews: Callable[..., Task], tmp_path: Path
+):
+    for name in ("all", "test"):
+        rows = [{"title": name, "body": str(row), "stars": 0} for row in range(20)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {"files": {"all": "all.jsonl", "test": "test.jsonl"}}
+    with pytest.raises(UserError) as told:
+        reviews(**files, splits=wrong)
+    task = reviews(**files, **yaml.safe_load("splits: " + str(told.value).rpartition("write splits: ")[2]))
+    assert len(load_split(task, "train")) == 16
+    assert 2 <= len(load_split(task, "validation")) <= 4
+    assert task.splits.get("test") in (None, "test")
+
+
+def test_a_task_file_that_names_no_column_of_the_answer_is_told_how(reviews: Callable[..., Task]):
+    for changed in ({}, {"kind": "text", "labels": None, "metrics": ["rougeL"]}):
+        with pytest.raises(UserError, match=r"there is no column 'label'; choices: .*, label: names the col"):
+            load_split(reviews(label=None, **changed), "train")
+
+
+def test_where_names_what_no_row_holds(reviews: Callable[..., Task]):
+    with pytest.raises(UserError, match=r"is empty: 'train' has 0 rows with 'x' in column 'title'$"):
+        load_split(reviews(where={"title": "x"}), "train")
 
 
 def test_labels_that_are_numbers_need_no_quotes(reviews: Callable[..., Task]):
@@ -459,7 +526,19 @@ def test_a_dataset_that_the_hub_does_not_give_is_named(
             {"metrcs": ["f1"], "metrics": None},
             "field 'metrcs' is unknown; did you mean 'metrics'? (choices: name, ",
         ),
-        ({"metrics": None}, "field 'metrics' is missing"),
+        (
+            {"metrics": None},
+            "field 'metrics' is missing; of kind 'class' write one or more of accuracy, f1, macro_f1, matthews, ",
+        ),
+        (
+            {"metrics": None, "kind": "text", "labels": None},
+            "field 'metrics' is missing; of kind 'text' write one or more of exact_match, rouge2, rougeL, as metri",
+        ),
+        (
+            {"metrics": ["token_f1"], "kind": "question_answering", "labels": None},
+            "metric 'token_f1' is unknown; choices: answer_f1, answer_exact_match",
+        ),
+        ({"fields": None}, "field 'fields' is missing; write fields: [title, body], say"),
         (
             {"metrics": ["acuracy"]},
             "metric 'acuracy' is unknown; did you mean 'accuracy'? (choices: accuracy, ",
@@ -472,17 +551,27 @@ def test_a_dataset_that_the_hub_does_not_give_is_named(
         ({"metrics": 3}, "field 'metrics' is 3: it must be a list; write [3]"),
         ({"metrics": []}, "field 'metrics' is empty: it needs at least 1 entry"),
         ({"labels": None}, "kind 'class' needs labels, the names of the answers, as labels: [bad, good]; "),
-        ({"labels": ["a"]}, "labels: there must be at least two, and no two alike"),
-        ({"labels": ["a", "a"]}, "labels: there must be at least two, and no two alike"),
+        ({"labels": ["a"]}, "labels: there must be at least two, all that the column holds, as [bad, good]"),
+        ({"labels": ["a", "a"]}, "labels: 'a' stands there twice; keep one of them"),
+        ({"labels": [1, "1.0"]}, "labels: '1' and '1.0' would be the same label; keep one of them"),
         (
-            {"labels": [False, True]},
-            "field 'labels': number 1 of the list is false: it must be a text; write \"false\", with the quotes",
+            {"labels": [True, False]},
+            'labels: a label must be a text; write ["false", "true"], with the quotes',
         ),
-        ({"kind": "score"}, "labels are for kind 'class', but kind is 'score'"),
+        ({"labels": [True, "no"]}, 'labels: a label must be a text; write ["true", "no"], with the quotes'),
+        ({"labels": [None, "a"]}, 'labels: a label must be a text; write "null", with the quotes, or ""'),
+        (
+            {"kind": "score"},
+            "labels are for kind 'class', but kind is 'score'; leave them out, or write kind: c",
+        ),
         ({"kind": "clas"}, "field 'kind' is 'clas': did you mean 'class'? (choices: class, score, text, "),
-        ({"name": "my reviews"}, "name: 'my reviews' must be of letters, digits, - and _ alone"),
+        (
+            {"name": "my reviews"},
+            "name: 'my reviews' must be of letters, digits, - and _ alone; write my_reviews",
+        ),
         ({"fields": []}, "field 'fields' is empty: it needs at least 1 entry"),
-        ({"fields": ["a", 1]}, "fields: a column's name must be a text, not 1; write [title, body]"),
+        ({"fields": ["a", 1]}, 'fields: a column\'s name must be a text, not 1; write "1", with the quotes'),
+        ({"fields": ["a", None]}, "fields: a column's name must be a text, not empty; write [title, body]"),
         (
             {"min_generated_length": 9, "max_generated_length": 8},
             "min_generated_length 9 is more than max_generated_length 8",
@@ -491,8 +580,14 @@ def test_a_dataset_that_the_hub_does_not_give_is_named(
             {"max_target_length": 0},
             "field 'max_target_length' is 0: it must be at least 1",
         ),
-        ({"files": None}, "say where the rows come from: either files, or hub and/or local"),
-        ({"hub": "a/b"}, "say where the rows come from: either files, or hub and/or local"),
+        (
+            {"files": None},
+            "say where the rows come from: either files, as files: {train: rows.csv}, or hub and/o",
+        ),
+        (
+            {"hub": "a/b"},
+            "say where the rows come from: either files, as files: {train: rows.csv}, or hub and/or",
+        ),
         (
             {"files": {"train": "a.jsonlines"}},
             "files: 'a.jsonlines' is of no known format; did you mean '.jsonl'? (choices: ",
@@ -502,12 +597,25 @@ def test_a_dataset_that_the_hub_does_not_give_is_named(
             "files: 'trian' is no split; did you mean 'train'?",
         ),
         (
+            {"files": {"train": "a.csv", "dev": "b.csv"}},  # which would be left out without a word
+            "files: 'dev' is no split; choices: train, validation, test",
+        ),
+        ({"files": ["a b.csv", "c.csv"]}, 'files: write {train: "a b.csv", validation: c.csv}'),
+        (
+            {"files": {}},
+            "say where the rows come from: either files, as files: {train: rows.csv}, or hub and",
+        ),
+        (
+            {"splits": {}},
+            "splits: there are none; write splits: {train: train, validation: validation}",
+        ),
+        (
             {"splits": "halve"},
             "splits: 'halve' is no split protocol; choices: as_given, halve_validation, hold_out_train",
         ),
         (
             {"splits": {"tset": "train"}},
-            "field 'splits.tset' is 'tset': did you mean 'test'? (choices: train, validation, test)",
+            "splits: 'tset' is no split; did you mean 'test'? (choices: train, validation, test)",
         ),
         (
             {"splits": {"test": "train[x:]"}},
@@ -685,10 +793,14 @@ def test_a_wrong_row_of_a_parquet_file_is_named(tmp_path: Path):
 
 
 def test_an_empty_split_is_refused(reviews: Callable[..., Task], tmp_path: Path):
-    with pytest.raises(UserError, match=r"^task 'reviews': split 'train' \(train\[1000:\]\) is empty$"):
+    with pytest.raises(
+        UserError, match=r"^task 'reviews': split 'train' \(train\[1000:\]\) is empty: 'train' has 2 rows$"
+    ):
         load_split(reviews(splits="hold_out_train"), "train")
     (tmp_path / "train.jsonl").write_bytes(b"")
-    with pytest.raises(UserError, match=r"^task 'reviews': split 'train' \(train\) is empty$"):
+    with pytest.raises(
+        UserError, match=r"^task 'reviews': split 'train' \(train\) is empty: 'train' has 0 rows$"
+    ):
         load_split(reviews(), "train")
 
 

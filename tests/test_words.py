@@ -181,9 +181,11 @@ def test_a_truth_value_is_no_number_among_trainers_arguments(tmp_path: Path) -> 
     [
         (
             "labels: [true, false]",
-            'number 1 of the list is true: it must be a text; write "true", with the quotes',
+            'labels: a label must be a text; write ["false", "true"], with the quotes',
         ),
-        ("labels: good", "field 'labels' is 'good': it must be a list; write [good]"),
+        ("labels: good", "labels: 'good' is no list of the answers; write [bad, good]"),
+        ("labels: 2", "labels: 2 is no list of the answers; write [bad, good]"),
+        ("labels: no, yes", "labels: 'no, yes' is no list of the answers; write [no, yes]"),
         (
             "labels: {good: 1, bad: 0}",
             "labels: write a list, [bad, good]: a label's number is its place there",
@@ -192,11 +194,19 @@ def test_a_truth_value_is_no_number_among_trainers_arguments(tmp_path: Path) -> 
             "labels: {0: bad, 1: good}",
             "labels: write a list, [bad, good]: a label's number is its place there",
         ),
+        (
+            "labels: {1: good, 0: bad}",
+            "labels: write a list, [bad, good]: a label's number is its place there",
+        ),
+        (
+            "labels: {1: bad, 2: fair, 4: good}",
+            "labels: write a list, as the column has them: [1, 2, 4] or [bad, fair, good]",
+        ),
         ("labels: [.nan, 1]", "field 'labels': number 1 of the list is nan: it must be a text"),
         ("files: rows.csv", "files: write {train: rows.csv}"),
         (
             "splits: {validation: 0.2}",
-            'splits: validation: 0.2 is no part of a file; write splits: {train: "train[20%:]", validation: "tra',
+            'splits: 0.2 for validation is neither SOURCE nor SOURCE[from:to]; write splits: {train: "train[20%:]", ',
         ),
         (
             "splits: 0.2",
@@ -204,15 +214,16 @@ def test_a_truth_value_is_no_number_among_trainers_arguments(tmp_path: Path) -> 
         ),
         (
             "splits: {validation: 20%}",
-            "'20%' for validation is neither SOURCE nor SOURCE[from:to], as train[:20%]",
+            "'20%' for validation is neither SOURCE nor SOURCE[from:to]; write splits: {train: ",
         ),
         ("splits: {train: train[20%:]}", "is not valid YAML: line"),
-        ("labels: ' '", "field 'labels' is ' ': it must be a list; write [first, second]"),
+        ("labels: ' '", "labels: ' ' is no list of the answers; write [bad, good]"),
         ("metrics: {}", "field 'metrics' is {}: it must be a list; write [first, second]"),
         ("metrics: []", "field 'metrics' is empty: it needs at least 1 entry"),
         ("fields: []", "field 'fields' is empty: it needs at least 1 entry"),
         ("metrics: 3", "field 'metrics' is 3: it must be a list; write [3]"),
-        ("fields: [1]", "a column's name must be a text, not 1; write [title, body]"),
+        ("fields: [1]", 'a column\'s name must be a text, not 1; write "1", with the quotes'),
+        ("where: {kept: true}", 'where: write kept: "True", with the quotes; or "true", where the column'),
         ("kind: clas", "field 'kind' is 'clas': did you mean 'class'? (choices: class, score, text,"),
         ("every_answer: maybe", "field 'every_answer' is 'maybe': write true or false"),
         ("max_target_length: 0", "field 'max_target_length' is 0: it must be at least 1"),

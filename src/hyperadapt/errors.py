@@ -123,7 +123,9 @@ def validation_message(error: ValidationError, model: type[BaseModel]) -> str:
     if mistake["type"] == "extra_forbidden":
         return f"field '{field}' is unknown; {nearest(loc[-1], siblings(model, loc))}"
     if mistake["type"] == "missing":
-        return f"field '{field}' is missing"
+        holder = _holder(model, loc)
+        examples = holder.model_fields[str(loc[-1])].examples if holder else None
+        return f"field '{field}' is missing" + (f"; write {loc[-1]}: {examples[0]}, say" if examples else "")
     if isinstance(cause, ValueError):
         return f"{field}: {cause}" if field else str(cause)
     place = f"field '{field}'"
@@ -195,11 +197,17 @@ def in_plain_words(mistake: Mapping[str, Any]) -> str:
 
 def siblings(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """List the fields that are valid beside the one at `loc`."""
+    holder = _holder(model, loc)
+    return list(holder.model_fields) if holder else []
+
+
+def _holder(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """Find the section that the field at `loc` is of, None where that is no section of ours."""
     for part in loc[:-1]:
         field = model.model_fields.get(str(part))
         kinds = () if field is None else (field.annotation, *get_args(field.annotation))  # a section, or none
         sections = [kind for kind in kinds if hasattr(kind, "model_fields")]
         if not sections:
-            return []
+            return None
         model = sections[0]
-    return list(model.model_fields)
+    return model

@@ -9,6 +9,7 @@ from hyperadapt.errors import UserError, nearest
 from hyperadapt.tasks.builtin import BUILTIN
 from hyperadapt.tasks.glue import GLUE
 from hyperadapt.tasks.hyperdecoders import HYPERDECODERS, MRQA_IN_DOMAIN, MRQA_OUT_OF_DOMAIN
+from hyperadapt.tasks.sources import SUFFIXES, suffix_of
 from hyperadapt.tasks.superglue import SUPER_GLUE
 from hyperadapt.tasks.task import (
     SPLITS,
@@ -57,6 +58,11 @@ def get_task(name: str | Path) -> Task:
     if Path(name).suffix in (".yaml", ".yml"):
         return load_task_file(name)
     if name not in TASKS:
+        if suffix_of(Path(name)) in SUFFIXES:
+            raise UserError(
+                f"{name} is a file of rows, and a task is a YAML file that names it; `hyperadapt init DIR` "
+                "writes an example"
+            )
         raise UserError(f"task '{name}' is unknown and no .yaml file; {nearest(name, [*TASKS, *SUITES])}")
     return TASKS[str(name)]
 

@@ -110,26 +110,67 @@ def _named_columns(fields: object) -> object:
         return fields
     for column in fields:
         if not isinstance(column, str):
-            raise UserError(f"a column's name must be a text, not {as_written(column)}; write [title, body]")
+            in_quotes = isinstance(column, bool | int | float)
+            written = f'"{as_written(column)}", with the quotes' if in_quotes else "[title, body]"
+            raise UserError(f"a column's name must be a text, not {as_written(column)}; write {written}")
     return {column: column for column in fields}
 
 
 def _named_files(files: object) -> object:
-    if isinstance(files, str):
-        raise UserError(f"write {{train: {files}}}")
-    return files
+    given = [files] if isinstance(files, str) else files
+    if not isinstance(given, list) or not given or not all(isinstance(file, str) and file for file in given):
+        return files
+    raise UserError(f"write {_mapping_of(dict(zip(SPLITS, given, strict=False)))}")
+
+
+def _where_texts(where: object) -> object:
+    for column, value in where.items() if isinstance(where, dict) else ():
+        if isinstance(value, bool):
+            text = as_written(value)
+            raise UserError(
+                f'write {column}: "{value}", with the quotes; or "{text}", where the column holds that text'
+            )
+    return where
 
 
 def _label_texts(labels: object) -> object:
-    if isinstance(labels, dict):
-        numbers = all(isinstance(value, int) for value in labels.values())
-        names = sorted(labels, key=labels.__getitem__) if numbers else labels.values()
-        listed = ", ".join(map(str, names))
-        raise UserError(f"write a list, [{listed}]: a label's number is its place there, from 0")
+    if isinstance(labels, dict) and labels:
+        raise UserError(f"write a list, {_list_of_labels(labels)}")
+    if isinstance(labels, str | bool | int | float):
+        apart = isinstance(labels, str) and "," in labels
+        raise UserError(
+            f"{as_written(labels)} is no list of the answers; write [{labels if apart else 'bad, good'}]"
+        )
     if not isinstance(labels, list | tuple):
         return labels
+    if any(isinstance(label, bool) for label in labels):
+        if all(isinstance(label, bool) for label in labels):
+            labels = sorted(labels)  # so that a column of 0 and 1 means the same
+        in_quotes = ", ".join(
+            f'"{label if isinstance(label, str) else as_written(label)}"' for label in labels
+        )
+        raise UserError(f"a label must be a text; write [{in_quotes}], with the quotes")
+    if None in labels:
+        raise UserError('a label must be a text; write "null", with the quotes, or "" for empty cells')
     # Labels that are numbers are matched as numbers.
     return [str(label) if type(label) in (int, float) and math.isfinite(label) else label for label in labels]
+
+
+def _list_of_labels(labels: Mapping[str, object]) -> str:
+    """Write the list that a mapping of names and numbers, either way round, stands for."""
+    pairs = [
+        (number, name)
+        for key, value in labels.items()
+        for number, name in ((str(key), str(value)), (str(value), str(key)))
+        if number.isdecimal()
+    ]
+    if len(pairs) != len(labels):  # no numbers, or nothing else
+        return f"[{', '.join(map(str, labels.values()))}]"
+    pairs.sort(key=lambda pair: int(pair[0]))
+    numbers, names = (", ".join(part) for part in zip(*pairs, strict=True))
+    if numbers == ", ".join(map(str, range(len(pairs)))):
+        return f"[{names}]: a label's number is its place there, from 0"
+    return f"as the column has them: [{numbers}] or [{names}]"
 
 
 def _one_or_more(names: object) -> object:
@@ -138,7 +179,9 @@ def _one_or_more(names: object) -> object:
 
 def _plain_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise UserError(f"'{name}' must be of letters, digits, - and _ alone")
+        plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")
+        remedy = f"; write {plain}" if plain else ""
+        raise UserError(f"'{name}' must be of letters, digits, - and _ alone{remedy}")
     return name
 
 
@@ -155,31 +198,77 @@ def _splits_as_given(fields: dict[str, Any]) -> dict[Split, str]:
     return {split: split for split in SPLITS if split in files}
 
 
-def in_parts(source: str, split: str) -> str:
-    """Write what makes a split of a source that has none, to be pasted into a task file."""
-    parts = {"train": f"{source}[20%:]", "validation": f"{source}[:20%]"}
-    if split == "test":
-        parts |= {"validation": f"{source}[:10%]", "test": f"{source}[10%:20%]"}
-    return "splits: {" + ", ".join(f'{name}: "{part}"' for name, part in parts.items()) + "}"
+def _mapping_of(values: Mapping[str, str]) -> str:
+    """Write names and texts as YAML that can be pasted, with quotes where a text needs them."""
+    quoted = {
+        name: text if re.fullmatch(r"[\w./-]+", text) else json.dumps(text, ensure_ascii=False)
+        for name, text in values.items()
+    }
+    return "{" + ", ".join(f"{name}: {text}" for name, text in quoted.items()) + "}"
+
+
+def _source_of(part: object) -> str:
+    """The source of a split, "" where the split is written wrongly."""
+    match = _SLICE.fullmatch(part) if isinstance(part, str) else None
+    return match["source"] if match else ""
+
+
+def in_parts(splits: Mapping[Any, object], files: Iterable[str], *asked: str) -> str:
+    """Write splits that have validation, and all that are there or asked for, to be pasted into a task file.
+
+    Those that have a source or a file of their own keep it. The others are parts of one source, which is that of train
+    where it has one.
+
+    Args:
+        splits: that are there, maybe written wrongly.
+        files: the names of the sources; none where they are the hub's.
+        asked: names of splits.
+    """
+    files = list(files)
+
+    def is_there(source: str) -> bool:
+        return bool(source) and (not files or set(source.split("+")) <= set(files))
+
+    source = next(filter(is_there, (_source_of(splits.get("train")), "train", *files)))
+    own, held_out = dict[str, object](), []
+    for split in (name for name in SPLITS[1:] if name in {"validation", *splits, *asked, *files}):
+        part = splits.get(split)
+        if not is_there(_source_of(part)):
+            part = split if split in files else source
+        if _source_of(part) == source:
+            held_out.append(split)
+        else:
+            own[split] = part
+    share = 20 // max(len(held_out), 1)
+    parts = {"train": f"{source}[20%:]" if held_out else source, **own}
+    for place, split in enumerate(held_out):
+        parts[split] = f"{source}[{f'{place * share}%' if place else ''}:{(place + 1) * share}%]"
+    return f"splits: {_mapping_of({split: str(parts[split]) for split in SPLITS if split in parts})}"
 
 
 def _named_protocol(splits: object, task: ValidationInfo) -> object:
+    files = task.data.get("files") or ()
     if isinstance(splits, dict):
         for split, part in splits.items():
-            if isinstance(part, int | float):
+            if split not in SPLITS:
+                raise UserError(f"'{split}' is no split; {nearest(split, SPLITS)}")
+            if not _source_of(part):
                 raise UserError(
-                    f"{split}: {part} is no part of a file; write {in_parts('train', str(split))}"
+                    f"{as_written(part)} for {split} is neither SOURCE nor SOURCE[from:to]; write "
+                    f"{in_parts(splits, files)}"
                 )
         return splits
     if not isinstance(splits, str):
-        raise UserError(f"{as_written(splits)} names no parts; write {in_parts('train', 'validation')}")
+        raise UserError(f"{as_written(splits)} names no parts; write {in_parts({}, files)}")
     protocols = {
         "as_given": _splits_as_given(task.data),
         "halve_validation": HALVE_VALIDATION,
         "hold_out_train": HOLD_OUT_TRAIN,
     }
     if splits not in protocols:
-        raise UserError(f"'{splits}' is no split protocol; {nearest(splits, protocols)}")
+        raise UserError(
+            f"'{splits}' is no split protocol; {nearest(splits, protocols)}; or write {in_parts({}, files)}"
+        )
     return protocols[splits]
 
 
@@ -234,16 +323,18 @@ class Task(Fields):
     for its first alone.
     """
 
-    name: Annotated[str, AfterValidator(_plain_name)]
+    name: Annotated[str, AfterValidator(_plain_name)] = Field(examples=["reviews"])
     hub: Annotated[str, AfterValidator(_hub_name)] | None = None
     hub_config: str | None = None
     local: str | None = None
     files: Annotated[dict[str, Path], BeforeValidator(_named_files)] | None = None
     generated: bool = False
-    fields: Annotated[dict[str, str], BeforeValidator(_named_columns)] = Field(min_length=1)
+    fields: Annotated[dict[str, str], BeforeValidator(_named_columns)] = Field(
+        min_length=1, examples=["[title, body]"]
+    )
     label: str = "label"
     labels: Annotated[tuple[str, ...], BeforeValidator(_label_texts)] | None = None
-    where: dict[str, str] | None = None
+    where: Annotated[dict[str, str], BeforeValidator(_where_texts)] | None = None
     prefix: str | None = None
     kind: Literal["class", "score", "text", "question_answering", "coreference"] = "class"
     writes: Literal["number", "name"] = "number"
@@ -252,7 +343,7 @@ class Task(Fields):
     group: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
     every_answer: bool = False
     preprocess: str | None = None
-    metrics: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = Field(min_length=1)
+    metrics: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = Field((), min_length=1)
     splits: Annotated[dict[Split, str], BeforeValidator(_named_protocol)] = Field(
         default_factory=_splits_as_given, validate_default=True
     )
@@ -273,38 +364,43 @@ class Task(Fields):
             if self.files or self.hub or self.local:
                 raise UserError("generated is for the built-in tasks alone")
             return
-        if (self.files is None) == (self.hub is None and self.local is None):
-            raise UserError("say where the rows come from: either files, or hub and/or local")
+        if (not self.files) == (self.hub is None and self.local is None):
+            raise UserError(
+                "say where the rows come from: either files, as files: {train: rows.csv}, or hub and/or local"
+            )
         for file in (self.files or {}).values():
             if suffix_of(file) not in SUFFIXES:
                 raise UserError(f"files: '{file}' is of no known format; {nearest(file.suffix, SUFFIXES)}")
 
     def _check_splits(self) -> None:
-        if not self.splits:
-            file = next(iter(self.files or {}), "")
-            raise UserError(
-                f"files: '{file}' is no split; {nearest(file, SPLITS)}; or part it: {in_parts(file, 'validation')}"
-            )
-        for split, rows in self.splits.items():
-            match = _SLICE.fullmatch(rows)
-            if not match:
+        files = self.files or {}
+        used = [
+            (split, source) for split, part in self.splits.items() for source in _source_of(part).split("+")
+        ]
+        for split, source in used:
+            if files and source not in files:
                 raise UserError(
-                    f"splits: '{rows}' for {split} is neither SOURCE nor SOURCE[from:to], as train[:20%]"
+                    f"splits: {split} takes its rows from '{source}', which has no file; "
+                    f"{nearest(source, files)}; or write {in_parts(self.splits, files)}"
                 )
-            for source in match["source"].split("+"):
-                if self.files is not None and source not in self.files:
-                    raise UserError(
-                        f"splits: {split} takes its rows from '{source}', which has no file; "
-                        f"{nearest(source, self.files)}"
-                    )
+        # A protocol may leave a split's own file alone, as one of test rows without labels.
+        for file in sorted(set(files) - set(SPLITS) - {source for _, source in used}):
+            remedy = "" if self.splits else f"; or write {in_parts({}, files)}"
+            raise UserError(f"files: '{file}' is no split; {nearest(file, SPLITS)}{remedy}")
+        if not self.splits:
+            raise UserError(f"splits: there are none; write {in_parts({}, files)}")
 
     def _check_labels(self) -> None:
         if (self.kind == "coreference") != (self.candidate is not None):
             raise UserError("kind 'coreference', and no other, needs the column of the candidate")
         if self.kind != "class" and (self.writes == "name" or self.group):
-            raise UserError(f"writes and group are for kind 'class', but kind is '{self.kind}'")
+            raise UserError(
+                f"writes and group are for kind 'class', but kind is '{self.kind}'; leave them out"
+            )
         if self.kind != "score" and self.step is not None:
-            raise UserError(f"step is for kind 'score', but kind is '{self.kind}'")
+            raise UserError(
+                f"step is for kind 'score', but kind is '{self.kind}'; leave it out, or write kind: score"
+            )
         if self.preprocess is not None and self.preprocess not in PREPROCESSORS:
             raise UserError(
                 f"preprocess: '{self.preprocess}' is unknown; {nearest(self.preprocess, PREPROCESSORS)}"
@@ -321,24 +417,38 @@ class Task(Fields):
                 )
         elif self.kind != "class":
             if self.labels is not None:
-                raise UserError(f"labels are for kind 'class', but kind is '{self.kind}'")
+                raise UserError(
+                    f"labels are for kind 'class', but kind is '{self.kind}'; leave them out, or write kind: class"
+                )
         elif self.labels is None:
             raise UserError(
                 "kind 'class' needs labels, the names of the answers, as labels: [bad, good]; where the answers are "
                 "numbers or free texts, write kind: score or kind: text"
             )
-        elif len(set(self.labels)) < max(2, len(self.labels)):
-            raise UserError("labels: there must be at least two, and no two alike")
+        elif len(self.labels) < 2:
+            raise UserError("labels: there must be at least two, all that the column holds, as [bad, good]")
         alike: dict[str | Decimal, str] = {}
         for name in self.labels or ():
-            if alike.setdefault(label_key(name), name) != name:
-                raise UserError(f"labels: '{alike[label_key(name)]}' and '{name}' would be the same label")
+            key = label_key(name)
+            if key in alike:
+                twice = f"'{name}' stands there twice; keep one of them"
+                raise UserError(
+                    f"labels: {twice}"
+                    if alike[key] == name
+                    else f"labels: '{alike[key]}' and '{name}' would be the same label; keep one of them"
+                )
+            alike[key] = name
 
     def _check_metrics(self) -> None:
         fitting = METRICS_OF_KIND[self.kind]
+        if not self.metrics:
+            raise UserError(
+                f"field 'metrics' is missing; of kind '{self.kind}' write one or more of {', '.join(fitting)}, as "
+                f"metrics: [{fitting[0]}]"
+            )
         for metric in self.metrics:
             if metric not in METRICS:
-                raise UserError(f"metric '{metric}' is unknown; {nearest(metric, METRICS)}")
+                raise UserError(f"metric '{metric}' is unknown; {nearest(metric, fitting)}")
             if metric not in fitting:
                 raise UserError(f"metric '{metric}' is not for kind '{self.kind}'; {nearest('', fitting)}")
         if set(self.metrics) <= REPORTED_ONLY:
@@ -394,7 +504,7 @@ class Task(Fields):
         Raises:
             UserError: the label column is missing, or holds no answers.
         """
-        value = value_of(row, self.label)
+        value = self._answer_of(row)
         text = as_text(value)
         try:
             return read_answers(
@@ -410,7 +520,7 @@ class Task(Fields):
             UserError: the label column is missing, or holds no label of this task.
         """
         if self.kind == "text":
-            return text_of(row, self.label)
+            return text_of({self.label: self._answer_of(row)}, self.label)
         if self.kind == "question_answering":
             return self.answers(row)[0][0]
         if self.candidate is not None:
@@ -418,7 +528,7 @@ class Task(Fields):
         if self.kind == "class":
             number = self.label_number(row)
             return self._label_names[number] if self.writes == "name" else number
-        value = value_of(row, self.label)
+        value = self._answer_of(row)
         text = as_text(value)
         score = None if text is None else read_score(text)
         if score is None:
@@ -465,15 +575,30 @@ class Task(Fields):
         Raises:
             UserError: the label column is missing, or holds no label of this task.
         """
-        value = value_of(row, self.label)
+        value = self._answer_of(row)
         text = as_text(value)
         number = None if text is None else self._label_numbers.get(label_key(text))
         if number is None:
+            are_truth_values = isinstance(value, bool) and len(self._label_names) == 2
+            remedy = (
+                '; for truth values write labels: ["false", "true"]'
+                if are_truth_values or self._contradict_their_numbers
+                else ""
+            )
             raise UserError(
                 f"column '{self.label}' holds {reprlib.repr(value)}, which is no label; "
-                f"{nearest(value, self._label_choices)}"
+                f"{nearest(value, self._label_choices)}{remedy}"
             )
         return number
+
+    def _answer_of(self, row: Row) -> Any:
+        """What the label column of a row holds."""
+        if self.label not in row and self.label == Task.model_fields["label"].default:
+            raise UserError(
+                f"there is no column '{self.label}'; {nearest(self.label, row)}; in the task file, label: names the "
+                "column of the answer"
+            )
+        return value_of(row, self.label)
 
     def references(self, row: Row) -> tuple[str, ...] | None:
         """What a prediction is compared with, where that is not the target text alone.
@@ -513,7 +638,7 @@ class Task(Fields):
         """What a label column may hold, as text -> the label's number, as text."""
         by_name = {name: number for number, name in self._label_names.items()}
         by_number = {number: number for number in self._label_names}
-        return by_name if self._names_are_numbers else by_name | by_number
+        return by_name if self._names_are_numbers or self._contradict_their_numbers else by_name | by_number
 
     @cached_property
     def _label_numbers(self) -> dict[str | Decimal, str]:
@@ -523,6 +648,11 @@ class Task(Fields):
     @property
     def _names_are_numbers(self) -> bool:
         return any(isinstance(label_key(name), Decimal) for name in self.labels or ())
+
+    @property
+    def _contradict_their_numbers(self) -> bool:
+        """Whether the names are truth values with true first, which a column of 1 for true and 0 for false denies."""
+        return [label_key(name) for name in self.labels or ()] == ["true", "false"]
 
     def check_numbering(self, rows: Iterable[Row]) -> None:
         """Check that a label column of numbers does not count from 1, when every row would be of the class above.
@@ -622,7 +752,7 @@ def read_split(
     if split not in task.splits:
         remedy = nearest(split, task.splits)
         if task.files and split in SPLITS:
-            remedy = f"name a file for it, or part one, as {in_parts(next(iter(task.files)), split)}"
+            remedy = f"name a file for it, or part one, as {in_parts(task.splits, task.files, split)}"
         raise UserError(f"task '{task.name}' has no split '{split}'; {remedy}")
     part = _SLICE.fullmatch(task.splits[split])
     assert part is not None
@@ -631,9 +761,15 @@ def read_split(
         rows = [_preprocessed(task, *placed) for placed in rows]
     with naming(f"task '{task.name}', {split} rows"):
         task.check_numbering(row for _, row in rows)
+    there = len(rows)
     rows = _slice(rows, part["start"], part["stop"], task.group_of if task.group else None)
     if not rows:
-        raise UserError(f"task '{task.name}': split '{split}' ({task.splits[split]}) is empty")
+        wanted = " and ".join(f"'{text}' in column '{column}'" for column, text in (task.where or {}).items())
+        having = f" with {wanted}" if wanted else ""
+        raise UserError(
+            f"task '{task.name}': split '{split}' ({task.splits[split]}) is empty: '{part['source']}' has {there} "
+            f"rows{having}"
+        )
     if max_rows is None:
         return rows
     drawn = _shuffled(rows, seed)
