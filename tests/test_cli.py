@@ -53,15 +53,14 @@ def in_a_process(*arguments: object, stdin: str = "") -> Outcome:
 # ------------------------------------------------------------------------------------------------ the front page
 
 
-def test_help_imports_neither_torch_nor_transformers_and_answers_at_once() -> None:
+def test_help_imports_nothing_heavy() -> None:
     program = (
-        "import sys, time; sys.argv = ['hyperadapt', '--help']\n"
+        "import sys; sys.argv = ['hyperadapt', '--help']\n"
         "from hyperadapt.cli import main\n"
         "try: main()\n"
         "except SystemExit as exit: print('exit code', exit.code)\n"
         "print('heavy', sorted({name.split('.')[0] for name in sys.modules} & "
         "{'torch', 'transformers', 'datasets', 'numpy', 'pydantic', 'sklearn', 'scipy'}))\n"
-        "print('seconds', time.process_time())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
@@ -69,7 +68,6 @@ def test_help_imports_neither_torch_nor_transformers_and_answers_at_once() -> No
     assert done.stderr == ""
     assert "exit code 0" in done.stdout
     assert "heavy []" in done.stdout
-    assert float(done.stdout.rpartition("seconds ")[2]) < 0.5
     for command in ("train", "evaluate", "predict", "params", "tasks", "methods"):
         assert f"│ {command} " in done.stdout
 
