@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import shutil
 import subprocess
 import sys
@@ -61,6 +62,24 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The runs of a comparison are trained one after another in the tests' own process, which is far faster."""
     monkeypatch.setattr("hyperadapt.comparison.spread_over_processes", one_after_another)
+
+
+class Said:
+    """What is told of waiting for a lock: captured output may lose lines of other threads."""
+
+    def __init__(self) -> None:
+        self.lines: queue.Queue[str] = queue.Queue()
+
+    def next(self) -> str:
+        return self.lines.get(timeout=60)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Said:
+    """What locks say from now on."""
+    lines = Said()
+    monkeypatch.setattr("hyperadapt.locks.notice", lines.lines.put)
+    return lines
 
 
 @pytest.fixture

@@ -101,10 +101,8 @@ def test_scores_of_a_model_are_not_added_to_those_of_another_that_was_trained_me
     assert contents(run) == trained_on
 
 
-def test_two_evaluations_that_end_at_once_add_both_their_scores(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model, said = results_file.model_entries(run), ""
+def test_two_evaluations_that_end_at_once_add_both_their_scores(run: Path, said: Any) -> None:
+    model = results_file.model_entries(run)
 
     def add(split: str) -> None:
         with results_file.adding(run, model):
@@ -114,18 +112,16 @@ def test_two_evaluations_that_end_at_once_add_both_their_scores(
     with results_file.adding(run, model):
         before = results_file.read(run)
         second.start()
-        while "waiting for process" not in said:
-            assert second.is_alive()
-            said += capsys.readouterr().err
+        assert "waiting for process" in said.next()
         results_file.write(run, {**before, "first": "scores"})
     second.join()
     assert results_file.read(run) == {**before, "first": "scores", "second": "scores"}
 
 
 def test_an_evaluation_waits_for_who_writes_into_the_run(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Path, monkeypatch: pytest.MonkeyPatch, said: Any
 ) -> None:
-    before, evaluate, said = contents(run), Run.evaluate, ""
+    before, evaluate = contents(run), Run.evaluate
     release, holding = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -142,13 +138,13 @@ def test_an_evaluation_waits_for_who_writes_into_the_run(
     monkeypatch.setattr(Run, "evaluate", held_meanwhile)
     evaluation = threading.Thread(target=cli.evaluate, args=[run], kwargs={"split": "train"})
     evaluation.start()
-    while "waiting for process" not in said and evaluation.is_alive():
-        said += capsys.readouterr().err
+    line = said.next()
     during = contents(run)
     release.set()
     evaluation.join()
     holder.join()
-    assert f"which is using {run}" in said
+    assert line.startswith("waiting for process ")
+    assert f"which is using {run}" in line
     during.pop(LOCK_FILE)
     assert during == before
     assert "train" in results_file.read(run)

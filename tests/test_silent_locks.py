@@ -215,21 +215,15 @@ def test_the_runs_of_a_comparison_that_is_killed_stop_with_a_checkpoint(tmp_path
     assert holder(run) is None
 
 
-def test_a_run_that_is_still_being_trained_is_waited_for_and_left_as_it_is(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_is_still_being_trained_is_waited_for_and_left_as_it_is(tmp_path: Path, said: Any) -> None:
     (cell,) = cells_of(CompareConfig.load(write_comparison(tmp_path)))
-    said = ""
     with locked(cell.directory):
         (cell.directory / "config.yaml").write_text("of a run without a checkpoint yet\n")
         thread = threading.Thread(target=prepare, args=[cell])
         thread.start()
-        while "waiting for process" not in said:
-            assert thread.is_alive()
-            said += capsys.readouterr().err
-            time.sleep(0.01)
+        line = said.next()
         assert not cell.beside(".yaml").exists()
     thread.join()
     assert cell.beside(".yaml").is_file()
     assert (cell.directory / "config.yaml").read_text() == "of a run without a checkpoint yet\n"
-    assert f"which is using {cell.directory}" in said
+    assert f"which is using {cell.directory}" in line
