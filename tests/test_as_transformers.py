@@ -95,13 +95,33 @@ def test_a_model_that_is_pickled_is_the_same_and_its_own(way: str, method: Metho
     assert len(model.tasks) == len(TASKS)
 
 
-def test_a_part_that_is_copied_alone_brings_no_second_model_along() -> None:
+def test_a_norm_that_is_copied_alone_brings_no_second_model_along() -> None:
     model = tiny_adapted()
-    for part in (model.encoder, model.encoder.final_layer_norm):
-        copied = copy.deepcopy(part)
-        assert copied is not part
-        assert copied.model[0] is model
-        assert {id(parameter) for parameter in copied.parameters()}.isdisjoint(map(id, model.parameters()))
+    copied = copy.deepcopy(model.encoder.final_layer_norm)
+    assert copied.model[0] is model
+    assert copied.weight is not model.encoder.final_layer_norm.weight
+
+
+class Holder(nn.Module):
+    """Holds a part of a model before the model itself, so that a copy reaches the part first."""
+
+    def __init__(self, model: Any, part: Any) -> None:
+        super().__init__()
+        self.part, self.whole = part, model
+
+
+@pytest.mark.parametrize("part", ["encoder", "encoder.final_layer_norm"])
+def test_a_copy_that_reaches_a_part_first_shares_nothing_with_the_model(part: str) -> None:
+    model = tiny_adapted()
+    copied = copy.deepcopy(Holder(model, model.get_submodule(part)))
+    pair = copy.deepcopy((model.get_submodule(part), model))
+    for one, whole in ((copied.part, copied.whole), pair):
+        assert whole is not model
+        assert whole.get_submodule(part) is one
+        assert {id(parameter) for parameter in whole.parameters()}.isdisjoint(map(id, model.parameters()))
+    alone = copy.deepcopy(model.encoder)  # whose forward needs a model's weights: its own
+    assert alone.model[0] is not model
+    assert alone.model[0].encoder is alone
 
 
 def test_hooks_of_a_new_process_do_not_take_the_place_of_what_a_site_reads(

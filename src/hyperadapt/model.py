@@ -688,12 +688,13 @@ def reduce_mixed(module: nn.Module, protocol: int) -> Any:
 
 
 def copy_mixed(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Copy a module deeply; one that is copied alone, as PEFT copies norms, stays within the model that it is in."""
-    if isinstance(module, AdaptedStack | Norm):
-        memo.setdefault(id(module.model[0]), module.model[0])
+    """Copy a module deeply; a norm that is copied alone, as PEFT does, reads its type from the model that it is in."""
     make, arguments, state, *_ = reduce_mixed(module, 2)
+    kept = {"model"} if isinstance(module, Norm) and not memo else set[str]()
     memo[id(module)] = copied = make(*arguments)
-    copied.__setstate__(copy.deepcopy(state, memo))
+    copied.__setstate__(
+        {name: value if name in kept else copy.deepcopy(value, memo) for name, value in state.items()}
+    )
     return copied
 
 
