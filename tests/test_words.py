@@ -8,7 +8,7 @@ import re
 import socket
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any, get_args
 
@@ -536,15 +536,47 @@ def test_a_hub_that_cannot_be_reached_is_asked_once_and_said_before(
     assert no_hub == []
 
 
-def test_a_hub_that_answers_whatever_it_says_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_hub")
+def test_threads_that_ask_at_once_leave_no_process_offline() -> None:
+    first_is_in, first_is_out, second_is_in = Event(), Event(), Event()
+    said: list[str | None] = []
+
+    def first() -> None:
+        with hub.asking("some/model", "model.name") as unreachable:
+            said.append(unreachable)
+            first_is_in.set()
+            second_is_in.wait(0.5)  # in vain, if it has to wait for this one
+        first_is_out.set()
+
+    def second() -> None:
+        first_is_in.wait()
+        with hub.asking("other/model", "model.name") as unreachable:
+            said.append(unreachable)
+            second_is_in.set()
+            first_is_out.wait()
+
+    threads = [Thread(target=first), Thread(target=second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
+    assert all("cannot be reached" in str(reason) for reason in said)
+
+
+def test_a_hub_that_answers_whatever_it_says_is_there_and_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # which answers that it cannot
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         Thread(target=server.serve_forever, daemon=True).start()
-        with hub.asking("some/model", "model.name") as unreachable:
-            assert unreachable is None
-            assert not huggingface_hub.constants.HF_HUB_OFFLINE
+        for _ in ("train", "validation"):
+            with hub.asking("some/rows", "hub") as unreachable:
+                assert unreachable is None
+                assert not huggingface_hub.constants.HF_HUB_OFFLINE
         server.shutdown()
+    assert capsys.readouterr().err.count("the hub is asked for it") == 1
 
 
 def test_what_a_library_said_is_cut_between_words_or_sentences_and_shown_to_be() -> None:

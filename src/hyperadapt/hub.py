@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
+from threading import RLock, Thread
 
 from hyperadapt.errors import notice, reason_of
+
+# To be offline is a state of the whole process: of threads that load, one waits for the other.
+_LOADING = RLock()
+_TOLD: set[tuple[str, str]] = set()  # names that the hub was asked for, and where they stand
+_ANSWERED: set[str] = set()  # addresses that need not be asked again for a sign of life
 
 
 @contextmanager
@@ -18,7 +23,7 @@ def asking(name: str, field: str) -> Iterator[str | None]:
     Where no answer comes to a first question, they are offline within, as with HF_HUB_OFFLINE=1.
 
     Args:
-        name: of a model; where it is a directory, or a path, nothing is asked.
+        name: of a model or data set; where it is a directory, or a path, nothing is asked.
         field: where the name stands, for the notice.
 
     Yields:
@@ -29,15 +34,18 @@ def asking(name: str, field: str) -> Iterator[str | None]:
     if Path(name).is_dir() or not may_be_there(name):
         yield None
         return
-    before = constants.HF_HUB_OFFLINE
-    if not before and not is_downloaded(name):
-        notice(f"{field}: '{name}' is no directory here; the hub is asked for it")
-    unreachable = why_unreachable()
-    constants.HF_HUB_OFFLINE = unreachable is not None
-    try:
-        yield unreachable
-    finally:
-        constants.HF_HUB_OFFLINE = before
+    with _LOADING:
+        before = constants.HF_HUB_OFFLINE
+        if not before and (field, name) not in _TOLD and not is_downloaded(name):
+            notice(f"{field}: '{name}' is no directory here; the hub is asked for it")
+        unreachable = why_unreachable()
+        if unreachable is None:
+            _TOLD.add((field, name))
+        constants.HF_HUB_OFFLINE = unreachable is not None
+        try:
+            yield unreachable
+        finally:
+            constants.HF_HUB_OFFLINE = before
 
 
 def may_be_there(name: str) -> bool:
@@ -46,14 +54,12 @@ def may_be_there(name: str) -> bool:
 
 
 def is_downloaded(name: str) -> bool:
-    """Tell whether a model of this name, or a part of it, was downloaded before."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
+    """Tell whether a model or data set of this name, or a part of it, was downloaded before."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
 
-    try:
-        return isinstance(try_to_load_from_cache(name, "config.json"), str)
-    except HFValidationError:
-        return False
+    folders = (repo_folder_name(repo_id=name, repo_type=kind) for kind in ("model", "dataset"))
+    return any((Path(HF_HUB_CACHE) / folder).is_dir() for folder in folders)
 
 
 def why_unreachable() -> str | None:
@@ -64,6 +70,8 @@ def why_unreachable() -> str | None:
     if constants.is_offline_mode():
         return "HF_HUB_OFFLINE is set"
     address, seconds = constants.ENDPOINT, constants.HF_HUB_ETAG_TIMEOUT
+    if address in _ANSWERED:
+        return None
     why = [f"{address} does not answer within {seconds} s; HF_HUB_ETAG_TIMEOUT=60 waits longer"]
 
     def ask() -> None:
@@ -77,4 +85,7 @@ def why_unreachable() -> str | None:
     asked = Thread(target=ask, daemon=True)
     asked.start()
     asked.join(seconds)
-    return why[0] if why else None
+    if why:
+        return why[0]
+    _ANSWERED.add(address)
+    return None
