@@ -186,6 +186,16 @@ def test_a_project_moves_with_its_base_model_and_takes_no_other_for_it(tmp_path:
     assert load_run(there / "run").config.model.name == str(there / "model")
 
 
+def test_paths_in_lists_are_compared_from_a_runs_directory_too() -> None:
+    before, now = (
+        {"output_dir": f"/{place}/run", "text.files": [f"/{place}/a.txt", f"/{place}/b.txt"], "seeds": [1]}
+        for place in ("here", "there/now")
+    )
+    assert runs.from_its_directory(before) == runs.from_its_directory(now) | {"output_dir": "."}
+    others = now | {"text.files": ["/there/now/a.txt", "/elsewhere/b.txt"]}
+    assert runs.from_its_directory(before) != runs.from_its_directory(others)
+
+
 def test_evaluate_refuses_rows_that_have_changed_unless_it_is_allowed(folder: Path) -> None:
     run = folder / "run"
     assert hyperadapt("evaluate", run).code == 0

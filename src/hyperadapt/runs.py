@@ -449,12 +449,14 @@ def check_same_run(
 
 def from_its_directory(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run's fields with paths relative to its own directory, which stay the same where a project moves."""
-    return {
-        name: os.path.relpath(value, values["output_dir"])
-        if isinstance(value, str) and os.path.isabs(value)
-        else value
-        for name, value in values.items()
-    }
+
+    def relative(value: Any) -> Any:
+        if isinstance(value, list):
+            return [relative(item) for item in value]
+        is_path = isinstance(value, str) and os.path.isabs(value)
+        return os.path.relpath(value, values["output_dir"]) if is_path else value
+
+    return {name: relative(value) for name, value in values.items()}
 
 
 def check_same_tasks(directory: Path, tasks: Sequence[Task], where: str) -> None:
@@ -877,7 +879,7 @@ def check_asked(path: str | Path, names: Sequence[str] = (), split: str | None =
     Args:
         path: its directory.
         names: of tasks.
-        split: of them or, without names, of any of its tasks.
+        split: of any of its tasks.
 
     Raises:
         UserError: as `Run.task` and `Run.tasks_with`; or as `load_run_config`.
