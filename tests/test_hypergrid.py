@@ -173,8 +173,9 @@ def test_states_of_the_encoder_that_are_moved_at_each_step_keep_their_gates() ->
     assert torch.equal(found, expected)
 
 
-def test_it_is_one_graph_at_every_length() -> None:
-    model = tiny_adapted(METHODS["mean"], num_layers=1)  # L2, from what every length has: the mask
+@pytest.mark.parametrize("kind", ["L2", "output", "mean"])
+def test_it_is_one_graph_at_every_length(kind: str) -> None:
+    model = tiny_adapted(METHODS[kind], num_layers=1)
     compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=True)
     for length in (9, 5, 7):
         batch = {name: value[:, :length] for name, value in inputs(tiny_batch()).items()}
