@@ -64,21 +64,11 @@ def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hyperadapt.comparison.spread_over_processes", one_after_another)
 
 
-class Said:
-    """What is told of waiting for a lock: captured output may lose lines of other threads."""
-
-    def __init__(self) -> None:
-        self.lines: queue.Queue[str] = queue.Queue()
-
-    def next(self) -> str:
-        return self.lines.get(timeout=60)
-
-
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> Said:
-    """What locks say from now on."""
-    lines = Said()
-    monkeypatch.setattr("hyperadapt.locks.notice", lines.lines.put)
+def said(monkeypatch: pytest.MonkeyPatch) -> queue.Queue[str]:
+    """What locks say from now on, whichever thread: captured output may lose lines of others."""
+    lines: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr("hyperadapt.locks.notice", lines.put)
     return lines
 
 

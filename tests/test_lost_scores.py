@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import re
 import resource
 import threading
@@ -101,7 +102,7 @@ def test_scores_of_a_model_are_not_added_to_those_of_another_that_was_trained_me
     assert contents(run) == trained_on
 
 
-def test_two_evaluations_that_end_at_once_add_both_their_scores(run: Path, said: Any) -> None:
+def test_two_evaluations_that_end_at_once_add_both_their_scores(run: Path, said: queue.Queue[str]) -> None:
     model = results_file.model_entries(run)
 
     def add(split: str) -> None:
@@ -112,14 +113,14 @@ def test_two_evaluations_that_end_at_once_add_both_their_scores(run: Path, said:
     with results_file.adding(run, model):
         before = results_file.read(run)
         second.start()
-        assert "waiting for process" in said.next()
+        assert "waiting for process" in said.get(timeout=60)
         results_file.write(run, {**before, "first": "scores"})
     second.join()
     assert results_file.read(run) == {**before, "first": "scores", "second": "scores"}
 
 
 def test_an_evaluation_waits_for_who_writes_into_the_run(
-    run: Path, monkeypatch: pytest.MonkeyPatch, said: Any
+    run: Path, monkeypatch: pytest.MonkeyPatch, said: queue.Queue[str]
 ) -> None:
     before, evaluate = contents(run), Run.evaluate
     release, holding = threading.Event(), threading.Event()
@@ -138,7 +139,7 @@ def test_an_evaluation_waits_for_who_writes_into_the_run(
     monkeypatch.setattr(Run, "evaluate", held_meanwhile)
     evaluation = threading.Thread(target=cli.evaluate, args=[run], kwargs={"split": "train"})
     evaluation.start()
-    line = said.next()
+    line = said.get(timeout=60)
     during = contents(run)
     release.set()
     evaluation.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import re
 import signal
 import subprocess
@@ -215,13 +216,15 @@ def test_the_runs_of_a_comparison_that_is_killed_stop_with_a_checkpoint(tmp_path
     assert holder(run) is None
 
 
-def test_a_run_that_is_still_being_trained_is_waited_for_and_left_as_it_is(tmp_path: Path, said: Any) -> None:
+def test_a_run_that_is_still_being_trained_is_waited_for_and_left_as_it_is(
+    tmp_path: Path, said: queue.Queue[str]
+) -> None:
     (cell,) = cells_of(CompareConfig.load(write_comparison(tmp_path)))
     with locked(cell.directory):
         (cell.directory / "config.yaml").write_text("of a run without a checkpoint yet\n")
         thread = threading.Thread(target=prepare, args=[cell])
         thread.start()
-        line = said.next()
+        line = said.get(timeout=60)
         assert not cell.beside(".yaml").exists()
     thread.join()
     assert cell.beside(".yaml").is_file()

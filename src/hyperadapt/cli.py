@@ -135,7 +135,8 @@ def fields(
 
 def print_fields(command: str, name: str, kind: type[WrittenConfig | Section]) -> None:
     """Print the fields of a configuration, which has the name of its command, or of a section of it."""
-    from hyperadapt.config import default_in_words, section_of
+    from hyperadapt.config import default_in_words
+    from hyperadapt.errors import section_of
 
     heading = f"hyperadapt {command}" if name == command else f"{name}, of hyperadapt {command}"
     typer.echo(f"{typer.style(heading, bold=True)}  {inspect.cleandoc(kind.__doc__ or '').splitlines()[0]}")

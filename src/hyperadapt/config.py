@@ -35,6 +35,7 @@ from hyperadapt.errors import (
     UserError,
     nearest,
     printable,
+    section_of,
     shortened,
     siblings,
     validation_message,
@@ -45,6 +46,7 @@ from hyperadapt.methods import METHODS, Method, method_from
 from hyperadapt.paths import absolute, model_or_directory, placed, task_or_file
 from hyperadapt.tasks import Task
 from hyperadapt.tasks.chunks import default_overlap
+from hyperadapt.tasks.sources import SUFFIXES, suffix_of
 from hyperadapt.tokenizing import Truncation
 from hyperadapt.yaml_and_json import dump_yaml, parse_yaml, read_yaml
 
@@ -412,12 +414,11 @@ class RunConfig(WrittenConfig):
         Raises:
             UserError: if one is unknown or wrong.
         """
-        known = METHODS.get(str(self.method.get("name")))
-        options = [] if known is None else list(known.model_fields)
-        for option in self.method if known is not None else ():
-            beside = option in ("name", *options)
-            if not beside and (said := elsewhere(f"method.{option}", type(self), options)):
-                raise UserError(said)
+        if (known := METHODS.get(str(self.method.get("name")))) is not None:
+            unknown = [option for option in self.method if option not in ("name", *known.model_fields)]
+            for option in unknown:
+                if said := elsewhere(f"method.{option}", type(self), list(known.model_fields)):
+                    raise UserError(said)
         return method_from(self.method)
 
     @property
@@ -666,14 +667,6 @@ def places_of(name: str, kind: type[BaseModel], section: str = "") -> Iterator[s
             yield from places_of(name, RunConfig, "base.")
 
 
-def section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """Return the class of a field that is a section, None of any other."""
-    for kind in (field.annotation, *get_args(field.annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
-
-
 def sections() -> list[tuple[str, str, type[WrittenConfig | Section]]]:
     """List every configuration and its sections: the command that takes it, name and class; what two share, once.
 
@@ -746,7 +739,7 @@ def read_fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any
         there = sorted(file.name for file in path.parent.glob("*.y*ml"))
         choices = [*there, *bundled.names()]
         raise UserError(f"there is no configuration file {path}{by}; {nearest(path.name, choices)}")
-    if path.suffix in (".jsonl", ".csv", ".tsv", ".parquet"):
+    if suffix_of(path) in SUFFIXES and suffix_of(path) != ".json":  # JSON is YAML
         raise UserError(
             f"{path} is a file of rows, and a configuration is a YAML file; `hyperadapt init DIR` writes an example"
         )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
+    from pydantic.fields import FieldInfo
 
 
 class UserError(ValueError):
@@ -205,9 +206,14 @@ def _holder(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseMode
     """Find the section that the field at `loc` is of, None where that is no section of ours."""
     for part in loc[:-1]:
         field = model.model_fields.get(str(part))
-        kinds = () if field is None else (field.annotation, *get_args(field.annotation))  # a section, or none
-        sections = [kind for kind in kinds if hasattr(kind, "model_fields")]
-        if not sections:
+        section = None if field is None else section_of(field)
+        if section is None:
             return None
-        model = sections[0]
+        model = section
     return model
+
+
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the class of a field that is a section, or a section or none; None of any other."""
+    kinds: tuple[Any, ...] = (field.annotation, *get_args(field.annotation))
+    return next((kind for kind in kinds if hasattr(kind, "model_fields")), None)

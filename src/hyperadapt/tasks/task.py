@@ -723,9 +723,10 @@ def load_task_file(path: str | Path) -> Task:
         raise UserError(f"{path}: expected fields and their values (name: …), got {type(fields).__name__}")
     if {"data", "extends", "base"} & fields.keys():  # of a configuration; a task has none of these
         data = fields.get("data")
-        named = data.get("tasks") if isinstance(data, dict) else None
-        its_own = [named] if isinstance(named, str) else named if isinstance(named, list) else []
-        tasks = f"; its tasks: {', '.join(map(str, its_own))}" if its_own else ""
+        named = _one_or_more(data.get("tasks")) if isinstance(data, dict) else ()
+        tasks = (
+            f"; its tasks: {', '.join(map(str, named))}" if named and isinstance(named, list | tuple) else ""
+        )
         raise UserError(
             f"{path} is a configuration, no task{tasks}; `hyperadapt init DIR` writes one of each"
         )
