@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import multiprocessing
 import os
 import random
 import resource
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from hyperadapt.checkpoint import read
 from hyperadapt.config import RunConfig
 from hyperadapt.locks import locked
 from hyperadapt.pretraining import PretrainingTrainer
+from hyperadapt.signals import sigterm_as_ctrl_c
 from hyperadapt.training import MixtureTrainer, last_checkpoint
 from tiny_run import BASE, assert_one_line, contents, hyperadapt, write_config, write_tasks
 
@@ -89,6 +92,53 @@ def test_a_signal_lets_the_step_end_saves_a_checkpoint_and_is_the_exit_code(
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
+PHASES = {
+    "prepare": ("stopped at once; nothing was written", ""),
+    "finish": ("/run/checkpoints/checkpoint-4; go on with --resume", "--resume"),
+}
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_signal_before_the_first_step_or_after_the_last_says_what_is_left(
+    config: Path, number: int, phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        send(number)
+        time.sleep(10)  # where it would go on to
+
+    left, option = PHASES[phase]
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, phase, stopped)
+        outcome = hyperadapt("train", config, *FEW_STEPS)
+    assert outcome.code == 128 + number, outcome.err
+    assert "stopped at once; " in outcome.out
+    assert left in outcome.out
+    assert (tmp_path / "run").exists() == bool(option)
+    assert hyperadapt("train", config, *FEW_STEPS, *option.split()).code == 0
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_any_command_with_a_line(
+    trained: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs.Run, "evaluate", lambda *_, **__: [send(number), time.sleep(10)])
+    before = contents(trained)
+    outcome = hyperadapt("evaluate", trained)
+    assert (outcome.code, outcome.out) == (128 + number, "stopped\n")
+    assert contents(trained) == before
+
+
+def test_a_child_ends_by_sigterm_as_if_nobody_heard_it(capfd: pytest.CaptureFixture[str]) -> None:
+    with sigterm_as_ctrl_c():
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=[60])
+        child.start()
+        child.terminate()
+        child.join()
+    assert child.exitcode == -signal.SIGTERM
+    assert capfd.readouterr().err == ""
+
+
 def test_a_second_ctrl_c_ends_at_once_and_the_run_is_begun_anew(
     config: Path, in_step: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +146,7 @@ def test_a_second_ctrl_c_ends_at_once_and_the_run_is_begun_anew(
     for _ in range(2):  # without --resume, over the leavings of the one before
         outcome = hyperadapt("train", config, *FEW_STEPS)
         assert outcome.code == 128 + signal.SIGINT, outcome.err
+        assert "stopped at once; it has no checkpoint yet; the same command begins it anew" in outcome.out
         assert (tmp_path / "run/config.yaml").is_file()
         assert last_checkpoint(tmp_path / "run/checkpoints") is None
     monkeypatch.undo()

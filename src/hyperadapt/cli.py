@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from hyperadapt import __version__, tiny_t5
-from hyperadapt.errors import PrintableRecord, TrainingInterrupted, UserError, nearest, notice, printable
+from hyperadapt.errors import Interrupted, PrintableRecord, UserError, nearest, notice, printable
+from hyperadapt.signals import number_of, sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
     import pydantic
@@ -27,7 +29,25 @@ if TYPE_CHECKING:
     from hyperadapt.evaluation import Results
     from hyperadapt.runs import Prediction, Run
 
+
+class Commands(TyperGroup):
+    """The commands, each of which SIGTERM and Ctrl-C end with a line, wherever they come; typer says nothing."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command.
+
+        Raises:
+            Interrupted: after a signal that the command has no words of its own for.
+        """
+        with sigterm_as_ctrl_c():
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt as stopped:
+                raise Interrupted("stopped", number_of(stopped)) from None
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Fine-tune one frozen transformer for many tasks, with hypernetworks that generate their parameters.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -254,7 +274,12 @@ def reproduce(
 @app.command()
 def fewshot(
     run: RunDirectory,
-    task: Annotated[str, typer.Option(help="The new task: a name, or the path of a task file.")],
+    task: Annotated[
+        str,
+        typer.Option(
+            help="A name, or the path of a task file; one that the run has goes on with what it has learnt."
+        ),
+    ],
     samples: Annotated[
         int | None, typer.Option(min=1, help="Training rows, drawn by the seed; all by default.")
     ] = None,
@@ -280,7 +305,7 @@ def fewshot(
     resume: Resume = False,
     allow_changed_data: AllowChangedData = False,
 ) -> None:
-    """Transfer a trained run to a new task, from few rows."""
+    """Transfer a trained run to another task, from few rows."""
     from hyperadapt.fewshot import fewshot_config
 
     config = fewshot_config(
@@ -770,7 +795,7 @@ def main() -> None:
     try:
         # Not standalone, or typer would draw its own errors in a box of several lines.
         sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
-    except TrainingInterrupted as stopped:
+    except Interrupted as stopped:
         if int(os.environ.get("RANK", "0")) == 0:
             print(stopped)
         sys.exit(128 + stopped.signal)

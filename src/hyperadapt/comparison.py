@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from hyperadapt import results_file
 from hyperadapt.config import CompareConfig, RunConfig
-from hyperadapt.errors import CheckpointError, TrainingInterrupted, UserError, notice, printable
+from hyperadapt.errors import CheckpointError, Interrupted, UserError, notice, printable
 from hyperadapt.files import write_atomically
 from hyperadapt.locks import locked
 from hyperadapt.signals import heard_by
@@ -118,7 +118,7 @@ def compare(
 
     Raises:
         UserError: for anything wrong with what was given, or where runs failed; the others are finished by then.
-        TrainingInterrupted: after SIGTERM or Ctrl-C.
+        Interrupted: after SIGTERM or Ctrl-C.
     """
     from hyperadapt.runs import check_place
 
@@ -167,7 +167,7 @@ def train_cells(
 
     Raises:
         UserError: if runs failed; the others are finished by then.
-        TrainingInterrupted: after SIGTERM or Ctrl-C.
+        Interrupted: after SIGTERM or Ctrl-C.
     """
     for cell in cells:
         if not cell.finished:
@@ -355,7 +355,7 @@ def terminating(live: set[subprocess.Popen[bytes]], pool: ThreadPoolExecutor) ->
     A second one ends this process at once; the runs, which have been told, end by themselves.
 
     Raises:
-        TrainingInterrupted: after the first.
+        Interrupted: after the first.
     """
     told = False
 
@@ -364,7 +364,7 @@ def terminating(live: set[subprocess.Popen[bytes]], pool: ThreadPoolExecutor) ->
         if told:
             os._exit(128 + number)
         told = True
-        raise TrainingInterrupted("stopped; the same command goes on", number)
+        raise Interrupted("stopped; the same command goes on", number)
 
     with heard_by(stop):
         try:

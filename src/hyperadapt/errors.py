@@ -32,8 +32,8 @@ class CheckpointError(UserError):
     """A saved run or checkpoint that cannot be loaded: truncated, corrupted, newer, or of another base model."""
 
 
-class TrainingInterrupted(Exception):  # noqa: N818 - no error: it was asked for
-    """Training was asked to stop, and left all that it takes to go on.
+class Interrupted(Exception):  # noqa: N818 - no error: it was asked for
+    """What ran was asked to stop; the message says what it has left, and how to go on.
 
     Attributes:
         signal: the number of the signal that asked, as SIGTERM, or SIGINT of Ctrl-C.

@@ -59,6 +59,7 @@ from hyperadapt.runs import (
     held,
     load_tasks,
     load_tokenizer,
+    saying_what_is_left,
     versions,
     write_tasks,
 )
@@ -610,7 +611,7 @@ def pretrain(
 
     Raises:
         UserError: for anything wrong with what was given.
-        TrainingInterrupted: after SIGTERM or Ctrl-C.
+        Interrupted: after SIGTERM or Ctrl-C.
     """
     threads.use(config.training.threads)
     directory, training = Path(config.output_dir), config.training
@@ -620,7 +621,7 @@ def pretrain(
         training, config.seed, directory / "checkpoints", best=f"{next(iter(held_out_kinds(config)))}_loss"
     )
     check_trackers(args.report_to)
-    with held(directory, args):
+    with held(directory, args), saying_what_is_left(directory):
         last = checkpoint_to_start_from(directory, config, resume)
         prepared = prepare(config, args, last, allow_changed_data)
         args.distributed_state.wait_for_everyone()  # or a process would find the run that another has begun
