@@ -98,6 +98,17 @@ def test_that_embeddings_are_saved_is_said_once(tmp_path: Path, capfd: pytest.Ca
     assert "shared.weight" in line
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_number_that_was_moved_by_a_bit_is_saved(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = ha.adapt(base_model().to(dtype), PLUS_PLUS, TASKS)
+    weight = model.encoder.block[0].layer[-1].DenseReluDense.wo.weight
+    with torch.no_grad():
+        weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0, dtype=dtype))
+    model.save_pretrained(tmp_path)
+    loaded = ha.load(tmp_path, base_model=base_model().to(dtype))
+    assert torch.equal(loaded.encoder.block[0].layer[-1].DenseReluDense.wo.weight, weight)
+
+
 def test_the_output_layer_is_as_fast_after_it_was_resized() -> None:
     model = adapted()
     assert isinstance(model.lm_head, OutputLayer)
@@ -312,6 +323,9 @@ def test_every_number_of_a_tensor_counts() -> None:
     for place in (0, 1, 65_535, 65_536, 69_999):
         changed = values.clone()
         changed[place] *= 1.02
+        assert not digest_tensor(changed).is_of(digest)
+        changed = values.clone()
+        changed[place] = torch.nextafter(changed[place], torch.tensor(9.0))  # by a bit
         assert not digest_tensor(changed).is_of(digest)
     assert not digest_tensor(values.flip(0)).is_of(digest)
     assert not digest_tensor(values.view(7, 10_000)).is_of(digest)

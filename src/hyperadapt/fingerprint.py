@@ -1,7 +1,8 @@
 """Which base model is it, and which of its tensors have changed: digests for which every number is read.
 
 A model is known again in another floating-point type. So a float32 tensor is digested as rounded to bfloat16 and, if
-float16 can hold all its numbers, as rounded to float16; and a tensor that is in one of these types as it is.
+float16 can hold all its numbers, as rounded to float16; and a tensor of any type as it is, by which a tensor that has
+changed since is told to the last bit.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ SAMPLES_PER_TENSOR = 64
 
 
 class TensorDigest(NamedTuple):
-    """A tensor's shape, and rounding -> the digest of its numbers."""
+    """A tensor's shape, and rounding, or its own type -> the digest of its numbers."""
 
     shape: tuple[int, ...]
     roundings: dict[str, str]
@@ -44,14 +45,14 @@ def digest_tensor(tensor: Tensor) -> TensorDigest:
     if not values.is_floating_point():
         values = values.contiguous().view(torch.uint8)
     own = str(values.dtype).removeprefix("torch.")
-    if own in ROUNDINGS:
-        names = [own]
-    else:
-        names = [name for name in ROUNDINGS if name != "float16" or not overflows(values, torch.float16)]
+    names = [own]
+    if own not in ROUNDINGS:
+        fitting = [name for name in ROUNDINGS if name != "float16" or not overflows(values, torch.float16)]
+        names = [*fitting, own]
     hashes = {name: xxhash.xxh3_128() for name in names}
     for piece in values.split(PIECE if values.device.type == "cpu" else max(1, values.numel())):
         for name, state in hashes.items():
-            rounded = piece.to(ROUNDINGS[name]) if piece.is_floating_point() else piece
+            rounded = piece.to(ROUNDINGS[name]) if piece.is_floating_point() and name != own else piece
             state.update(rounded.cpu().contiguous().view(torch.uint8).numpy().data)
     return TensorDigest(shape, {name: state.hexdigest() for name, state in hashes.items()})
 
