@@ -65,6 +65,9 @@ def test_maps_show_some_of_many_rows_and_the_table_has_all(
     assert len(table) == 2 * SPLITS["test"]
     assert {row["label"] for row in table[: SPLITS["test"]]} == {"0", "1"}
     assert all((folder / f"{name}.svg").is_file() for name in MAPS)
+    assert hyperadapt("report", tmp_path / "run").code == 0
+    page = (tmp_path / "run/report.html").read_text()
+    assert page.count(f", of 5 of {2 * SPLITS['test']} test rows: what each row") == len(MAPS)
     ((points, groups),) = shown
     assert len(points) == len(groups["task"]) == len(groups["prediction"]) == 5
     known = {tuple(np.float32(row["embedding"])): row["task"] for row in table}

@@ -537,6 +537,20 @@ def test_a_hub_that_cannot_be_reached_is_asked_once_and_said_before(
 
 
 @pytest.mark.usefixtures("no_hub")
+def test_what_was_downloaded_before_is_said_to_be_that_where_the_hub_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "models--some--model").mkdir()
+    for _ in range(2):
+        with hub.asking("some/model", "model.name") as unreachable:
+            assert unreachable is not None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("note: model.name: 'some/model' is as it was downloaded before: http")
+    assert "cannot be reached" in line
+
+
+@pytest.mark.usefixtures("no_hub")
 def test_threads_that_ask_at_once_leave_no_process_offline() -> None:
     first_is_in, first_is_out, second_is_in = Event(), Event(), Event()
     said: list[str | None] = []

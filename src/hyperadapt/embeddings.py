@@ -6,6 +6,7 @@ on the input the mean of the encoder's states, which e is without its MLP (Hyper
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from threading import get_ident
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from hyperadapt.tasks import Task
 
 FOLDER = "embeddings"
+ABOUT = "about.json"  # of which rows they are
 ROWS_IN_MAPS = 2000  # t-SNE takes seconds for them, and a report stays small
 MAPS = {
     "pca-task": "Rows by task, principal components",
@@ -108,10 +110,11 @@ def write_embeddings(
     with_probe: bool = False,
     allow_changed_data: bool = False,
 ) -> tuple[Path, dict[str, float]]:
-    """Write rows.parquet, tasks.parquet and maps of the rows into the run's folder of embeddings.
+    """Write rows.parquet, tasks.parquet, about.json and maps of the rows into the run's folder of embeddings.
 
     rows.parquet has a row for every row of the split: task, label, prediction and embedding. tasks.parquet has the
-    embedding of every task, where the method has any. The maps show at most 2,000 rows, drawn by the run's seed.
+    embedding of every task, where the method has any. about.json tells the split, and whether its rows have changed
+    since the training. The maps show at most 2,000 rows, drawn by the run's seed.
 
     Args:
         run: the trained run.
@@ -153,6 +156,8 @@ def write_embeddings(
         "task": [owners[row].name for row in drawn],
         "prediction": [label_group(owners[row], predicted[row]) for row in drawn],
     }
+    about = {"split": split, "rows": len(points), "rows_in_maps": len(drawn), "changed_data": rows.changed}
+    write_atomically(folder / ABOUT, json.dumps(about, indent=1).encode())
     for name, svg in maps(points[drawn], groups).items():
         write_atomically(folder / f"{name}.svg", svg.encode())
     if train is None:

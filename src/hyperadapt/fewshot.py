@@ -30,7 +30,7 @@ def fewshot_config(
 
     Args:
         run: directory of the trained run.
-        task: name, or path of a task file.
+        task: name, or path of a task file. One that the run has goes on with what it has learnt.
         samples: training rows, drawn by the seed; those for fewer are among those for more. None is all.
         init_from: the trained task whose parameters the new one starts from, or several, from whose mean; none draws
             them anew.

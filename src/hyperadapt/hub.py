@@ -39,6 +39,9 @@ def asking(name: str, field: str) -> Iterator[str | None]:
         if not before and (field, name) not in _TOLD and not is_downloaded(name):
             notice(f"{field}: '{name}' is no directory here; the hub is asked for it")
         unreachable = why_unreachable()
+        if unreachable and not before and (field, name) not in _TOLD and is_downloaded(name):
+            notice(f"{field}: '{name}' is as it was downloaded before: {unreachable}")
+            _TOLD.add((field, name))
         if unreachable is None:
             _TOLD.add((field, name))
         constants.HF_HUB_OFFLINE = unreachable is not None

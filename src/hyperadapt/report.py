@@ -130,7 +130,12 @@ def training_contents(directory: Path) -> dict[str, Any]:
     if results["step_seconds"] is not None:
         facts.append(("a step", f"{1000 * results['step_seconds']:.0f} ms"))
     return {
-        "lead": f"{method}; {len(run.tasks)} tasks: {', '.join(task.name for task in run.tasks)}",
+        "lead": f"{method}; {len(run.tasks)} tasks: {', '.join(task.name for task in run.tasks)}"
+        + "".join(
+            f"; {task}: the {split} rows are others since step {step}"
+            for task, splits in results.get("changed_data", {}).items()
+            for split, step in splits.items()
+        ),
         "facts": facts,
         "splits": [score_table(name, results) for name in ("test", "validation") if name in results],
         "samples": sample_table(run, predicted),
@@ -285,9 +290,24 @@ def pictures(run: Any, history: list[dict[str, float]]) -> list[dict[str, str]]:
         file = run.directory / FOLDER / f"{name}.svg"
         manifest.check(file)
         if file.is_file():
-            caption = "From hyperadapt embed: what each row's parameters are generated from, or its mean encoder state."
+            caption = (
+                f"From hyperadapt embed{rows_of_maps(run)}: what each row's parameters are generated from, or its mean "
+                "encoder state."
+            )
             drawn.append(picture(title, shown_text(file), caption))
     return drawn
+
+
+def rows_of_maps(run: Any) -> str:
+    """Say of which rows a run's maps are; nothing of those of earlier versions, which kept it nowhere."""
+    from hyperadapt.embeddings import ABOUT, FOLDER
+
+    file = run.directory / FOLDER / ABOUT
+    if not file.is_file():
+        return ""
+    about = json.loads(shown_text(file))
+    changed = ", which are not those that the run was trained with" if about["changed_data"] else ""
+    return f", of {about['rows_in_maps']:,} of {about['rows']:,} {about['split']} rows{changed}"
 
 
 def picture(title: str, svg: str, caption: str) -> dict[str, str]:

@@ -38,7 +38,15 @@ from hyperadapt.config import (
     read_fields,
     read_mapping,
 )
-from hyperadapt.errors import CheckpointError, UserError, nearest, notice, reason_of, validation_message
+from hyperadapt.errors import (
+    CheckpointError,
+    Interrupted,
+    UserError,
+    nearest,
+    notice,
+    reason_of,
+    validation_message,
+)
 from hyperadapt.evaluation import (
     EvaluationSet,
     Results,
@@ -55,6 +63,7 @@ from hyperadapt.methods.hyperformer import read_task_features
 from hyperadapt.metrics import Target
 from hyperadapt.paths import check_hub_name, shown
 from hyperadapt.predictions import write_predictions
+from hyperadapt.signals import number_of
 from hyperadapt.tasks import SPLITS, Task, input_texts, load_split, resolve_tasks
 from hyperadapt.tasks.remarks import remark_on_rows
 from hyperadapt.tasks.sources import PlacedRow, given_rows
@@ -107,7 +116,7 @@ def train(config: RunConfig, resume: bool = False, allow_changed_data: bool = Fa
 
     Raises:
         UserError: for anything wrong with what was given, or a loss that is not finite.
-        TrainingInterrupted: after SIGTERM or Ctrl-C.
+        Interrupted: after SIGTERM or Ctrl-C.
     """
     from hyperadapt import training
 
@@ -117,7 +126,7 @@ def train(config: RunConfig, resume: bool = False, allow_changed_data: bool = Fa
         config.training, config.seed, directory / "checkpoints", best="average"
     )
     check_trackers(args.report_to)
-    with held(directory, args):
+    with held(directory, args), saying_what_is_left(directory):
         last = checkpoint_to_start_from(directory, config, resume)
         prepared = prepare(config, args, last, allow_changed_data)
         args.distributed_state.wait_for_everyone()  # or a process would find the run that another has begun
@@ -152,6 +161,28 @@ def held(directory: Path, args: TrainingArguments) -> Iterator[None]:
         if (refusal := broadcast_object_list([refusal])[0]) is not None:
             raise UserError(refusal)
         yield
+
+
+@contextmanager
+def saying_what_is_left(directory: Path) -> Iterator[None]:
+    """Say what a training has left that a signal ends at once: before its steps, among them, or after.
+
+    Raises:
+        Interrupted: after the signal.
+    """
+    from hyperadapt.training import checkpoints_in, was_finished
+
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        written = [place for place in checkpoints_in(directory / "checkpoints") if was_finished(place)]
+        if written:
+            left = f"its last checkpoint is {written[-1]}; go on with --resume"
+        elif (directory / "config.yaml").is_file():
+            left = "it has no checkpoint yet; the same command begins it anew"
+        else:
+            left = "nothing was written"
+        raise Interrupted(f"stopped at once; {left}", number_of(stopped)) from None
 
 
 @dataclass(frozen=True)
@@ -252,12 +283,17 @@ def prepare(
         for task, texts in zip(rows.tasks, rows.texts, strict=True):
             digests[task.name][split] = same_data.digest_of(texts)
     check_same_rows(directory, config, digests, last is not None, allow_changed_data)
+    if last is not None and (kept := same_data.read(directory)) is not None:
+        digests = same_data.with_since_steps(kept, digests, training.step_of(last))
     remark_on_rows(tasks, train_texts, evaluation_sets)
     base_config = copy.deepcopy(base.config)
     with training.making_trainer(args, directory, config.training.arguments):
         trainer = training.MixtureTrainer(
             model, config, args, train_rows, evaluation_sets["validation"], tokenizer
         )
+    trainer.scored_since = max(
+        (splits.get("validation", 0) for splits in same_data.since_steps(digests).values()), default=0
+    )
     loaded_memory = training.held_memory()
     training.try_out(trainer)
     training.try_to_generate(trainer)
@@ -329,6 +365,8 @@ def finish(
         split: majority(rows, [prepared.most_frequent[task.name] for task in rows.tasks]).as_dict()
         for split, rows in prepared.evaluation_sets.items()
     }
+    if changed := same_data.since_steps(prepared.digests):
+        facts["changed_data"] = changed
     history = json.dumps(trainer.state.log_history, indent=1).encode()
     write_atomically(directory / "history.json", history)
     manifest.add(directory, TRAINED)
@@ -1036,6 +1074,12 @@ def start_from(start: StartConfig, base: PreTrainedModel, method: Method, tasks:
     model = checkpoint.load(Path(start.run) / "model", base, method)
     known = set(model.tasks)
     new = tuple(task for task in tasks if task not in known)
+    if going_on := [task for task in tasks if task in known]:
+        go, they = ("goes", "it has") if len(going_on) == 1 else ("go", "they have")
+        notice(
+            f"{start.run} was trained on {', '.join(going_on)} itself: {go} on with what {they} learnt there; under "
+            "another name a task starts anew"
+        )
     file = getattr(method, "task_features", None)
     given = read_task_features(Path(file), new).tolist() if file and new else [None] * len(new)
     for task, features in zip(new, given, strict=True):

@@ -1,7 +1,8 @@
 """Whether tasks and their rows are those that a run was trained with: what has changed since is named, and refused.
 
 A run keeps its tasks (tasks.yaml) and of each split of theirs the number of rows and a digest (data.json): of the texts
-and targets that the model was given, in their order, wherever they lie and whatever format they are in.
+and targets that the model was given, in their order, wherever they lie and whatever format they are in. Of rows that
+were taken all the same after they had changed it keeps since which step.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ WHERE_ROWS_LIE = {"hub", "hub_config", "local", "files", "generated", "where", "
 OTHER_RUN = "choose another output_dir"  # what helps a run that cannot go on with what has changed
 CHOSEN_IN_TRAINING = {"step"}  # where a task does not say them
 
-SplitDigest = dict[str, Any]  # rows, sha256
+SplitDigest = dict[str, Any]  # rows, sha256; since_step, of rows that have changed since the run began
 Digests = Mapping[str, Mapping[str, SplitDigest]]  # of each task, of each split
 
 
@@ -116,6 +117,40 @@ def check_names(before: Sequence[Task], now: Sequence[Task], where: str) -> None
         )
 
 
+def since_steps(digests: Digests) -> dict[str, dict[str, int]]:
+    """Return, by task and split, since which step rows are others than when the run began; only of those that are."""
+    found = {
+        task: {split: digest["since_step"] for split, digest in splits.items() if "since_step" in digest}
+        for task, splits in digests.items()
+    }
+    return {task: splits for task, splits in found.items() if splits}
+
+
+def with_since_steps(before: Digests, now: Digests, step: int) -> dict[str, dict[str, SplitDigest]]:
+    """Mark the rows that have changed.
+
+    Args:
+        before: of the run, marked as it is.
+        now: of the rows with which it goes on.
+        step: from which it does.
+    """
+
+    def marked(was: SplitDigest | None, digest: SplitDigest) -> SplitDigest:
+        if was is None or not is_same(was, digest):
+            return {**digest, "since_step": step}
+        return was
+
+    return {
+        task: {split: marked(before.get(task, {}).get(split), digest) for split, digest in splits.items()}
+        for task, splits in now.items()
+    }
+
+
+def is_same(was: SplitDigest, now: SplitDigest) -> bool:
+    """Tell whether two digests are of the same rows."""
+    return was["rows"] == now["rows"] and was.get("sha256") == now.get("sha256")
+
+
 def check_rows(before: Digests, now: Digests, where: str, allowed: bool) -> bool:
     """Check that the rows of each split are those that they were.
 
@@ -150,7 +185,7 @@ def changes(before: Digests, now: Digests) -> list[str]:
         kept = before.get(task, {})
         for split in {**kept, **splits}:
             was, is_now = kept.get(split, {"rows": "none"}), splits.get(split, {"rows": "none"})
-            if was == is_now:
+            if is_same(was, is_now):
                 continue
             counts = (
                 f"{was['rows']} rows as then, but others"

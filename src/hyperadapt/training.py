@@ -51,7 +51,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from hyperadapt import manifest
 from hyperadapt.errors import (
     CheckpointError,
-    TrainingInterrupted,
+    Interrupted,
     UserError,
     in_plain_words,
     nearest,
@@ -223,10 +223,16 @@ def t5_adafactor(learning_rate: float) -> tuple[type[Adafactor], dict[str, Any]]
 
 
 class ResumableTrainer(Trainer):
-    """Trainer whose checkpoints have manifests, and whose resumed runs add up to what an unbroken one counts."""
+    """Trainer whose checkpoints have manifests, and whose resumed runs add up to what an unbroken one counts.
+
+    Attributes:
+        scored_since: the step since which the best checkpoint is chosen by the rows of now. One that was the best at
+            this step or before was so by others.
+    """
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self.scored_since = 0
         self.clock, self.totals = StepClock(), Totals(self)
         self.add_callback(self.clock)
         self.add_callback(self.totals)
@@ -251,6 +257,13 @@ class ResumableTrainer(Trainer):
 
     def _init_training_state(self, *arguments: Any) -> Any:
         places = super()._init_training_state(*arguments)
+        if self.state.best_global_step and self.state.best_global_step <= self.scored_since:
+            notice(
+                f"the checkpoint of step {self.state.best_global_step} was the best by validation rows that have "
+                f"changed since: the best is chosen anew, after step {self.state.global_step}"
+            )
+            # The one it goes on from stands in, until the next is scored.
+            self.state.best_metric, self.state.best_global_step = None, self.state.global_step
         if self.state.best_global_step:
             # Trainer forgets the best checkpoint of a run that was moved, and would keep the last model for the best.
             best = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.best_global_step}"
@@ -700,7 +713,7 @@ def train_until_stopped(trainer: Trainer, last: Path | None) -> TrainOutput:
         last: the checkpoint to go on from.
 
     Raises:
-        TrainingInterrupted: after a signal.
+        Interrupted: after a signal.
         UserError: if a checkpoint cannot be written.
     """
     stop, checkpoints = StopCleanly(), Path(str(trainer.args.output_dir))
@@ -722,7 +735,7 @@ def train_until_stopped(trainer: Trainer, last: Path | None) -> TrainOutput:
             raise error
     if number := stop.agree(trainer.args):
         step, steps = trainer.state.global_step, trainer.args.max_steps
-        raise TrainingInterrupted(
+        raise Interrupted(
             f"stopped at step {step} of {steps}; its checkpoint is in {checkpoints.parent}; go on with --resume",
             number,
         )
