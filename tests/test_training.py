@@ -242,6 +242,11 @@ def test_only_what_may_change_may_change_on_resume(
         match=r"training\.learning_rate was 0\.01 and is now 1\.0; restore it, or choose another output_dir$",
     ):
         checkpoint_to_resume(uninterrupted, changed)
+    changed = RunConfig.load(config, [f"output_dir={uninterrupted}", "training.learning_rate=1", "seed=9"])
+    with pytest.raises(
+        UserError, match=r"seed was \d+ and is now 9; training\.learning_rate was .*; restore them, or"
+    ):
+        checkpoint_to_resume(uninterrupted, changed)
     other_method = RunConfig.load(config, [f"output_dir={uninterrupted}", "method={name: adapters}"])
     with pytest.raises(UserError, match=r"method.name was 'hyperformer\+\+' and is now 'adapters'"):
         checkpoint_to_resume(uninterrupted, other_method)

@@ -96,6 +96,7 @@ MAY_CHANGE_ON_RESUME = (
     "training.threads",
     "training.arguments",
 )
+MOST_NAMED = 5  # of the fields that have changed
 MADE_OF = ("config.yaml", "tasks.yaml", same_data.FILE, "tokenizer", "base")  # before the first step
 TRAINED = ("model", "history.json")
 
@@ -471,18 +472,26 @@ def check_same_run(
     """Check that a directory holds the run that a configuration describes.
 
     Raises:
-        UserError: if a field is another that may not change.
+        UserError: if fields are others that may not change, naming them all.
     """
     before = flat(type(config).load_saved(directory / "config.yaml").resolved())
     now = flat(config.resolved())
     of_before, of_now = (from_its_directory(values) for values in (before, now))
-    for name in {**now, **before}:
-        free = any(name == field or name.startswith(field + ".") for field in may_change)
-        if not free and before.get(name) != now.get(name) and of_before.get(name) != of_now.get(name):
-            raise UserError(
-                f"cannot go on with {directory}: {name} was {before.get(name)!r} and is now {now.get(name)!r}; "
-                f"restore it, or {same_data.OTHER_RUN}"
-            )
+    changed = [
+        f"{name} was {before.get(name)!r} and is now {now.get(name)!r}"
+        for name in {**now, **before}
+        if not any(name == field or name.startswith(field + ".") for field in may_change)
+        and before.get(name) != now.get(name)
+        and of_before.get(name) != of_now.get(name)
+    ]
+    if changed:
+        them = "it" if len(changed) == 1 else "them"
+        shown_first = "; ".join(changed[:MOST_NAMED]) + (
+            f"; and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
+        )
+        raise UserError(
+            f"cannot go on with {directory}: {shown_first}; restore {them}, or {same_data.OTHER_RUN}"
+        )
 
 
 def from_its_directory(values: Mapping[str, Any]) -> dict[str, Any]:
