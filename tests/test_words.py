@@ -247,6 +247,46 @@ def test_a_task_file_is_told_what_to_write(tmp_path: Path, line: str, message: s
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("stars", "no task has the name 'stars', but {folder}/stars.yaml is there; write stars.yaml"),
+        ("./stars", "no task has the name './stars', but {folder}/stars.yaml is there; write ./stars.yaml"),
+        ("rating", "task 'rating' is described in {folder}/stars.yaml; write stars.yaml, the file's name"),
+    ],
+)
+def test_a_task_file_that_is_named_without_its_suffix_is_found_where_the_configuration_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, message: str
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "a.yaml").write_text("a: [")
+    (folder / "stars.yaml").write_text(
+        "name: rating\nfiles: {train: t.csv}\nfields: text\nlabels: [bad, good]\nmetrics: accuracy\n"
+    )
+    (folder / "mine.yaml").write_text(
+        f"output_dir: r\nmodel: {{name: tiny-t5}}\nmethod: adapters\ndata: {{tasks: [{written}]}}\n"
+    )
+    message = message.format(folder=folder)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as of_file:
+        RunConfig.load("mine/mine.yaml")
+    assert str(of_file.value) == f"mine/mine.yaml: data.tasks: {message}"
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError) as of_override:
+        RunConfig.load("quickstart", [f"data.tasks=[{written}]"])
+    assert str(of_override.value).endswith(f": data.tasks: {message}")
+    with pytest.raises(UserError) as of_name:  # as of evaluate --unseen, and fewshot --task
+        get_task(written)
+    assert str(of_name.value) == message
+
+
+def test_a_name_that_no_file_can_have_is_only_unknown() -> None:
+    for name in ("x" * 5000, "a\0b", " "):
+        with pytest.raises(UserError, match="is unknown and no"):
+            get_task(name)
+
+
 def test_one_name_is_a_list_of_it_and_no_is_a_label(tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text(
         "name: t\nfiles: {train: t.jsonl}\nfields: body\nlabels: [no, yes]\nmetrics: accuracy\ngroup: question\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperadapt.errors import UserError
+from hyperadapt.tasks import TASK_FILES, check_no_file_is_meant
 
 
 def absolute(path: str, directory: str | Path = "") -> str:
@@ -33,8 +34,15 @@ def shown(path: str | Path) -> str:
 
 
 def task_or_file(name: str, directory: str | Path = "") -> str:
-    """Return a task's name, or the path of a task file as `absolute` does."""
-    return absolute(name, directory) if name.endswith((".yaml", ".yml")) else name
+    """Return a task's name, or the path of a task file as `absolute` does.
+
+    Raises:
+        ValueError: if it is neither, but nearly the name of a file that lies in the directory.
+    """
+    if name.endswith(TASK_FILES):
+        return absolute(name, directory)
+    check_no_file_is_meant(name, Path(directory).absolute())
+    return name
 
 
 def holds_model(place: str) -> bool:

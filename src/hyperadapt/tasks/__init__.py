@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,13 +22,16 @@ from hyperadapt.tasks.task import (
     read_split,
 )
 from hyperadapt.tasks.transfer import TRANSFER
+from hyperadapt.yaml_and_json import read_yaml
 
 __all__ = [
     "SPLITS",
     "SUITES",
     "TASKS",
+    "TASK_FILES",
     "Task",
     "check_local_copy",
+    "check_no_file_is_meant",
     "get_task",
     "input_texts",
     "load_split",
@@ -36,6 +40,7 @@ __all__ = [
     "resolve_tasks",
 ]
 
+TASK_FILES = (".yaml", ".yml")
 TASKS: dict[str, Task] = {**GLUE, **SUPER_GLUE, **TRANSFER, **HYPERDECODERS, **BUILTIN}
 SUITES: dict[str, tuple[str, ...]] = {
     "glue": tuple(GLUE),
@@ -55,9 +60,10 @@ def get_task(name: str | Path) -> Task:
     Raises:
         UserError: no task has this name, or as `load_task_file`.
     """
-    if Path(name).suffix in (".yaml", ".yml"):
+    if Path(name).suffix in TASK_FILES:
         return load_task_file(name)
     if name not in TASKS:
+        check_no_file_is_meant(str(name), Path.cwd())
         if suffix_of(Path(name)) in SUFFIXES:
             raise UserError(
                 f"{name} is a file of rows, and a task is a YAML file that names it; `hyperadapt init DIR` "
@@ -65,6 +71,39 @@ def get_task(name: str | Path) -> Task:
             )
         raise UserError(f"task '{name}' is unknown and no .yaml file; {nearest(name, [*TASKS, *SUITES])}")
     return TASKS[str(name)]
+
+
+def check_no_file_is_meant(name: str, directory: Path) -> None:
+    """Check that a name of no task is not that of a task file which lies there, or of the task in one.
+
+    Args:
+        name: as it was written.
+        directory: to which paths are relative where it was written.
+
+    Raises:
+        UserError: if it is: which file, and how to write it.
+    """
+    if name in TASKS or name in SUITES or not name.strip():
+        return
+    for suffix in TASK_FILES:
+        if os.path.isfile(
+            directory / f"{name}{suffix}"
+        ):  # which has no error for a name that no file can have
+            raise UserError(
+                f"no task has the name '{name}', but {directory / name}{suffix} is there; write {name}{suffix}"
+            )
+    for file in sorted(file for suffix in TASK_FILES for file in directory.glob(f"*{suffix}")):
+        if _name_in(file) == name:
+            raise UserError(f"task '{name}' is described in {file}; write {file.name}, the file's name")
+
+
+def _name_in(file: Path) -> object:
+    """What a YAML file gives as its name, None where it gives none."""
+    try:
+        fields = read_yaml(file)
+    except UserError:
+        return None
+    return fields.get("name") if isinstance(fields, dict) else None
 
 
 def resolve_tasks(names: Sequence[str]) -> tuple[Task, ...]:
