@@ -226,6 +226,11 @@ def test_what_begins_ends_or_parts_a_file_changes_no_row(name: str, content: byt
         ),
         ("gap.jsonl", JSON.replace(b"\n", b"\n\n"), "line 2: the line is blank"),
         (
+            "gaps.jsonl",
+            b"\n" + JSON.replace(b"\n", b"\n\n \n"),
+            "line 1: the line is blank, and so are 2 more between rows",
+        ),
+        (
             "twice.jsonl",
             b'{"text": "a", "label": 0, "text": "b"}',
             "line 1: 'text' stands twice; keep one of them",
@@ -276,13 +281,65 @@ def test_what_cannot_be_read_is_named_with_its_line(
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_rows_that_cannot_be_read_are_told_together_and_the_first_of_the_file_is_named(
+    suffix: str, tmp_path: Path
+) -> None:
+    labels = ["0", "1"] * 20
+    for place, wrong in ((7, "mid"), (9, ""), (30, "mid"), (31, "mid"), (33, "other")):
+        labels[place] = wrong
+    rows = [{"text": f"t{place}", "label": label} for place, label in enumerate(labels)]
+    path = write(tmp_path / f"rows{suffix}", rows)
+    first = (
+        f"{path}, {'line 9' if suffix in ('.csv', '.tsv') else 'line 8' if suffix == '.jsonl' else 'row 8'}"
+    )
+    told = "hold what is no label: 'mid' (3), '' (1), 'other' (1)"
+    for changes, number in (({}, "5 of 40"), ({"splits": {"train": "train[:100%]"}}, "5 of 40")):
+        for balanced in (False, True):  # the draw has another order than the file, and reads labels itself
+            with pytest.raises(UserError) as refusal:
+                load_split(task_of(path, **changes), "train", max_rows=40, balanced=balanced)
+            message = str(refusal.value)
+            assert message.startswith(f"{first}: column 'label' holds 'mid', which is no label; choices: ")
+            assert message.endswith(f"; {number} rows {told}")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_column_that_no_row_has_is_missing_from_the_file_and_one_that_some_have_from_the_first_without(
+    suffix: str, tmp_path: Path
+) -> None:
+    rows = [{"text": f"t{place}", "lable": place % 2} for place in range(20)]
+    path = write(tmp_path / f"rows{suffix}", rows)
+    message = (
+        f"{path}: there is no column 'label'; did you mean 'lable'? (choices: text, lable); in the task file"
+    )
+    with pytest.raises(UserError) as refusal:
+        load_split(task_of(path, splits={"train": "train[:50%]"}), "train")
+    assert str(refusal.value).startswith(message)
+    with pytest.raises(UserError) as refusal:
+        load_split(task_of(path, label="lable", where={"lang": "en"}), "train")
+    assert str(refusal.value).startswith(f"{path}: there is no column 'lang'; choices: text, lable")
+    if suffix != ".jsonl":  # where each row has columns of its own
+        return
+    path = write(tmp_path / f"some{suffix}", [*rows[:3], {"text": "a", "label": 0}, *rows[3:]])
+    with pytest.raises(UserError) as refusal:
+        load_split(task_of(path), "train")
+    assert str(refusal.value).startswith(f"{path}, line 1: there is no column 'label'; did you mean 'lable'?")
+    assert str(refusal.value).endswith("; 20 of 21 rows lack it")
+
+
 def test_what_is_no_text_in_a_table_is_named_with_its_row(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
-    for values, held in (([["a"], ["b"]], "['a']"), ([date(2024, 1, 2)] * 2, "datetime.date(2024, 1, 2)")):
+    day = "datetime.date(2024, 1, 2)"
+    for values, held, all_held in (
+        ([["a"], ["b"]], "['a']", "['a'] (1), ['b'] (1)"),
+        ([date(2024, 1, 2)] * 2, day, f"{day} (2)"),
+    ):
         pyarrow.parquet.write_table(pyarrow.table({"text": values, "label": [0, 1]}), path)
         with pytest.raises(UserError) as refusal:
             load_split(task_of(path), "train")
-        assert str(refusal.value) == f"{path}, row 1: column 'text' holds {held}, which is no text"
+        assert str(refusal.value) == (
+            f"{path}, row 1: column 'text' holds {held}, which is no text; 2 of 2 rows hold what is no text: {all_held}"
+        )
     table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["text", "text"])
     pyarrow.parquet.write_table(table, path)
     with pytest.raises(

@@ -14,12 +14,13 @@ import json
 import math
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperadapt.errors import UserError, nearest, reason_of
 from hyperadapt.hub import asking
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 # Rows travel with the place that a message would name ("train.csv, line 3"): slices and draws keep it right.
 PlacedRow = tuple[str, Row]
+Read = TypeVar("Read")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_LETTERS = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -41,6 +43,28 @@ _LONGEST_CELL = 2**31 - 1  # Python's csv refuses cells of more than 131,072 cha
 # --- cells
 
 
+class MissingColumn(UserError):  # noqa: N818 - as what it is
+    """A row has not a column that is read."""
+
+    def __init__(self, column: str, row: Iterable[str], remedy: str = "") -> None:
+        super().__init__(f"there is no column '{column}'; {nearest(column, row)}{remedy}")
+        self.column = column
+
+
+class WrongCell(UserError):  # noqa: N818 - as what it is
+    """A cell holds what cannot be read as what its column is for.
+
+    Attributes:
+        column: of the cell.
+        held: what it holds, as it is shown.
+        wrong: with it, as "is no label".
+    """
+
+    def __init__(self, column: str, value: object, wrong: str, remedy: str = "") -> None:
+        self.column, self.held, self.wrong = column, reprlib.repr(value), wrong
+        super().__init__(f"column '{column}' holds {self.held}, which {wrong}{remedy}")
+
+
 def value_of(row: Row, column: str) -> Any:
     """A column's value, whatever it is.
 
@@ -48,7 +72,7 @@ def value_of(row: Row, column: str) -> Any:
         UserError: the column is missing.
     """
     if column not in row:
-        raise UserError(f"there is no column '{column}'; {nearest(column, row)}")
+        raise MissingColumn(column, row)
     return row[column]
 
 
@@ -61,11 +85,9 @@ def text_of(row: Row, column: str) -> str:
     value = value_of(row, column)
     text = value if isinstance(value, str) else as_text(value)
     if text is None:
-        raise UserError(f"column '{column}' holds {reprlib.repr(value)}, which is no text")
+        raise WrongCell(column, value, "is no text")
     if not text.isascii() and _SURROGATE.search(text):
-        raise UserError(
-            f"column '{column}' holds {reprlib.repr(value)}, which has half a character (a surrogate)"
-        )
+        raise WrongCell(column, value, "has half a character (a surrogate)")
     return text
 
 
@@ -87,6 +109,63 @@ def naming(place: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
+
+
+_NUMBERED = re.compile(r"(?P<file>.*?)(?:, |^)(?:line|row) (?P<number>\d+)", re.DOTALL)
+_MOST_SHOWN = 5  # different values that no row should hold
+
+
+def read_each(rows: Iterable[PlacedRow], read: Callable[[Row], Read]) -> list[Read]:
+    """What is read of each row; those that cannot be read are told together, as they are mended together.
+
+    Args:
+        rows: in any order.
+        read: what to do with each.
+
+    Raises:
+        UserError: some cannot be read: which is the first in its file, in how many more the same is wrong, and what
+            they hold instead; of a column that none has, the file alone.
+    """
+    done: list[Read] = []
+    wrong: list[tuple[str, UserError]] = []
+    for place, row in rows:
+        try:
+            done.append(read(row))
+        except UserError as error:
+            wrong.append((place, error.with_traceback(None)))
+    if wrong:
+        raise UserError(_told_together(wrong, len(done) + len(wrong)))
+    return done
+
+
+def _told_together(wrong: Sequence[tuple[str, UserError]], rows: int) -> str:
+    """Say what is wrong first, and with how many of so many rows the same is."""
+    wrong = sorted(wrong, key=lambda told: _order(told[0]))
+    place, first = wrong[0]
+    column = getattr(first, "column", None)
+    alike = [
+        error for _, error in wrong if type(error) is type(first) and getattr(error, "column", None) == column
+    ]
+    if isinstance(first, MissingColumn) and len(alike) == rows > 1:
+        file = _order(place)[0]  # not a line of it: its header, where it has one
+        return f"{file}: {first}" if file else str(first)
+    if len(alike) == 1:
+        return f"{place}: {first}"
+    number = f"{len(alike):,} of {rows:,} rows"
+    if isinstance(first, MissingColumn):
+        return f"{place}: {first}; {number} lack it"
+    if not isinstance(first, WrongCell):
+        return f"{place}: {first}; {number} cannot be read"
+    held = Counter(error.held for error in alike if isinstance(error, WrongCell))
+    shown = [f"{value} ({times:,})" for value, times in held.most_common(_MOST_SHOWN)]
+    listed = ", ".join([*shown, *["…"] * (len(held) > _MOST_SHOWN)])
+    return f"{place}: {first}; {number} hold what {first.wrong}: {listed}"
+
+
+def _order(place: str) -> tuple[str, int]:
+    """A place's file, and its line or row there."""
+    found = _NUMBERED.fullmatch(place)
+    return (found["file"], int(found["number"])) if found else (place, 0)
 
 
 # --- rows
@@ -185,24 +264,28 @@ def given_rows(rows: Any) -> list[PlacedRow]:
 # --- lines
 
 
-def _rows_where(rows: Iterable[PlacedRow], where: Mapping[str, str]) -> Iterator[PlacedRow]:
-    for place, row in rows:
-        with naming(place):
-            wanted = all(text_of(row, column) == text for column, text in where.items())
-        if wanted:
-            yield place, row
+def _rows_where(rows: Iterable[PlacedRow], where: Mapping[str, str]) -> Iterable[PlacedRow]:
+    if not where:
+        return rows
+    rows = list(rows)
+    wanted = read_each(rows, lambda row: all(text_of(row, column) == text for column, text in where.items()))
+    return [placed for placed, is_wanted in zip(rows, wanted, strict=True) if is_wanted]
 
 
 def _without_blank_end(rows: Iterable[tuple[str, Row | None]]) -> Iterator[PlacedRow]:
-    """Leave out blank lines (None) at the end; one between rows, which are told by their number, is refused."""
-    blank = None
+    """Leave out blank lines (None) at the end; those between rows, which are told by their number, are refused."""
+    blank: list[str] = []  # since the last row
+    between: list[str] = []
     for place, row in rows:
         if row is None:
-            blank = blank or place
-        elif blank:
-            raise UserError(f"{blank}: the line is blank")
-        else:
-            yield place, row
+            blank.append(place)
+            continue
+        between += blank
+        blank.clear()
+        yield place, row
+    if between:
+        more = f", and so are {len(between) - 1:,} more between rows" if len(between) > 1 else ""
+        raise UserError(f"{between[0]}: the line is blank{more}")
 
 
 def _decoded(lines: Iterable[str | bytes]) -> Iterator[str]:

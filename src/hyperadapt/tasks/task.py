@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -33,10 +32,13 @@ from hyperadapt.tasks.chunks import Span, read_answers
 from hyperadapt.tasks.scores import chosen_step, number_text, to_step
 from hyperadapt.tasks.sources import (
     SUFFIXES,
+    MissingColumn,
     PlacedRow,
     Row,
+    WrongCell,
     as_text,
     naming,
+    read_each,
     read_file,
     read_hub,
     suffix_of,
@@ -536,7 +538,7 @@ class Task(Fields):
             limit = f": the largest is {LARGEST_SCORE:g}" if is_too_large else ""
             if text is not None and read_score(text.replace(",", ".")) is not None:
                 limit = ": its decimals must stand behind a point, not a comma"
-            raise UserError(f"column '{self.label}' holds {reprlib.repr(value)}, which is no score{limit}")
+            raise WrongCell(self.label, value, "is no score", limit)
         return number_text(score)
 
     def written(self, target: str) -> str:
@@ -585,19 +587,15 @@ class Task(Fields):
                 if are_truth_values or self._contradict_their_numbers
                 else ""
             )
-            raise UserError(
-                f"column '{self.label}' holds {reprlib.repr(value)}, which is no label; "
-                f"{nearest(value, self._label_choices)}{remedy}"
+            raise WrongCell(
+                self.label, value, "is no label", f"; {nearest(value, self._label_choices)}{remedy}"
             )
         return number
 
     def _answer_of(self, row: Row) -> Any:
         """What the label column of a row holds."""
         if self.label not in row and self.label == Task.model_fields["label"].default:
-            raise UserError(
-                f"there is no column '{self.label}'; {nearest(self.label, row)}; in the task file, label: names the "
-                "column of the answer"
-            )
+            raise MissingColumn(self.label, row, "; in the task file, label: names the column of the answer")
         return value_of(row, self.label)
 
     def references(self, row: Row) -> tuple[str, ...] | None:
@@ -759,7 +757,8 @@ def read_split(
     assert part is not None
     rows = _read(task, part["source"], data_dir)
     if task.preprocess is not None:
-        rows = [_preprocessed(task, *placed) for placed in rows]
+        places = [place for place, _ in rows]
+        rows = list(zip(places, read_each(rows, task.preprocessed), strict=True))
     with naming(f"task '{task.name}', {split} rows"):
         task.check_numbering(row for _, row in rows)
     there = len(rows)
@@ -775,11 +774,6 @@ def read_split(
         return rows
     drawn = _shuffled(rows, seed)
     return (_class_by_class(task, drawn) if balanced else drawn)[:max_rows]
-
-
-def _preprocessed(task: Task, place: str, row: Row) -> PlacedRow:
-    with naming(place):
-        return place, task.preprocessed(row)
 
 
 def load_split(
@@ -814,21 +808,22 @@ def load_split(
     from tqdm.auto import tqdm
 
     rows = read_split(task, split, data_dir, max_rows, seed, balanced)
-    texts: list[dict[str, Any]] = []
-    for place, row in tqdm(rows, desc=f"{task.name} {split}", unit=" rows", delay=2, leave=False):
-        with naming(place):
-            if split == "train" and task.candidate is not None and task.label_number(row) == "0":
-                continue  # what the pronoun does stand for is not said
-            of_row: dict[str, Any] = {**task.inputs(row, prefix), "target": task.target_text(row)}
-            if (references := task.references(row)) is not None:
-                of_row["references"] = list(references)
-            if task.kind == "question_answering":
-                answers, spans = task.answers(row)
-                of_row["spans"] = [list(span) for span in spans]
-                if task.every_answer and split == "train":
-                    texts += [{**of_row, **_only(answers, spans, number)} for number in range(len(answers))]
-                    continue
-            texts.append(of_row)
+
+    def texts_of(row: Row) -> list[dict[str, Any]]:
+        if split == "train" and task.candidate is not None and task.label_number(row) == "0":
+            return []  # what the pronoun does stand for is not said
+        of_row: dict[str, Any] = {**task.inputs(row, prefix), "target": task.target_text(row)}
+        if (references := task.references(row)) is not None:
+            of_row["references"] = list(references)
+        if task.kind == "question_answering":
+            answers, spans = task.answers(row)
+            of_row["spans"] = [list(span) for span in spans]
+            if task.every_answer and split == "train":
+                return [{**of_row, **_only(answers, spans, number)} for number in range(len(answers))]
+        return [of_row]
+
+    counted = tqdm(rows, desc=f"{task.name} {split}", unit=" rows", delay=2, leave=False)
+    texts = [text for of_row in read_each(counted, texts_of) for text in of_row]
     read = [*task.fields.values(), *([task.label] if task.kind == "text" else [])]
     _say_what_is_empty(f"task '{task.name}', {split}", [row for _, row in rows], read)
     if not texts:
@@ -858,11 +853,9 @@ def input_texts(task: Task, rows: Sequence[PlacedRow], prefix: bool) -> dict[str
     Raises:
         UserError: a row has not a text in every field's column.
     """
-    texts, preprocessed = [], []
-    for place, row in rows:
-        with naming(place):
-            preprocessed.append(task.preprocessed(row))
-            texts.append(task.inputs(preprocessed[-1], prefix))
+    preprocessed = read_each(rows, task.preprocessed)
+    places = [place for place, _ in rows]
+    texts = read_each(zip(places, preprocessed, strict=True), lambda row: task.inputs(row, prefix))
     _say_what_is_empty(f"task '{task.name}'", preprocessed, task.fields.values())
     return {column: [of_row[column] for of_row in texts] for column in (texts[0] if texts else ())}
 
@@ -917,9 +910,7 @@ def _class_by_class(task: Task, rows: list[PlacedRow]) -> list[PlacedRow]:
         return rows
     seen: Counter[str] = Counter()
     rank = []
-    for place, row in rows:
-        with naming(place):
-            number = task.label_number(row)
+    for number in read_each(rows, task.label_number):
         seen[number] += 1
         rank.append(seen[number])
     return [rows[index] for index in sorted(range(len(rows)), key=rank.__getitem__)]
