@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -422,7 +423,14 @@ def test_a_base_model_that_differs_in_one_tensor_is_another(saved: Path, name: s
 
 
 def test_a_folder_without_a_saved_model_is_named(tmp_path: Path) -> None:
-    refused(tmp_path / "nowhere", f"holds no saved model: there is no file {WEIGHTS}")
+    (tmp_path / "mine").mkdir()
+    there_is = f"holds no saved model, as it does not exist: {tmp_path} holds no"
+    refused(
+        tmp_path / "nowhere/my/model", f"nowhere/my/model {there_is} 'nowhere'; choices: mine; a path is that"
+    )
+    refused(
+        tmp_path / "min", re.escape(f"{there_is} 'min'; did you mean 'mine'? (choices: mine); a path is that")
+    )
     refused(tmp_path, f"holds no saved model: there is no file {WEIGHTS}")
 
 

@@ -18,7 +18,15 @@ from pydantic import BaseModel
 
 import hyperadapt as ha
 from hyperadapt import bundled, hub
-from hyperadapt.config import CompareConfig, ModelConfig, PretrainConfig, RunConfig, TrainingConfig
+from hyperadapt.config import (
+    ALIASES,
+    CompareConfig,
+    ModelConfig,
+    PretrainConfig,
+    RunConfig,
+    TrainingConfig,
+    places_of,
+)
 from hyperadapt.errors import UserError, nearest, reason_of
 from hyperadapt.methods import METHODS, FullFineTuning
 from hyperadapt.runs import build_base, load_tokenizer
@@ -245,6 +253,52 @@ def test_a_task_file_is_told_what_to_write(tmp_path: Path, line: str, message: s
     with pytest.raises(UserError) as error:
         get_task(tmp_path / "t.yaml")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("lr", "'training.learning_rate'?"),
+        ("training.lr", "'training.learning_rate'?"),
+        ("training.epochs", "'training.max_steps'? (steps are counted, of batch_size rows each, not epochs)"),
+        ("num_train_epochs", "'training.max_steps'? (steps are counted"),
+        ("per_device_train_batch_size", "'training.batch_size'? (all rows of a step, over all processes)"),
+        ("per_device_eval_batch_size", "'evaluation.batch_size'?"),  # which Trainer's arguments would refuse
+        ("bf16", "'training.arguments.bf16'?"),
+        ("r", "'method.rank' or 'method.reduction_factor'?"),
+        ("method.r", "'method.reduction_factor'?"),  # of adapters, which have no rank
+        ("method.target_modules", "'method.positions'?"),
+        ("model.model_name_or_path", "'model.name'?"),
+    ],
+)
+def test_what_other_libraries_call_a_field_is_answered_with_what_it_is_called_here(
+    field: str, message: str
+) -> None:
+    values = {**RUN, "method": {"name": "adapters"}, "start": None}
+    with pytest.raises(UserError) as told:
+        RunConfig.of(replaced(values, tuple(field.split(".")), 1), "mine.yaml")
+    assert str(told.value).startswith(f"mine.yaml: field '{field}' is unknown; did you mean {message}")
+
+
+def test_what_there_is_nothing_like_is_said_to_be_so() -> None:
+    values = {**RUN, "method": {"name": "adapters"}, "start": None}
+    for field, message in (
+        ("method.lora_alpha", "what is added is not scaled"),
+        ("load_best_model_at_end", "transformers' load_best_model_at_end is not open to choice"),
+        ("data.max_target_length", "a task file says its own max_target_length"),
+    ):
+        with pytest.raises(UserError) as told:
+            RunConfig.of(replaced(values, tuple(field.split(".")), 1), "mine.yaml")
+        assert str(told.value).startswith(f"mine.yaml: field '{field}' is unknown; {message}")
+
+
+def test_every_name_of_other_libraries_stands_for_a_field_that_there_is_and_is_none_itself() -> None:
+    assert len(ALIASES) > 80
+    for name, alias in ALIASES.items():
+        assert not list(places_of(name, RunConfig)), name
+        for place in alias.places:
+            assert place in list(places_of(place.rpartition(".")[2], RunConfig)), (name, place)
+        assert alias.places or alias.remark, name
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperadapt import hub, manifest
-from hyperadapt.errors import CheckpointError, UserError, notice, reason_of
+from hyperadapt.errors import CheckpointError, UserError, nothing_at, notice, reason_of
 from hyperadapt.files import write_atomically
 from hyperadapt.fingerprint import (
     ROUNDINGS,
@@ -276,6 +276,11 @@ def place_of_model(path: Path) -> Path:
     """
     if path.name == WEIGHTS_FILE and path.is_file():
         return path.parent
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} holds no saved model, as it does not exist: {nothing_at(path.absolute())}; a path is that of a "
+            "run, or of the folder that save_pretrained has written"
+        )
     if (path / WEIGHTS_FILE).is_file() or not path.is_dir():
         return path
     if (path / RUN_MODEL / WEIGHTS_FILE).is_file():

@@ -776,14 +776,14 @@ def in_our_words(error: TyperException) -> str:
     """Say what is wrong about a command line; a field of a configuration that is written as an option, how else."""
     message = error.format_message().replace("Input should be", "it must be")
     option, command = getattr(error, "option_name", None), getattr(getattr(error, "cmd", None), "name", None)
-    if not option or getattr(error, "possibilities", None):
+    if not option or not message.startswith("No such option"):
         return message
-    from hyperadapt.config import KINDS, places_of
+    from hyperadapt.config import KINDS, meant_by
 
     field = option.lstrip("-").replace("-", "_")
-    places = [place for kind in KINDS if kind.command == command for place in places_of(field, kind)]
+    places = [place for kind in KINDS if kind.command == command for place in meant_by(field, kind)[0]]
     written = " or ".join(f"{place}=…" for place in places)
-    return f"{message}; write {written}" if places else message
+    return f"No such option: {option}; write {written}" if places else message
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -667,6 +667,64 @@ def places_of(name: str, kind: type[BaseModel], section: str = "") -> Iterator[s
             yield from places_of(name, RunConfig, "base.")
 
 
+class Alias(NamedTuple):
+    """What a name of other libraries is called here.
+
+    Attributes:
+        places: the fields, as "training.max_steps"; none where there is no such thing.
+        remark: what is different.
+    """
+
+    places: tuple[str, ...]
+    remark: str = ""
+
+
+_NAMES: dict[Alias, str] = {
+    Alias(("training.learning_rate",)): "lr max_lr",
+    Alias(("training.max_steps",)): "steps num_steps n_steps total_steps train_steps max_train_steps "
+    "num_training_steps",
+    Alias(
+        ("training.max_steps",), "(steps are counted, of batch_size rows each, not epochs)"
+    ): "epochs epoch num_epochs n_epochs max_epochs num_train_epochs",
+    Alias(("training.batch_size",), "(all rows of a step, over all processes)"): "bs train_batch_size "
+    "per_device_train_batch_size per_device_batch_size micro_batch_size",
+    Alias(
+        ("training.gradient_accumulation_steps",)
+    ): "grad_accum accumulate_grad_batches gradient_accumulation",
+    Alias(("training.lr_scheduler_type",)): "scheduler lr_scheduler scheduler_type",
+    Alias(("training.warmup_steps",)): "warmup num_warmup_steps",
+    Alias(("training.eval_steps",)): "eval_every evaluation_steps eval_strategy evaluation_strategy "
+    "save_every save_steps save_strategy",
+    Alias(("evaluation.num_beams",)): "beams beam_size",
+    Alias(
+        ("model.name",)
+    ): "model_name model_name_or_path base_model base_model_name_or_path pretrained_model "
+    "pretrained_model_name_or_path",
+    Alias(("model.tokenizer",)): "tokenizer_name tokenizer_name_or_path",
+    Alias(("model.quantization",)): "load_in_4bit load_in_8bit quantization_config",
+    Alias(("data.max_source_length",)): "max_length max_len max_seq_len max_seq_length max_input_length "
+    "model_max_length",
+    Alias((), "a task file says its own max_target_length"): "max_target_length max_new_tokens target_length",
+    Alias(("data.max_train_rows",)): "max_train_samples",
+    Alias(("data.max_eval_rows",)): "max_eval_samples max_val_samples",
+    Alias(("data.max_test_rows",)): "max_test_samples max_predict_samples",
+    Alias(("data.tasks",)): "task dataset datasets dataset_name train_file",
+    Alias(("output_dir",)): "out out_dir save_dir output_directory",
+    Alias(("seed",)): "random_seed",
+    Alias(("method.rank", "method.reduction_factor")): "r lora_r",
+    Alias(
+        ("method.reduction_factor", "method.encoder_bottleneck_dim")
+    ): "adapter_size adapter_dim bottleneck_size bottleneck_dim",
+    Alias(("method.positions",)): "target_modules",
+    Alias((), "what is added is not scaled; see training.learning_rate"): "lora_alpha alpha",
+    Alias(
+        (), "dropout is the base model's own, model.config.dropout_rate of one that is built"
+    ): "lora_dropout dropout adapter_dropout",
+}
+# What people bring along from transformers' Trainer, PEFT and others, in lower case.
+ALIASES = {name: alias for alias, names in _NAMES.items() for name in names.split()}
+
+
 def sections() -> list[tuple[str, str, type[WrittenConfig | Section]]]:
     """List every configuration and its sections: the command that takes it, name and class; what two share, once.
 
@@ -717,13 +775,46 @@ def elsewhere(field: str, kind: type[WrittenConfig], beside: Sequence[str]) -> s
         beside: what there is in its section, where it may only be misspelt.
     """
     name = field.rpartition(".")[2]
-    found = [place for place in places_of(name, kind) if place != field]
-    if not found and "training" in kind.model_fields and not get_close_matches(name, beside, cutoff=0.5):
-        from transformers import Seq2SeqTrainingArguments
-
-        found = [f"training.arguments.{name}"] * (name in Seq2SeqTrainingArguments.__dataclass_fields__)
+    found, remark = meant_by(name, kind, beside)
+    found = [place for place in found if place != field]
+    if not found and not remark:
+        return None
     meant = " or ".join(f"'{place}'" for place in found)
-    return f"field '{field}' is unknown; did you mean {meant}?" if found else None
+    said = [f"did you mean {meant}?"] * bool(found) + [remark] * bool(remark)
+    return f"field '{field}' is unknown; {' '.join(said)}"
+
+
+def meant_by(name: str, kind: type[WrittenConfig], beside: Sequence[str] = ()) -> tuple[list[str], str]:
+    """Find the fields of a configuration that an unknown one may stand for, and what is to be said of them.
+
+    Args:
+        name: of the field, as it is called here, by transformers' Trainer or by another library.
+        kind: of the configuration.
+        beside: what there is in its section, where it may only be misspelt; of a method, its options.
+    """
+    if found := list(places_of(name, kind)):
+        return found, ""
+    if (alias := ALIASES.get(name.lower())) is not None:
+        places = [
+            place
+            for target in alias.places
+            for place in places_of(target.rpartition(".")[2], kind)
+            if f".{place}".endswith(f".{target}")
+        ]
+        own = [place for place in places if place.rpartition(".")[2] in beside]
+        return own or places, alias.remark
+    if "training" not in kind.model_fields or get_close_matches(name, beside, cutoff=0.5):
+        return [], ""
+    from transformers import Seq2SeqTrainingArguments
+
+    from hyperadapt.training import DECIDED
+
+    if name not in Seq2SeqTrainingArguments.__dataclass_fields__:
+        return [], ""
+    if name not in DECIDED:
+        return [f"training.arguments.{name}"], ""
+    ours = DECIDED[name]
+    return ([ours], "") if ours else ([], f"transformers' {name} is not open to choice")
 
 
 def read_fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:

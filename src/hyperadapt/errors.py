@@ -11,6 +11,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
@@ -113,6 +114,14 @@ def nearest(name: object, choices: Iterable[str]) -> str:
     meant = shortened(choices[lower.index(close[0])]) if close else None
     listed = ", ".join(map(shortened, choices[:12])) + (", …" if len(choices) > 12 else "")
     return f"did you mean '{meant}'? (choices: {listed})" if meant else f"choices: {listed}"
+
+
+def nothing_at(path: Path) -> str:
+    """Say of a path that does not exist how far it leads, and what is there instead."""
+    while not path.parent.is_dir():
+        path = path.parent
+    entries = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
+    return f"{path.parent} holds no '{path.name}'; {nearest(path.name, entries)}"
 
 
 def validation_message(error: ValidationError, model: type[BaseModel]) -> str:

@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from hyperadapt.errors import UserError, as_written, nearest, notice, validation_message
+from hyperadapt.errors import UserError, as_written, nearest, nothing_at, notice, validation_message
 from hyperadapt.fields import Fields
 from hyperadapt.metrics import LARGEST_SCORE, METRICS, METRICS_OF_KIND, REPORTED_ONLY, read_score
 from hyperadapt.tasks.chunks import Span, read_answers
@@ -968,12 +968,7 @@ def _existing(path: Path, what: str) -> Path:
         return path
     if path.is_dir():
         raise UserError(f"{what}: {path} is a folder, expected a file")
-    missing = path
-    while not missing.parent.is_dir():
-        missing = missing.parent
-    entries = sorted(entry.name for entry in missing.parent.iterdir() if not entry.name.startswith("."))
-    there = nearest(missing.name, entries)
-    raise UserError(f"{what}: {path} does not exist: {missing.parent} holds no '{missing.name}'; {there}")
+    raise UserError(f"{what}: {path} does not exist: {nothing_at(path)}")
 
 
 def _columns(task: Task) -> list[str]:
