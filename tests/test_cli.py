@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from hyperadapt import manifest, results_file
 from hyperadapt.config import CompareConfig, PretrainConfig, RunConfig, section_of
@@ -568,6 +569,7 @@ def test_in_a_process_of_its_own_bad_input_is_exactly_one_line(config: Path) -> 
         (LINES + "\n" + LINES, f"standard input, line {len(COLOURS) + 1}: the line is blank"),
         (LINES + '{"text": \n', f"standard input, line {len(COLOURS) + 1}: no readable JSON"),
         ("red\n", "standard input, line 1: no readable JSON"),
+        ("red\n", '; a row is written as {"text": "…"}'),
         ('["red"]\n', "standard input, line 1: expected a JSON object"),
         ('{"txt": "red"}\n', "standard input, line 1: there is no column 'text'; did you mean 'txt'?"),
         ('{"text": ["red"]}\n', "standard input, line 1: column 'text' holds ['red'], which is no text"),
@@ -680,6 +682,34 @@ def test_a_wrong_run_task_or_split_is_said_before_rows_are_read_or_a_model_is_lo
         (("embed", run, "--split", "tset"), "split 'tset' is unknown; did you mean 'test'?"),
     ):
         assert_one_line(hyperadapt(*arguments, stdin=unreadable), message)
+
+
+def test_a_split_is_asked_of_the_task_that_is_named(run: Path) -> None:
+    file = run / "tasks.yaml"
+    specs = yaml.safe_load(file.read_text())
+    del specs[0]["splits"]["test"]
+    file.write_text(yaml.safe_dump(specs))
+    (run / "model/model.safetensors").write_bytes(b"")  # which would be the error else
+    manifest.add(run, ["tasks.yaml", "model"])
+    message = f"the run {run} has no test rows of colour, but train and validation rows, as of --split validation; train with"
+    for others in ((), ("--task", "warmth")):
+        assert_one_line(hyperadapt("evaluate", run, "--task", "colour", *others), message)
+
+
+def test_mistakes_in_tasks_are_told_before_a_run_that_is_there_and_before_rows_are_read(
+    config: Path, run: Path, trained: Path
+) -> None:
+    spec = yaml.safe_load((trained.parent / "tasks/colour.yaml").read_text())
+    Path("rows.jsonl").write_text("no row at all\n")  # which would be the error else
+    there = {"train": "rows.jsonl", "validation": "rows.jsonl"}
+    for changes, message in (
+        ({"metrics": ["acuracy"]}, "metric 'acuracy' is unknown; did you mean 'accuracy'?"),
+        ({"files": {**there, "validation": "row.jsonl"}}, "validation file: "),
+        ({"files": {"train": "rows.jsonl"}}, "task 'colour' has no split 'validation'; name a file for it"),
+        ({"files": {**there, "test": "gone.jsonl"}}, "task 'colour', test file: "),
+    ):
+        Path("mine.yaml").write_text(yaml.safe_dump({**spec, "files": there, **changes}))
+        assert_one_line(hyperadapt("train", config, "data.tasks=[mine.yaml]", f"output_dir={run}"), message)
 
 
 def test_a_folder_that_is_not_there_is_not_made_for_an_output(config: Path, trained: Path) -> None:

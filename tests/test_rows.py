@@ -423,10 +423,18 @@ def test_missing_numbers_and_texts_of_a_table_are_the_empty_text(
     [
         (
             {"text": "red"},
-            "expected rows, each {column: value}, but got dict; a single row is given as [row]",
+            'expected rows, each {"text": "…"}, but got dict; a single row is given as [row]',
         ),
-        ("red", "expected rows, each {column: value}, but got str; a single row is given as [row]"),
-        (3, "expected rows, each {column: value}, but got int; a single row is given as [row]"),
+        ("red", 'expected rows, each {"text": "…"}, but got str; a single row is given as [row]'),
+        (3, 'expected rows, each {"text": "…"}, but got int; a single row is given as [row]'),
+        (
+            ["red rose", "blue"],
+            'row 1: no readable JSON: Expecting value: line 1 column 1 (char 0); a row is written as {"text": "…"}',
+        ),
+        (
+            ["3"],
+            'row 1: expected a JSON object of columns and values, got int; a row is written as {"text": "…"}',
+        ),
         ([{"text": "red"}, ["red"]], "row 2: expected a JSON object of columns and values, got list"),
         ([{"text": "red"}, {"txt": "red"}], "row 2: there is no column 'text'; did you mean 'txt'?"),
         (

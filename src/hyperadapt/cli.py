@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hyperadapt.config import RunConfig, Section, WrittenConfig
     from hyperadapt.evaluation import Results
     from hyperadapt.runs import Prediction, Run
+    from hyperadapt.tasks import Task
 
 
 class Commands(TyperGroup):
@@ -476,10 +477,13 @@ def predict(
             known = nearest(suffix_of(output), WRITTEN_SUFFIXES)
             raise UserError(f"--output: '{output}' is of no known format; {known}")
         check_writable("--output", output)
-    check_run(run, [task])  # before rows are waited for
+    example = check_run(run, [task])[0].row_in_words  # before rows are waited for
     if input is None and sys.stdin.isatty():
-        print("rows from standard input, one JSON object a line; end with Ctrl-D", file=sys.stderr)
-    rows = list(read_file(input) if input else json_rows(sys.stdin, "standard input"))
+        print(
+            f"rows from standard input, one JSON object a line, as {example}; end with Ctrl-D",
+            file=sys.stderr,
+        )
+    rows = list(read_file(input) if input else json_rows(sys.stdin, "standard input", example))
     if not rows:
         raise UserError(f"{input or 'standard input'}: there are no rows")
     predictions = load(run, base_model).predict_placed(task, rows, num_beams, batch_size)
@@ -690,12 +694,16 @@ def run_and_show(config: RunConfig, resume: bool, allow_changed_data: bool) -> N
         say(f"next: hyperadapt report {run}, or: hyperadapt predict {run} --task {task} --input …")
 
 
-def check_run(run: Path, tasks: Sequence[str] = (), split: str | None = None) -> None:
-    """Check that a run is there and has these tasks and this split, which takes less time than to load it."""
+def check_run(run: Path, tasks: Sequence[str] = (), split: str | None = None) -> list[Task]:
+    """Check that a run is there and has these tasks and this split, which takes less time than to load it.
+
+    Returns:
+        The tasks of these names.
+    """
     delay_bars()
     from hyperadapt.runs import check_asked
 
-    check_asked(run, tasks, split)
+    return check_asked(run, tasks, split)
 
 
 def delay_bars() -> None:

@@ -204,14 +204,14 @@ def train_cells(
 def check_given(runs: Sequence[RunConfig]) -> None:
     """Check what runs would find out only once they have begun: tasks, data, tokenizers, Trainer's arguments."""
     from hyperadapt.runs import load_tokenizer
-    from hyperadapt.tasks import check_local_copy, resolve_tasks
+    from hyperadapt.tasks import check_trainable, resolve_tasks
     from hyperadapt.training import checked_arguments
 
     for tasks, data_dir in dict.fromkeys((run.data.tasks, run.data.data_dir) for run in runs):
         if data_dir is not None and not Path(data_dir).is_dir():
             raise UserError(f"data.data_dir: there is no folder {data_dir}")
         for task in resolve_tasks(tasks):
-            check_local_copy(task, data_dir)
+            check_trainable(task, data_dir)
     for arguments in {repr(run.training.arguments): run.training.arguments for run in runs}.values():
         checked_arguments(arguments)
     for model in {run.model.tokenizer or run.model.name: run.model for run in runs}.values():

@@ -64,7 +64,7 @@ from hyperadapt.metrics import Target
 from hyperadapt.paths import check_hub_name, shown
 from hyperadapt.predictions import write_predictions
 from hyperadapt.signals import number_of
-from hyperadapt.tasks import SPLITS, Task, input_texts, load_split, resolve_tasks
+from hyperadapt.tasks import SPLITS, Task, check_trainable, input_texts, load_split, resolve_tasks
 from hyperadapt.tasks.remarks import remark_on_rows
 from hyperadapt.tasks.sources import PlacedRow, given_rows
 from hyperadapt.tiny_t5 import NAME as TINY_T5
@@ -127,6 +127,8 @@ def train(config: RunConfig, resume: bool = False, allow_changed_data: bool = Fa
         config.training, config.seed, directory / "checkpoints", best="average"
     )
     check_trackers(args.report_to)
+    for task in resolve_tasks(config.data.tasks):  # before it is said that there is a run already
+        check_trainable(task, config.data.data_dir)
     with held(directory, args), saying_what_is_left(directory):
         last = checkpoint_to_start_from(directory, config, resume)
         prepared = prepare(config, args, last, allow_changed_data)
@@ -678,8 +680,10 @@ class Run:
         Raises:
             UserError: if rows of its tasks have changed since, or cannot be had.
         """
-        having = self.tasks_with(split)
-        chosen = [self.task(name) for name in tasks] or having
+        chosen = [self.task(name) for name in tasks]
+        for task in chosen:
+            tasks_with_split(self.directory, [task], split)
+        chosen = chosen or self.tasks_with(split)
         rows = self.load_rows(chosen, split, "evaluate", data_dir, None, allow_changed_data)
         return self.score(rows, batch_size, num_beams)
 
@@ -777,7 +781,9 @@ class Run:
         Raises:
             UserError: if the run has no such task, or a row has not a text in every column that the task reads.
         """
-        return self.predict_placed(task, given_rows(rows), num_beams, batch_size)
+        return self.predict_placed(
+            task, given_rows(rows, self.task(task).row_in_words), num_beams, batch_size
+        )
 
     def predict_placed(
         self,
@@ -907,7 +913,7 @@ def task_of(directory: Path, tasks: Sequence[Task], name: str) -> Task:
 
 
 def tasks_with_split(directory: Path, tasks: Sequence[Task], split: str) -> list[Task]:
-    """Return a run's tasks that have a split.
+    """Return those of a run's tasks that have a split.
 
     Raises:
         UserError: if none has, or there is no such split.
@@ -916,17 +922,25 @@ def tasks_with_split(directory: Path, tasks: Sequence[Task], split: str) -> list
         raise UserError(f"split '{split}' is unknown; {nearest(split, SPLITS)}")
     having = [task for task in tasks if split in task.splits]
     if not having:
-        raise UserError(f"no task of the run {directory} has {split} rows")
+        names = ", ".join(task.name for task in tasks)
+        there = [other for other in SPLITS if any(other in task.splits for task in tasks)]
+        raise UserError(
+            f"the run {directory} has no {split} rows of {names}, but {' and '.join(there)} rows, as of "
+            f"--split {there[-1]}; train with a task file that names some, for a run that has them"
+        )
     return having
 
 
-def check_asked(path: str | Path, names: Sequence[str] = (), split: str | None = None) -> None:
+def check_asked(path: str | Path, names: Sequence[str] = (), split: str | None = None) -> list[Task]:
     """Check that a run is there and has what it is asked for, before its model is loaded or rows are read.
 
     Args:
         path: its directory.
         names: of tasks.
-        split: of any of its tasks.
+        split: of each of these tasks; where none is named, of any of its tasks.
+
+    Returns:
+        The tasks of these names.
 
     Raises:
         UserError: as `Run.task` and `Run.tasks_with`; or as `load_run_config`.
@@ -934,10 +948,11 @@ def check_asked(path: str | Path, names: Sequence[str] = (), split: str | None =
     directory = Path(path)
     load_run_config(directory)
     tasks = load_tasks(directory / "tasks.yaml")
-    for name in names:
-        task_of(directory, tasks, name)
+    chosen = [task_of(directory, tasks, name) for name in names]
     if split is not None:
-        tasks_with_split(directory, tasks, split)
+        for of in [[task] for task in chosen] or [list(tasks)]:
+            tasks_with_split(directory, of, split)
+    return chosen
 
 
 def load_run(path: str | Path, base_model: str | PreTrainedModel | None = None) -> Run:

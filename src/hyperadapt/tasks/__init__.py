@@ -15,7 +15,7 @@ from hyperadapt.tasks.superglue import SUPER_GLUE
 from hyperadapt.tasks.task import (
     SPLITS,
     Task,
-    check_local_copy,
+    check_trainable,
     input_texts,
     load_split,
     load_task_file,
@@ -30,8 +30,8 @@ __all__ = [
     "TASKS",
     "TASK_FILES",
     "Task",
-    "check_local_copy",
     "check_no_file_is_meant",
+    "check_trainable",
     "get_task",
     "input_texts",
     "load_split",

@@ -226,21 +226,26 @@ def suffix_of(path: Path) -> str:
     return path.suffix.lower()
 
 
-def json_rows(lines: Iterable[str | bytes], name: str) -> Iterator[PlacedRow]:
+def json_rows(lines: Iterable[str | bytes], name: str, example: str | None = None) -> Iterator[PlacedRow]:
     """Rows that are JSON objects, one a line.
 
     Args:
         lines: the rows; bytes are UTF-8.
         name: what errors call where they come from: a path, or "standard input".
+        example: of a row, as JSON, for errors.
 
     Raises:
         UserError: a line is no JSON object, or blank and not one of the last.
     """
-    return _without_blank_end(_json_lines(lines, name))
+    return _without_blank_end(_json_lines(lines, name, example))
 
 
-def given_rows(rows: Any) -> list[PlacedRow]:
+def given_rows(rows: Any, example: str | None = None) -> list[PlacedRow]:
     """Rows as Python has them: mappings, or JSON text, in a sequence, an iterator, a datasets.Dataset or a DataFrame.
+
+    Args:
+        rows: those.
+        example: of a row, as JSON, for errors.
 
     Raises:
         UserError: it is one row, or not rows, a row is neither, or a column stands twice.
@@ -252,12 +257,14 @@ def given_rows(rows: Any) -> list[PlacedRow]:
         rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
     if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
         raise UserError(
-            f"expected rows, each {{column: value}}, but got {_kind(rows)}; a single row is given as [row]"
+            f"expected rows, each {example or '{column: value}'}, but got {_kind(rows)}; a single row is given as [row]"
         )
     placed: list[PlacedRow] = []
     for number, row in enumerate(rows, start=1):
-        with naming(f"row {number}"):
-            placed.append((f"row {number}", _json_object(row) if isinstance(row, str) else _mapping(row)))
+        place = f"row {number}"
+        with naming(place):
+            of_row = _json_object(row, example) if isinstance(row, str) else _mapping(row, example)
+        placed.append((place, of_row))
     return placed
 
 
@@ -296,19 +303,27 @@ def _decoded(lines: Iterable[str | bytes]) -> Iterator[str]:
         mark = ""  # a byte order mark begins a file, and nothing else
 
 
-def _json_lines(lines: Iterable[str | bytes], name: str) -> Iterator[tuple[str, Row | None]]:
+def _json_lines(
+    lines: Iterable[str | bytes], name: str, example: str | None
+) -> Iterator[tuple[str, Row | None]]:
     number = 0
     try:
         for number, line in enumerate(_decoded(lines), start=1):
-            yield f"{name}, line {number}", _json_object(line) if line.strip() else None
+            yield f"{name}, line {number}", _json_object(line, example) if line.strip() else None
     except UnicodeDecodeError as error:
         raise UserError(f"{name}, line {number + 1}: no readable JSON: {error}") from None
     except UserError as error:
         raise UserError(f"{name}, line {number}: {error}") from None
 
 
-def _json_object(text: str) -> Row:
-    return _mapping(_json(text))
+def _json_object(text: str, example: str | None) -> Row:
+    try:
+        row = _json(text)
+    except UserError as error:
+        if text.lstrip()[:1] in ("{", "[", ""):
+            raise
+        raise UserError(f"{error}{_such_as(example)}") from None  # a text alone
+    return _mapping(row, example)
 
 
 def _json(text: str) -> Any:
@@ -317,9 +332,13 @@ def _json(text: str) -> Any:
     return parse_json(text)
 
 
-def _mapping(row: Any) -> Row:
+def _such_as(example: str | None) -> str:
+    return f"; a row is written as {example}" if example else ""
+
+
+def _mapping(row: Any, example: str | None = None) -> Row:
     if not isinstance(row, Mapping):
-        raise UserError(f"expected a JSON object of columns and values, got {_kind(row)}")
+        raise UserError(f"expected a JSON object of columns and values, got {_kind(row)}{_such_as(example)}")
     return row
 
 

@@ -492,6 +492,12 @@ class Task(Fields):
         return {"source": f"{question} {last}: ".lstrip(), "context": text_of(row, self.fields[last])}
 
     @property
+    def row_in_words(self) -> str:
+        """A row to be predicted, as JSON, with what the task reads of one."""
+        read = self.fields.values() if self.preprocess is None else PREPROCESSORS[self.preprocess].columns
+        return json.dumps(dict.fromkeys(read, "…"), ensure_ascii=False)
+
+    @property
     def generated_lengths(self) -> tuple[int, int]:
         """The fewest and the most tokens of a prediction."""
         return self.min_generated_length, self.max_generated_length
@@ -748,12 +754,7 @@ def read_split(
     balanced: bool = False,
 ) -> list[PlacedRow]:
     """The rows of one split of a task, as they are, each with the place that errors name; all else as `load_split`."""
-    if split not in task.splits:
-        remedy = nearest(split, task.splits)
-        if task.files and split in SPLITS:
-            remedy = f"name a file for it, or part one, as {in_parts(task.splits, task.files, split)}"
-        raise UserError(f"task '{task.name}' has no split '{split}'; {remedy}")
-    part = _SLICE.fullmatch(task.splits[split])
+    part = _SLICE.fullmatch(_rows_of(task, split))
     assert part is not None
     rows = _read(task, part["source"], data_dir)
     if task.preprocess is not None:
@@ -767,13 +768,23 @@ def read_split(
         wanted = " and ".join(f"'{text}' in column '{column}'" for column, text in (task.where or {}).items())
         having = f" with {wanted}" if wanted else ""
         raise UserError(
-            f"task '{task.name}': split '{split}' ({task.splits[split]}) is empty: '{part['source']}' has {there} "
+            f"task '{task.name}': split '{split}' ({part[0]}) is empty: '{part['source']}' has {there} "
             f"rows{having}"
         )
     if max_rows is None:
         return rows
     drawn = _shuffled(rows, seed)
     return (_class_by_class(task, drawn) if balanced else drawn)[:max_rows]
+
+
+def _rows_of(task: Task, split: str) -> str:
+    """Which rows a split has: a source, or a slice of one; an error if the task has no such split."""
+    if split not in task.splits:
+        remedy = nearest(split, task.splits)
+        if task.files and split in SPLITS:
+            remedy = f"name a file for it, or part one, as {in_parts(task.splits, task.files, split)}"
+        raise UserError(f"task '{task.name}' has no split '{split}'; {remedy}")
+    return task.splits[split]
 
 
 def load_split(
@@ -951,14 +962,16 @@ def _file(task: Task, source: str, data_dir: str | Path | None) -> Path | None:
     return None
 
 
-def check_local_copy(task: Task, data_dir: str | Path | None) -> None:
-    """Check that the files of all splits of a task are there; what the hub has is not asked for.
+def check_trainable(task: Task, data_dir: str | Path | None) -> None:
+    """Check that a task has the splits of a training, and their files are there; what the hub has is not asked for.
 
     Raises:
         UserError: if one is missing: which, what is there instead, and where to get it.
     """
-    for split in task.splits.values():
-        for source in split.partition("[")[0].split("+"):
+    for split in SPLITS[:2]:
+        _rows_of(task, split)
+    for rows in task.splits.values():
+        for source in rows.partition("[")[0].split("+"):
             _file(task, source, data_dir)
 
 
