@@ -180,6 +180,8 @@ def test_options_change_the_count_and_full_fine_tuning_trains_all() -> None:
     assert full["trained"] == full["total"] == full["base"]
     drawn = hyperadapt("params", "--model", "google-t5/t5-small").out
     assert "60,506,624" in drawn
+    for arguments in (("--model", "google-t5/t5-small", "--tasks", "7"), ("--paper",)):
+        assert not re.search(r"\de\+", hyperadapt("params", *arguments).out)
 
 
 def test_the_papers_table_is_met_to_the_printed_digit() -> None:
@@ -691,7 +693,9 @@ def test_a_split_is_asked_of_the_task_that_is_named(run: Path) -> None:
     file.write_text(yaml.safe_dump(specs))
     (run / "model/model.safetensors").write_bytes(b"")  # which would be the error else
     manifest.add(run, ["tasks.yaml", "model"])
-    message = f"the run {run} has no test rows of colour, but train and validation rows, as of --split validation; train with"
+    message = (
+        f"the run {run} has no test rows of colour, but train and validation rows, as of --split validation;"
+    )
     for others in ((), ("--task", "warmth")):
         assert_one_line(hyperadapt("evaluate", run, "--task", "colour", *others), message)
 

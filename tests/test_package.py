@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+import warnings
 from collections import Counter
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -129,12 +130,20 @@ def test_the_metadata_is_complete_and_says_the_same_everywhere() -> None:
     assert "all-MiniLM-L6-v2" in (ROOT / "NOTICE").read_text(encoding="utf-8")
 
 
-def test_the_python_in_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_in_the_readme_runs_as_it_stands_and_shows_what_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     example = re.findall(r"```python\n(.+?)```", README, re.DOTALL)[0]
     values: dict[str, Any] = {}
-    exec(compile(example, "README.md", "exec"), values)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        exec(compile(example, "README.md", "exec"), values)
+    assert [str(warning.message) for warning in warned if issubclass(warning.category, UserWarning)] == []
     assert values["model"].tasks == ("cola", "rte", "mnli", "cb")
+    answers, counts = map(ast.literal_eval, capsys.readouterr().out.splitlines())
+    assert [type(answer) for answer in answers] == [str, str]
+    assert counts["tasks"] == 4
 
 
 def test_the_configuration_in_the_readme_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

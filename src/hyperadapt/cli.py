@@ -775,8 +775,10 @@ def say(message: str) -> None:
 
 def in_words(value: Any) -> str:
     """Format a cell."""
+    if isinstance(value, float) and abs(value) < 1000 and not value.is_integer():
+        return f"{value:.4g}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if value.is_integer() else f"{value:,.4g}"
+        return f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
