@@ -36,7 +36,7 @@ def test_every_row_and_task_is_written_with_the_embedding_that_its_parameters_co
     run, folder = load_run(tmp_path / "run"), tmp_path / "run/embeddings"
     table = pyarrow.parquet.read_table(folder / "rows.parquet").to_pylist()
     assert [row["task"] for row in table] == ["colour"] * SPLITS["test"] + ["warmth"] * SPLITS["test"]
-    assert [row["prediction"] for row in table[: SPLITS["test"]]] == run.evaluate("test").predictions[0]
+    assert [row["written"] for row in table[: SPLITS["test"]]] == run.evaluate("test").predictions[0]
     for index, text in enumerate(list(COLOURS)[:3]):
         expected = by_hand(run, f"colour text: {text}{' and so on' * (index % 3)}", kind)
         assert np.abs(np.array(table[index]["embedding"]) - expected).max() < 1e-5

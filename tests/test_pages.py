@@ -194,7 +194,7 @@ def test_a_run_keeps_every_rows_prediction_and_they_give_its_scores(trained: Pat
         given = [json.loads(line) for line in (trained.parent / f"tasks/colour-{split}.jsonl").open()]
         assert [row["input"] for row in colours] == [f"text: {row['text']}" for row in given]
         assert [row["target"] for row in colours] == [str(row["label"]) for row in given]
-        right = sum(row["target"] == row["prediction"] for row in colours)
+        right = sum(row["target"] == row["written"] for row in colours)
         metrics = results[split]["tasks"]["colour"]["metrics"]
         assert 100 * right / len(colours) == pytest.approx(metrics["accuracy"])
 
@@ -214,7 +214,7 @@ def test_the_page_shows_twenty_of_the_rows_that_were_predicted(run: Path) -> Non
         [
             row["task"],
             row["input"],
-            *(labels.get(row[name], printable(row[name])) for name in ("target", "prediction")),
+            *(labels.get(row[name], printable(row[name])) for name in ("target", "written")),
         ]
         for row in kept(run)
         if row["task"] == "colour"
@@ -245,21 +245,21 @@ def test_the_confusion_matrix_counts_all_rows_and_has_a_column_for_invalid_answe
     rows = [PredictedRow("mnli", "", str(place % 3), text) for place, text in enumerate(texts * 40)]
     counts = np.zeros((3, 4), dtype=int)
     for row in rows:
-        answer = row.prediction.strip()
+        answer = row.written.strip()
         counts[int(row.target), int(answer) if answer in ("0", "1", "2") else 3] += 1
     assert confusion(task, rows) == counts.tolist()
     colours = kept(run)
     keep(
         run,
-        [{**row, "prediction": "neither"} if place % 3 == 0 else row for place, row in enumerate(colours)],
+        [{**row, "written": "neither"} if place % 3 == 0 else row for place, row in enumerate(colours)],
     )
     page = page_of(run).partition("colour, test rows</caption>")[2].partition("</table>")[0]
     shown = [[int(cell) for cell in re.findall(r">(\d+)(?=<|\s)", line)] for line in page.split("<tr>")[3:]]
     wanted = np.zeros((2, 3), dtype=int)
     for place, row in enumerate(colours):
         if row["task"] == "colour":
-            invalid = place % 3 == 0 or row["prediction"] not in ("0", "1")
-            wanted[int(row["target"]), 2 if invalid else int(row["prediction"])] += 1
+            invalid = place % 3 == 0 or row["written"] not in ("0", "1")
+            wanted[int(row["target"]), 2 if invalid else int(row["written"])] += 1
     assert shown == wanted.tolist()
     assert sum(map(sum, shown)) == SPLITS["test"]
 
@@ -273,7 +273,7 @@ def test_a_task_without_test_rows_is_shown_by_its_validation_rows(run: Path) -> 
 
 def test_strange_texts_are_shown_and_not_obeyed(run: Path) -> None:
     strange = "<script>alert(1)</script> \x1b[2J \u202e \ud800"
-    keep(run, [{**row, "input": strange, "prediction": strange} for row in kept(run)])
+    keep(run, [{**row, "input": strange, "written": strange} for row in kept(run)])
     page = page_of(run)
     assert "<script" not in page
     assert not re.search("[\x1b\u202e]", page)
@@ -319,13 +319,13 @@ def test_damaged_predictions_are_one_line_and_nothing_is_written(run: Path) -> N
         ({"task": "colours"}, "the run has no task 'colours'; did you mean 'colour'?"),
         ({"task": ["colour"]}, 'task must be a text, not ["colour"]'),
         ({"input": None}, "input must be a text, not empty"),
-        ({"prediction": 1}, "prediction must be a text, not 1"),
+        ({"written": 1}, "written must be a text, not 1"),
         ({"target": None}, "empty is no target of a task of kind 'class'"),
         ({"target": []}, "[] is no target of a task of kind 'class'"),
         ({"target": ["0", 1]}, '["0", 1] is no target of a task of kind'),
         ({"task": "warmth", "target": "x"}, "'x' is no target of a task of kind 'score'"),
         ({"task": "warmth", "target": ["1"]}, "[\"1\"] is no target of a task of kind 'score'"),
-        ({"more": 1}, "it must have task, input, target, prediction, and nothing else"),
+        ({"more": 1}, "it must have task, input, target, written, and nothing else"),
     ],
 )
 def test_a_line_that_is_no_prediction_is_named(
@@ -336,6 +336,20 @@ def test_a_line_that_is_no_prediction_is_named(
     with pytest.raises(CheckpointError) as error:
         read_predictions(tmp_path, "test", load_tasks(trained / "tasks.yaml"))
     assert f"predictions-test.jsonl.gz is damaged (line 2: {message}" in str(error.value)
+
+
+def test_what_was_written_is_called_so_wherever_it_is_kept_and_read_by_its_earlier_name_too(
+    trained: Path, tmp_path: Path
+) -> None:
+    rows, tasks = kept(trained), load_tasks(trained / "tasks.yaml")
+    texts = "".join(json.dumps({"text": row["input"].removeprefix("text: ")}) + "\n" for row in rows[:4])
+    echoed = hyperadapt("predict", trained, "--task", rows[0]["task"], stdin=texts).out.splitlines()
+    assert [json.loads(line)["written"] for line in echoed] == [row["written"] for row in rows[:4]]
+    earlier = [
+        {"prediction" if name == "written" else name: value for name, value in row.items()} for row in rows
+    ]
+    keep(tmp_path, earlier)
+    assert read_predictions(tmp_path, "test", tasks) == read_predictions(trained, "test", tasks)
 
 
 def test_a_strangers_predictions_are_one_line_of_the_report(run: Path) -> None:

@@ -112,9 +112,9 @@ def write_embeddings(
 ) -> tuple[Path, dict[str, float]]:
     """Write rows.parquet, tasks.parquet, about.json and maps of the rows into the run's folder of embeddings.
 
-    rows.parquet has a row for every row of the split: task, label, prediction and embedding. tasks.parquet has the
-    embedding of every task, where the method has any. about.json tells the split, and whether its rows have changed
-    since the training. The maps show at most 2,000 rows, drawn by the run's seed.
+    rows.parquet has a row for every row of the split: task, label, what the model has written, and embedding.
+    tasks.parquet has the embedding of every task, where the method has any. about.json tells the split, and whether its
+    rows have changed since the training. The maps show at most 2,000 rows, drawn by the run's seed.
 
     Args:
         run: the trained run.
@@ -141,7 +141,7 @@ def write_embeddings(
     table = {
         "task": [task.name for task in owners],
         "label": [label_of(target) for targets in rows.targets for target in targets],
-        "prediction": predicted,
+        "written": predicted,
         "embedding": list(points),
     }
     folder = run.directory / FOLDER

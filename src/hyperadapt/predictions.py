@@ -1,7 +1,8 @@
 """What a run predicted: every row of a split in one file, samples of them, and which class was taken for which.
 
 predictions-SPLIT.jsonl.gz has a line for each row: task, input, target (all that would be right, where there are
-several) and prediction. pandas and datasets read it by its name, and so does zless.
+several) and written, what the model wrote, as `hyperadapt predict` calls it too. pandas and datasets read the file by
+its name, and so does zless.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class PredictedRow:
     task: str
     input: str
     target: Target
-    prediction: str
+    written: str
 
 
 def file_of(directory: Path, split: str) -> Path:
@@ -115,9 +116,13 @@ def row_of(values: Any, tasks: Mapping[str, Task]) -> PredictedRow:
         UserError: if a field is missing, unknown or of the wrong type, or the target is none that its task can have.
     """
     names = [field.name for field in fields(PredictedRow)]
+    if (
+        isinstance(values, dict) and "prediction" in values and "written" not in values
+    ):  # of an earlier version
+        values = {"written" if name == "prediction" else name: value for name, value in values.items()}
     if not isinstance(values, dict) or set(values) != set(names):
         raise UserError(f"it must have {', '.join(names)}, and nothing else")
-    for name in ("task", "input", "prediction"):
+    for name in ("task", "input", "written"):
         if not isinstance(values[name], str):
             raise UserError(f"{name} must be a text, not {as_written(values[name])}")
     name, target = values["task"], values["target"]
@@ -168,12 +173,12 @@ def samples(parted: dict[str, list[PredictedRow]], number: int) -> list[Predicte
 
 def verdict(task: Task, row: PredictedRow) -> str:
     """Say whether a prediction is right, wrong or no answer at all; of a score, how far off it is."""
-    if not task.is_valid(row.prediction):
+    if not task.is_valid(row.written):
         return INVALID
     if task.kind == "score":
-        return f"off by {abs(float(row.prediction) - float(label_of(row.target))):.3g}"
+        return f"off by {abs(float(row.written) - float(label_of(row.target))):.3g}"
     target = label_of(row.target) if task.kind == "class" else row.target
-    return "right" if METRICS[METRIC_OF_ONE[task.kind]]([row.prediction.strip()], [target]) else "wrong"
+    return "right" if METRICS[METRIC_OF_ONE[task.kind]]([row.written.strip()], [target]) else "wrong"
 
 
 def confusion(task: Task, rows: Sequence[PredictedRow]) -> list[list[int]]:
@@ -183,6 +188,6 @@ def confusion(task: Task, rows: Sequence[PredictedRow]) -> list[list[int]]:
         task: of kind "class".
         rows: its predictions.
     """
-    counts = Counter((task.label_name(label_of(row.target)), task.label_name(row.prediction)) for row in rows)
+    counts = Counter((task.label_name(label_of(row.target)), task.label_name(row.written)) for row in rows)
     labels = task.labels or ()
     return [[counts[target, predicted] for predicted in (*labels, None)] for target in labels]

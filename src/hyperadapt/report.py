@@ -178,7 +178,7 @@ def sample_table(run: Run, predicted: dict[str, dict[str, list[PredictedRow]]]) 
             "split": next(iter(predicted[row.task])),
             "input": printable(row.input),
             "target": printable(said(tasks[row.task], label_of(row.target))),
-            "prediction": printable(said(tasks[row.task], row.prediction)),
+            "prediction": printable(said(tasks[row.task], row.written)),
             "verdict": verdict(tasks[row.task], row),
         }
         for row in samples(parted, SAMPLES)
