@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing.forkserver
 import os
 import queue
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before torch is imported: models this small run slower on more threads, and the tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What one process has compiled of our libraries the others need not compile again: it would take each 15 seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 import pytest
 
-from tiny_run import hyperadapt, one_after_another, write_config, write_tasks
+from tiny_run import Forked, command, hyperadapt, one_after_another, write_config, write_tasks
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported by now stays: the garbage collector need not go through its millions of objects."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +67,38 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([*command, "--wheel-dir", str(copy / "wheels"), str(sources)], check=True, timeout=300)
     (built,) = (copy / "wheels").glob("*.whl")
     return built
+
+
+@pytest.fixture(scope="session")
+def forkserver() -> None:
+    """The process that all forked ones are copies of; it sees no GPU, which no copy could use."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("CUDA_VISIBLE_DEVICES", "")
+        multiprocessing.forkserver.ensure_running()
+
+
+@pytest.fixture
+def forked(forkserver: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Forked]]:
+    """Calls a function in a process of its own, which ends with the test: `forked(function, *arguments, **environment)`."""
+    directory, made = tmp_path_factory.mktemp("forked"), list[Forked]()
+
+    def fork(function: Callable[..., object], *arguments: object, **environment: str) -> Forked:
+        made.append(Forked(directory, function, *arguments, CUDA_VISIBLE_DEVICES="", **environment))
+        return made[-1]
+
+    yield fork
+    for one in made:
+        one.process.kill()
+
+
+@pytest.fixture
+def started(forked: Callable[..., Forked]) -> Callable[..., Forked]:
+    """Starts a command in a process of its own: `started(*arguments, **environment)`."""
+
+    def start(*arguments: object, **environment: str) -> Forked:
+        return forked(command, *map(str, arguments), **environment)
+
+    return start
 
 
 @pytest.fixture

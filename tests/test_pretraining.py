@@ -5,11 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
-import os
 import re
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +36,7 @@ from hyperadapt.pretraining import (
 )
 from hyperadapt.runs import build_base
 from hyperadapt.tiny_t5 import DIRECTORY
-from tiny_run import BASE, Outcome, assert_one_line, contents, hyperadapt, write_tasks
+from tiny_run import BASE, Forked, Outcome, assert_one_line, contents, hyperadapt, ranks, write_tasks
 
 CONFIGS = Path(__file__).resolve().parents[1] / "src/hyperadapt/configs"
 NOUNS = ("river", "teacher", "blue whale", "café", "machine", "letter", "garden", "old king")
@@ -387,14 +385,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_no_model(texts: Path
 
 
 def test_two_processes_train_one_tokenizer_and_a_model_that_learns_from_vectors_too(
-    texts: Path, tmp_path: Path
+    texts: Path, tmp_path: Path, started: Callable[..., Forked]
 ) -> None:
     config = write_config(tmp_path, texts, distillation={"directory": str(texts)})
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command = [*launcher, "-m", "hyperadapt.cli", "pretrain", str(config)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CONFIGS.parents[1])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    for process in [started("pretrain", config, **rank) for rank in ranks(2)]:
+        finish(process.wait())
     together = losses(tmp_path / "run")
     alone = write_config(tmp_path / "alone", texts, distillation={"directory": str(texts)})
     values = yaml.safe_load(alone.read_text())

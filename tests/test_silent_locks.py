@@ -6,11 +6,9 @@ import os
 import queue
 import re
 import signal
-import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,9 +22,17 @@ from hyperadapt.config import CompareConfig
 from hyperadapt.errors import UserError
 from hyperadapt.locks import LOCK_FILE, holder, locked
 from hyperadapt.training import last_checkpoint
-from tiny_run import BASE, assert_one_line, contents, hyperadapt, write_config, write_tasks
+from tiny_run import (
+    BASE,
+    Forked,
+    assert_one_line,
+    contents,
+    hyperadapt,
+    ranks,
+    write_config,
+    write_tasks,
+)
 
-ROOT = Path(__file__).resolve().parents[1]
 FEW_STEPS = ("training.max_steps=2", "training.eval_steps=2")
 SECONDS = 200  # that a process on a busy machine may take
 
@@ -67,11 +73,6 @@ def write_comparison(directory: Path, **training: Any) -> Path:
     }
     (directory / "compare.yaml").write_text(yaml.safe_dump(values))
     return directory / "compare.yaml"
-
-
-def environment(**more: str) -> dict[str, str]:
-    path = os.environ.get("PYTHONPATH", str(ROOT / "src"))
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path, **more}
 
 
 def test_a_directory_that_another_process_trains_is_refused_until_that_ends_however_it_does(
@@ -158,56 +159,39 @@ def test_a_lock_leaves_nothing_behind_but_what_was_put_beside_it(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_where_several_processes_start_together_none_waits_for_one_that_was_refused(tmp_path: Path) -> None:
+def test_where_several_processes_start_together_none_waits_for_one_that_was_refused(
+    tmp_path: Path, started: Callable[..., Forked]
+) -> None:
     config = write_config(tmp_path, write_tasks(tmp_path / "tasks"))
-    command = [sys.executable, "-m", "hyperadapt.cli", "train", str(config)]
-    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29900 + os.getpid() % 90)}
     with held_elsewhere(tmp_path / "run"):
         # No launcher, which would end the second when the first has failed.
-        processes = [
-            subprocess.Popen(
-                command,
-                env=environment(RANK=rank, LOCAL_RANK=rank, **together),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in ("0", "1")
+        outcomes = [
+            process.wait(SECONDS) for process in [started("train", config, **rank) for rank in ranks(2)]
         ]
-        try:
-            errors = [process.communicate(timeout=SECONDS)[1] for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-    assert [process.returncode for process in processes] == [2, 2]
-    assert all("is in use by process" in error for error in errors)
+    assert [outcome.code for outcome in outcomes] == [2, 2]
+    assert all("is in use by process" in outcome.err for outcome in outcomes)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
-def test_the_runs_of_a_comparison_that_is_killed_stop_with_a_checkpoint(tmp_path: Path) -> None:
+def test_the_runs_of_a_comparison_that_is_killed_stop_with_a_checkpoint(
+    tmp_path: Path, started: Callable[..., Forked]
+) -> None:
     config = write_comparison(tmp_path, max_steps=100_000)
     run, log = tmp_path / "table/adapters/seed-0", tmp_path / "table/adapters/seed-0.log"
-    command = [sys.executable, "-m", "hyperadapt.cli", "compare", str(config)]
-    process = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    comparison = started("compare", config)
     children: list[psutil.Process] = []
     try:
-        deadline = time.monotonic() + SECONDS
-        while last_checkpoint(run / "checkpoints") is None:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        children = psutil.Process(process.pid).children()
-        process.kill()
+        comparison.wait_until(lambda: last_checkpoint(run / "checkpoints") is not None, SECONDS)
+        children = psutil.Process(comparison.pid).children()
+        os.kill(comparison.pid, signal.SIGKILL)
         _, alive = psutil.wait_procs(children, timeout=SECONDS / 4)
         assert children
         assert not alive
     finally:
-        for left in (process, *(child for child in children if child.is_running())):
-            left.kill()
-        process.wait()
+        for left in children:
+            if left.is_running():
+                left.kill()
     stopped = re.search(r"stopped at step (\d+) of 100000", " ".join(log.read_text().split()))
     last = last_checkpoint(run / "checkpoints")
     assert stopped is not None

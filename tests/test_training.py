@@ -7,9 +7,8 @@ import math
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,9 +24,8 @@ from hyperadapt.errors import UserError
 from hyperadapt.methods import METHODS
 from hyperadapt.runs import build_base, load_run, train
 from hyperadapt.training import MixtureTrainer, last_checkpoint, token_loss
-from tiny_run import hyperadapt
+from tiny_run import Forked, hyperadapt, ranks
 
-ROOT = Path(__file__).resolve().parents[1]
 WORDS = [
     "red",
     "blue",
@@ -86,23 +84,10 @@ def write_config(directory: Path, tasks: list[str], **training: Any) -> Path:
     return directory / "config.yaml"
 
 
-def started(*arguments: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """Start the command line in a process of its own, as a user would."""
-    command = [sys.executable, *launcher, "-m", "hyperadapt.cli", *map(str, arguments)]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT / "src"),
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment, **pipes)
-
-
-def finish(process: subprocess.Popen[str]) -> None:
+def finish(process: Forked) -> None:
     """Wait for a command that succeeds."""
-    _, stderr = process.communicate(timeout=240)
-    assert process.returncode == 0, stderr[-3000:]
+    outcome = process.wait()
+    assert outcome.code == 0, outcome.err[-3000:]
 
 
 def trained(*arguments: object) -> None:
@@ -128,12 +113,12 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tasks: list[str]) ->
 
 
 def test_a_run_stopped_at_step_10_and_resumed_equals_the_uninterrupted_one_bit_for_bit(
-    tmp_path: Path, tasks: list[str], uninterrupted: Path
+    tmp_path: Path, tasks: list[str], uninterrupted: Path, started: Callable[..., Forked]
 ) -> None:
     config = write_config(tmp_path, tasks)
     trained(config, "training.max_steps=10")
     assert len(losses(tmp_path / "run")) == 10
-    finish(started("train", config, "--resume"))
+    finish(started("train", config, "--resume"))  # another process, which cannot remember a random state
     assert losses(tmp_path / "run") == losses(uninterrupted)
     resumed, whole = (read(run / "model")[1] for run in (tmp_path / "run", uninterrupted))
     assert set(resumed) == set(whole)
@@ -141,18 +126,16 @@ def test_a_run_stopped_at_step_10_and_resumed_equals_the_uninterrupted_one_bit_f
 
 
 def test_sigterm_writes_a_checkpoint_and_exits_with_its_number_and_the_run_goes_on_from_there(
-    tmp_path: Path, tasks: list[str]
+    tmp_path: Path, tasks: list[str], started: Callable[..., Forked]
 ) -> None:
     config = write_config(tmp_path, tasks, max_steps=100_000, eval_steps=50_000)
     process = started("train", config)
     # Training has begun once Trainer has drawn its first bar; a little later some steps are done.
-    assert process.stderr is not None
-    while "it/s" not in process.stderr.readline():
-        assert process.poll() is None
+    process.wait_until(lambda: "it/s" in process.told().err)
     time.sleep(1)
-    process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM, stderr[-2000:]
+    os.kill(process.pid, signal.SIGTERM)
+    code, stdout, stderr = process.wait(60)
+    assert code == 128 + signal.SIGTERM, stderr[-2000:]
     assert "Traceback" not in stderr
     stopped_at = last_checkpoint(tmp_path / "run/checkpoints")
     assert stopped_at is not None
@@ -164,7 +147,7 @@ def test_sigterm_writes_a_checkpoint_and_exits_with_its_number_and_the_run_goes_
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_two_processes_equal_one_on_the_same_global_batch(
-    tmp_path: Path, tasks: list[str], accumulation: int
+    tmp_path: Path, tasks: list[str], accumulation: int, started: Callable[..., Forked]
 ) -> None:
     runs = {"one": tmp_path / "one", "two": tmp_path / "two"}
     options = {
@@ -174,14 +157,9 @@ def test_two_processes_equal_one_on_the_same_global_batch(
         "label_smoothing": 0.1,
     }
     trained(write_config(runs["one"], tasks, **options))
-    launcher = (
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node=2",
-        f"--master_port={29400 + os.getpid() % 500}",
-    )
     config = write_config(runs["two"], tasks, **options)
-    finish(started("train", config, launcher=launcher))
+    for process in [started("train", config, **rank) for rank in ranks(2)]:
+        finish(process)
     one, two = (losses(directory / "run") for directory in runs.values())
     assert len(one) == len(two) == 20
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-5
