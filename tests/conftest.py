@@ -11,16 +11,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before torch is imported: models this small run slower on more threads, and the tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What one process has compiled of our libraries the others need not compile again: it would take each 15 seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 
 import pytest
 
-from tiny_run import Forked, command, hyperadapt, one_after_another, write_config, write_tasks
+if TYPE_CHECKING:
+    from tiny_run import (
+        Forked,
+    )  # at run time within fixtures: who hands tests out to others needs nothing heavy
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -41,6 +44,8 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the trained run, for reading only."""
+    from tiny_run import hyperadapt, write_config, write_tasks
+
     directory = tmp_path_factory.mktemp("tiny")
     outcome = hyperadapt("train", write_config(directory, write_tasks(directory / "tasks")))
     assert outcome.code == 0, outcome.err
@@ -72,6 +77,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def forkserver() -> None:
     """The process that all forked ones are copies of; it sees no GPU, which no copy could use."""
+    import tiny_run  # noqa: F401 - it says what is imported before
+
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("CUDA_VISIBLE_DEVICES", "")
         multiprocessing.forkserver.ensure_running()
@@ -79,7 +86,9 @@ def forkserver() -> None:
 
 @pytest.fixture
 def forked(forkserver: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Forked]]:
-    """Calls a function in a process of its own, which ends with the test: `forked(function, *arguments, **environment)`."""
+    """Calls a function in a process of its own, for the test: `forked(function, *arguments, **environment)`."""
+    from tiny_run import Forked
+
     directory, made = tmp_path_factory.mktemp("forked"), list[Forked]()
 
     def fork(function: Callable[..., object], *arguments: object, **environment: str) -> Forked:
@@ -94,6 +103,7 @@ def forked(forkserver: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture
 def started(forked: Callable[..., Forked]) -> Callable[..., Forked]:
     """Starts a command in a process of its own: `started(*arguments, **environment)`."""
+    from tiny_run import command
 
     def start(*arguments: object, **environment: str) -> Forked:
         return forked(command, *map(str, arguments), **environment)
@@ -104,6 +114,8 @@ def started(forked: Callable[..., Forked]) -> Callable[..., Forked]:
 @pytest.fixture
 def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The runs of a comparison are trained one after another in the tests' own process, which is far faster."""
+    from tiny_run import one_after_another
+
     monkeypatch.setattr("hyperadapt.comparison.spread_over_processes", one_after_another)
 
 

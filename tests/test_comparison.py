@@ -10,9 +10,7 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -25,11 +23,10 @@ from sklearn.decomposition import PCA
 
 from hyperadapt.config import CompareConfig
 from hyperadapt.runs import load_run
-from tiny_run import BASE, assert_one_line, contents, hyperadapt, one_after_another, write_tasks
+from tiny_run import BASE, Forked, assert_one_line, contents, hyperadapt, one_after_another, write_tasks
 
 pytestmark = pytest.mark.xdist_group("comparison")  # or each worker would train the runs that all look at
 
-ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = {
     "adapters": {"method": {"name": "adapters", "reduction_factor": 2}},
     "r=4": {"method": {"name": "hyperformer++", "reduction_factor": 4}, "training": {"learning_rate": 3e-3}},
@@ -175,29 +172,28 @@ def test_a_run_that_fails_leaves_the_others_alone_and_is_named(tmp_path: Path) -
     assert [row["variant"] for row in rows_of(tmp_path)] == ["majority", "adapters"]
 
 
-def test_sigterm_lets_the_runs_write_their_checkpoints_and_they_go_on_from_there(tmp_path: Path) -> None:
+def test_sigterm_lets_the_runs_write_their_checkpoints_and_they_go_on_from_there(
+    tmp_path: Path, started: Callable[..., Forked], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = write_comparison(tmp_path, seeds=[0])
     more = "base.training.max_steps=300"
-    command = [sys.executable, "-m", "hyperadapt.cli", "compare", str(config), more, "--jobs", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    )
+    process = started("compare", config, more, "--jobs", "2")
     runs = [tmp_path / f"table/{variant}/seed-0" for variant in VARIANTS]
-    deadline = time.monotonic() + 100
-    while not all(list(run.glob("checkpoints/checkpoint-*/trainer_state.json")) for run in runs):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=100)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "the same command goes on" in out
+
+    def all_have_begun() -> bool:
+        return all(list(run.glob("checkpoints/checkpoint-*/trainer_state.json")) for run in runs)
+
+    process.wait_until(all_have_begun, 100)
+    os.kill(process.pid, signal.SIGTERM)
+    outcome = process.wait(100)
+    assert outcome.code == 128 + signal.SIGTERM
+    assert "the same command goes on" in outcome.out
     logs = [(tmp_path / f"table/{variant}/seed-0.log").read_text() for variant in VARIANTS]
     stops = [int(re.search(r"stopped at step (\d+) of 300", " ".join(log.split()))[1]) for log in logs]  # type: ignore[index]
     assert all(4 < stop < 300 for stop in stops)
     for run in runs:
         (run / "marker").touch()
+    monkeypatch.setattr("hyperadapt.comparison.spread_over_processes", one_after_another)
     assert hyperadapt("compare", config, more, "--jobs", "2").code == 0
     for run in runs:
         assert (run / "marker").exists()  # or it was begun anew

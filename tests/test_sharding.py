@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from torch.distributed.fsdp import fully_shard
 import hyperadapt as ha
 from hyperadapt.training import gathered
 from tiny import METHODS, PLUS_PLUS, tiny_adapted, tiny_batch, tiny_t5
+from tiny_run import Forked, ranks
 
 PROCESSES = 2
 
@@ -23,19 +23,17 @@ PROCESSES = 2
 SHARDED = {method.name: method for method in (METHODS[1], PLUS_PLUS, ha.HyperGrid(fan_in=4, fan_out=8))}
 
 
-def test_models_in_shards_train_generate_and_are_saved_as_the_whole_ones(tmp_path: Path) -> None:
-    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={PROCESSES}", "--standalone"]
-    done = subprocess.run(
-        [sys.executable, *launcher, __file__, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_models_in_shards_train_generate_and_are_saved_as_the_whole_ones(
+    tmp_path: Path, forked: Callable[..., Forked]
+) -> None:
+    outcomes = [
+        process.wait() for process in [forked(check_all, tmp_path, **rank) for rank in ranks(PROCESSES)]
+    ]
+    for outcome in outcomes:
+        assert outcome.code == 0, outcome.err[-2000:]
     batch = tiny_batch()
     for name, method in SHARDED.items():
-        assert done.stdout.count(f"{name}: equal") == PROCESSES
+        assert all(f"{name}: equal" in outcome.out for outcome in outcomes)
         loaded = ha.load(tmp_path / name, base_model=tiny_t5())
         with torch.no_grad():
             assert torch.equal(loaded(**batch).logits, tiny_adapted(method)(**batch).logits)
@@ -72,10 +70,11 @@ def check(name: str, directory: Path) -> None:
     print(f"{name}: equal", flush=True)
 
 
-if __name__ == "__main__":
+def check_all(directory: Path) -> None:
+    """What each of the processes does."""
     dist.init_process_group("gloo")
-    for each in SHARDED:
-        check(each, Path(sys.argv[1]) / each)
-    # Now and then the interpreter's own end aborts ("terminate called without an active exception"): one of
-    # torch's threads is still alive then. What this test is about is over.
+    for name in SHARDED:
+        check(name, directory / name)
+    # Now and then the process's own end aborts ("terminate called without an active exception"): one of torch's
+    # threads is still alive then. What this test is about is over.
     os._exit(0)
