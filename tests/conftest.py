@@ -20,10 +20,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
 
+# tiny_run is imported within fixtures: the process that hands the tests out to others needs nothing heavy.
 if TYPE_CHECKING:
-    from tiny_run import (
-        Forked,
-    )  # at run time within fixtures: who hands tests out to others needs nothing heavy
+    from tiny_run import Forked
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

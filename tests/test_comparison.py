@@ -176,8 +176,8 @@ def test_sigterm_lets_the_runs_write_their_checkpoints_and_they_go_on_from_there
     tmp_path: Path, started: Callable[..., Forked], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = write_comparison(tmp_path, seeds=[0])
-    more = "base.training.max_steps=300"
-    process = started("compare", config, more, "--jobs", "2")
+    more = ["base.training.max_steps=300", "base.training.eval_steps=8"]
+    process = started("compare", config, *more, "--jobs", "2")
     runs = [tmp_path / f"table/{variant}/seed-0" for variant in VARIANTS]
 
     def all_have_begun() -> bool:
@@ -190,11 +190,11 @@ def test_sigterm_lets_the_runs_write_their_checkpoints_and_they_go_on_from_there
     assert "the same command goes on" in outcome.out
     logs = [(tmp_path / f"table/{variant}/seed-0.log").read_text() for variant in VARIANTS]
     stops = [int(re.search(r"stopped at step (\d+) of 300", " ".join(log.split()))[1]) for log in logs]  # type: ignore[index]
-    assert all(4 < stop < 300 for stop in stops)
+    assert all(8 < stop < 300 for stop in stops)
     for run in runs:
         (run / "marker").touch()
     monkeypatch.setattr("hyperadapt.comparison.spread_over_processes", one_after_another)
-    assert hyperadapt("compare", config, more, "--jobs", "2").code == 0
+    assert hyperadapt("compare", config, *more, "--jobs", "2").code == 0
     for run in runs:
         assert (run / "marker").exists()  # or it was begun anew
         assert json.loads((run / "results.json").read_text())["steps"] == 300
