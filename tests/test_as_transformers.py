@@ -140,6 +140,7 @@ def test_hooks_of_a_new_process_do_not_take_the_place_of_what_a_site_reads(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no forkserver")
+@pytest.mark.usefixtures("forkserver")
 def test_workers_of_a_data_loader_are_given_the_model_with_the_collator() -> None:
     collator = DataCollatorForSeq2Seq(ByT5Tokenizer(), model=tiny_adapted(num_layers=1))
     rows = [{"input_ids": [5, 6, 1], "labels": [7, 1], "task_ids": task_id} for task_id in range(3)]
