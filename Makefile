@@ -8,6 +8,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
+# pip compiles nothing here, so that what is imported must be: where nothing may be written, each process compiles it anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup quickstart test bench lint types clean
 .DELETE_ON_ERROR:
 
