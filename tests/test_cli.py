@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shlex
 import shutil
@@ -13,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
-from hyperadapt import manifest, results_file
+from hyperadapt import cli, manifest, results_file
 from hyperadapt.config import CompareConfig, PretrainConfig, RunConfig, section_of
 from hyperadapt.methods import METHODS
 from hyperadapt.runs import load_run
-from hyperadapt.tasks import TASKS
+from hyperadapt.tasks import TASKS, Task
 from tiny_run import (
     COLOURS,
     SPLITS,
@@ -73,6 +75,12 @@ def test_help_imports_nothing_heavy() -> None:
         assert f"│ {command} " in done.stdout
 
 
+def test_every_option_and_argument_says_what_it_is() -> None:
+    for name, command in typer.main.get_command(cli.app).commands.items():
+        for parameter in command.params:
+            assert len(parameter.help or "") > 4, (name, parameter.name)
+
+
 def test_no_arguments_is_a_call_for_help() -> None:
     assert hyperadapt() == hyperadapt("--help")
     assert hyperadapt().code == 0
@@ -89,9 +97,9 @@ def test_tasks_and_methods_list_all_that_there_are() -> None:
     methods = hyperadapt("methods")
     assert methods.code == 0
     for name, method in METHODS.items():
-        listed = methods.out.split(f"{name}  ")[1].split("\n\n")[0]
+        listed = methods.out.split(f"{name}: ")[1].split("\n\n")[0]
         for option, field in method.model_fields.items():
-            assert f"    {option} = {field.default!r}" in listed
+            assert f"    {option} = {json.dumps(field.default)}" in listed  # as YAML has it
 
 
 def test_fields_lists_every_field_of_every_configuration_with_its_default_and_its_meaning() -> None:
@@ -110,6 +118,101 @@ def test_fields_lists_every_field_of_every_configuration_with_its_default_and_it
     one = hyperadapt("fields", "evaluation").out.splitlines()
     assert [line.split()[0] for line in one[1:]] == ["evaluation.batch_size", "evaluation.num_beams"]
     assert_one_line(hyperadapt("fields", "trainin"), "section 'trainin' is unknown; did you mean 'training'?")
+
+
+def fields_listed(*arguments: str) -> dict[str, str]:
+    """Each field that `hyperadapt fields` or `methods` lists, and what it says of it."""
+    outcome = hyperadapt(*arguments)
+    assert outcome.code == 0, outcome.err
+    lines = [line.strip() for line in outcome.out.splitlines() if line.startswith("    ")]
+    return {re.split(r" =|,|  ", line)[0]: line.partition("  ")[2] for line in lines}
+
+
+def test_every_field_of_a_task_file_and_every_option_of_a_method_is_listed_with_a_meaning_of_its_own() -> (
+    None
+):
+    assert list(fields_listed("fields", "task")) == list(Task.model_fields)
+    for name, method in METHODS.items():
+        options = fields_listed("fields", f"method.{name}")
+        assert list(options) == [f"method.{option}" for option in method.model_fields]
+        assert list(fields_listed("methods", name)) == list(method.model_fields)
+    sections = ("train", "data", "evaluation", "pretrain", "objective", "multitask", "task")
+    for section in (*sections, *(f"method.{name}" for name in METHODS)):
+        meanings = list(fields_listed("fields", section).values())
+        assert all(len(meaning) > 5 for meaning in meanings), section
+        assert len(set(meanings)) == len(meanings), section
+
+
+def test_a_section_that_two_commands_have_is_listed_once_and_of_another_only_what_is_different() -> None:
+    headings = [line for line in hyperadapt("fields", "training").out.splitlines() if line[0] != " "]
+    assert [heading.partition(":")[0] for heading in headings] == [
+        "training, of hyperadapt train",
+        "training, of hyperadapt pretrain, as the one above but for these",
+    ]
+    listed = re.findall(r"^    (training\.\w+)", hyperadapt("fields", "training").out, re.MULTILINE)
+    assert listed.count("training.max_steps") == 1
+    assert listed.count("training.learning_rate") == 2
+    assert hyperadapt("fields", "model").out.startswith(
+        "model, of hyperadapt train and pretrain: The base model."
+    )
+
+
+def test_one_task_and_one_method_are_told_in_full() -> None:
+    facts = dict(cells for cells in table_rows(hyperadapt("tasks", "inference").out) if cells[0])
+    assert facts["labels"] == "entailment, neutral, contradiction"
+    assert facts["columns"] == "premise, hypothesis, label"
+    assert set(json.loads(facts["a row to predict"])) == {"premise", "hypothesis"}
+    assert re.fullmatch(r"premise: .+ hypothesis: .+", facts["such an input"])
+    assert re.fullmatch(r"[012] \((entailment|neutral|contradiction)\)", facts["and its answer"])
+    assert_one_line(
+        hyperadapt("tasks", "inferense"), "task 'inferense' is unknown; did you mean 'inference'?"
+    )
+    assert "from: HyperGrid and the gate it is compared with (Tay et al., ICLR 2021" in (
+        hyperadapt("methods", "output_gate").out
+    )
+    assert_one_line(hyperadapt("methods", "adapter"), "method 'adapter' is unknown; did you mean 'adapters'?")
+
+
+def on_a_terminal(width: int, *arguments: object) -> list[str]:
+    """The lines that a command draws on a terminal of so many columns."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hyperadapt.cli", *map(str, arguments)],
+        env={**ENVIRONMENT, "COLUMNS": str(width), "TERM": "xterm"},
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+    )
+    os.close(follower)
+    drawn = b""
+    while True:
+        try:
+            piece = os.read(leader, 65536)
+        except OSError:  # as Linux says that the other end is closed
+            break
+        if not piece:
+            break
+        drawn += piece
+    os.close(leader)
+    assert process.wait() == 0, drawn.decode()
+    return re.sub(r"\x1b\[[0-9;]*m", "", drawn.decode()).replace("\r", "").splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 60])
+@pytest.mark.parametrize(
+    "command", [("tasks",), ("methods",), ("fields",), ("params",), ("configs",), ("tasks", "mnli")]
+)
+def test_no_word_is_broken_and_no_line_is_too_long_for_a_narrow_terminal(
+    command: tuple[str, ...], width: int
+) -> None:
+    def words(lines: list[str]) -> set[str]:
+        return {word for line in lines for word in re.sub("[│┃]", " ", line).split() if word.isalnum()}
+
+    lines = on_a_terminal(width, *command)
+    assert all(len(line) <= width or len(line.split()) == 1 for line in lines), max(lines, key=len)
+    whole = words(hyperadapt(*command).out.splitlines())
+    assert words(lines) <= whole, words(lines) - whole
+    assert len(words(lines)) > 5
 
 
 def all_fields(kind: Any, section: str = "") -> list[str]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import os
-import re
 import shlex
 import sys
 import tempfile
@@ -23,9 +21,7 @@ from hyperadapt.errors import Interrupted, PrintableRecord, UserError, nearest, 
 from hyperadapt.signals import number_of, sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
-    import pydantic
-
-    from hyperadapt.config import RunConfig, Section, WrittenConfig
+    from hyperadapt.config import RunConfig
     from hyperadapt.evaluation import Results
     from hyperadapt.runs import Prediction, Run
     from hyperadapt.tasks import Task
@@ -78,6 +74,10 @@ Processes = Annotated[
 BaseModel = Annotated[
     str | None, typer.Option(help="The base model, if it is not where it was in training.", metavar="MODEL")
 ]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows a batch; by default as in training.")]
+NumBeams = Annotated[
+    int | None, typer.Option(min=1, help="1 is greedy; by default as in training, evaluation.num_beams.")
+]
 
 
 def show_version(asked: bool) -> None:
@@ -99,7 +99,8 @@ def main_options(
 @app.command()
 def quickstart(
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As output_dir=mine.")
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Fields to change, as output_dir=mine."),
     ] = None,
     resume: Resume = False,
 ) -> None:
@@ -125,7 +126,9 @@ def init(
 
 @app.command()
 def configs(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One to print.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="One to print, as NAME > mine.yaml.")
+    ] = None,
 ) -> None:
     """List the configurations that come with the package, or print one."""
     from hyperadapt import bundled
@@ -139,33 +142,19 @@ def configs(
 @app.command()
 def fields(
     section: Annotated[
-        str | None, typer.Argument(metavar="SECTION", help="One of them, as training; all by default.")
+        str | None,
+        typer.Argument(
+            metavar="SECTION",
+            help="A section, as training; method, or one as method.hyperformer++; task, of task files. All "
+            "configurations by default.",
+        ),
     ] = None,
 ) -> None:
-    """List the fields of a configuration, with their defaults and what they mean."""
-    from hyperadapt.config import sections
+    """List the fields of a configuration or task file, with their defaults and what they mean."""
+    from hyperadapt.listing import list_fields
 
-    there = sections()
-    names = [name for _, name, _ in there]
-    if section is not None and section not in names:
-        raise UserError(f"section '{section}' is unknown; {nearest(section, dict.fromkeys(names))}")
-    for command, name, kind in there:
-        if section in (None, name):
-            print_fields(command, name, kind)
-
-
-def print_fields(command: str, name: str, kind: type[WrittenConfig | Section]) -> None:
-    """Print the fields of a configuration, which has the name of its command, or of a section of it."""
-    from hyperadapt.config import default_in_words
-    from hyperadapt.errors import section_of
-
-    heading = f"hyperadapt {command}" if name == command else f"{name}, of hyperadapt {command}"
-    typer.echo(f"{typer.style(heading, bold=True)}  {inspect.cleandoc(kind.__doc__ or '').splitlines()[0]}")
-    meanings = documented(kind)
-    for field, info in kind.model_fields.items():
-        place = field if name == command else f"{name}.{field}"
-        if section_of(info) is None:
-            typer.echo(f"    {place}{default_in_words(info)}  {meanings.get(field, '')}")
+    for line in list_fields(section):
+        say(line)
 
 
 @app.command()
@@ -174,7 +163,8 @@ def train(
         Path, typer.Argument(metavar="CONFIG", help="A YAML file, or a name of `hyperadapt configs`.")
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As training.max_steps=100.")
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Fields to change, as training.max_steps=100."),
     ] = None,
     resume: Resume = False,
     allow_changed_data: AllowChangedData = False,
@@ -191,7 +181,8 @@ def pretrain(
         Path, typer.Argument(metavar="CONFIG", help="A YAML file, or a name of `hyperadapt configs`.")
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As training.max_steps=100.")
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Fields to change, as training.max_steps=100."),
     ] = None,
     resume: Resume = False,
     allow_changed_data: AllowChangedData = False,
@@ -217,7 +208,8 @@ def compare(
         Path, typer.Argument(metavar="CONFIG", help="A YAML file, or a name of `hyperadapt configs`.")
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As base.training.max_steps=100.")
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Fields to change, as base.training.max_steps=100."),
     ] = None,
     jobs: Jobs = 1,
     ray: RayAddress = None,
@@ -249,7 +241,7 @@ def reproduce(
     scale: Annotated[str, typer.Option(help="paper, small or smoke.")] = "small",
     base: Annotated[str | None, typer.Option(help="Another base model, a hub name or a directory.")] = None,
     data_dir: Annotated[str | None, typer.Option(help="A local copy of the data.")] = None,
-    output_dir: Annotated[str, typer.Option()] = "runs/reproduce",
+    output_dir: Annotated[str, typer.Option(help="Of all runs, and the page.")] = "runs/reproduce",
     jobs: Jobs = 1,
     ray: RayAddress = None,
     processes: Processes = 1,
@@ -297,7 +289,7 @@ def fewshot(
             "drawn anew."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw of the rows, and of the training.")] = 1,
     balanced: Annotated[bool, typer.Option("--balanced", help="Draw as many rows of each class.")] = False,
     task_embedding_only: Annotated[
         bool, typer.Option("--task-embedding-only", help="Train the new task's embedding alone.")
@@ -339,8 +331,8 @@ def evaluate(
         ),
     ] = None,
     data_dir: Annotated[str | None, typer.Option(help="Where the data lie now.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
-    num_beams: Annotated[int | None, typer.Option(min=1)] = None,
+    batch_size: BatchSize = None,
+    num_beams: NumBeams = None,
     base_model: BaseModel = None,
     allow_changed_data: Annotated[
         bool,
@@ -410,7 +402,7 @@ def features(
     ],
     output: Annotated[Path, typer.Option(help="A JSON file, to be given as method.task_features.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="As data.data_dir=data.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Fields to change, as data.data_dir=data.")
     ] = None,
     kind: Annotated[
         str,
@@ -447,8 +439,8 @@ def predict(
     output: Annotated[
         Path | None, typer.Option(help="A .jsonl, .csv or .tsv to write; else JSON lines on standard output.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
-    num_beams: Annotated[int | None, typer.Option(min=1)] = None,
+    batch_size: BatchSize = None,
+    num_beams: NumBeams = None,
     base_model: BaseModel = None,
 ) -> None:
     """Predict with a trained run: each row as it was given, with its `prediction`, and what the model has `written`.
@@ -530,7 +522,9 @@ def with_answer(row: Mapping[str, Any], prediction: Prediction) -> dict[str, Any
 
 @app.command()
 def bench(
-    sections: Annotated[list[str] | None, typer.Argument(metavar="SECTION", help="All by default.")] = None,
+    sections: Annotated[
+        list[str] | None, typer.Argument(metavar="SECTION", help="As step; all by default.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Runs of each contender that are timed.")] = 18,
     launches: Annotated[int, typer.Option(min=1, help="In which all start anew, and share the rounds.")] = 6,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; all by default.")] = None,
@@ -549,7 +543,7 @@ def bench(
             metavar="PYTHON", help="Of an environment with `adapters`, which needs older libraries."
         ),
     ] = None,
-    output_dir: Annotated[Path, typer.Option()] = Path("runs/bench"),
+    output_dir: Annotated[Path, typer.Option(help="Of what is measured.")] = Path("runs/bench"),
     page: Annotated[
         Path | None, typer.Option(help="Where the page is written, else OUTPUT_DIR/benchmarks.md.")
     ] = None,
@@ -628,10 +622,19 @@ def params(
 
 
 @app.command()
-def tasks() -> None:
-    """List the built-in tasks."""
+def tasks(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="One of them, of which all is told.")
+    ] = None,
+) -> None:
+    """List the tasks that come with the package, or tell all of one."""
     from hyperadapt.tasks import SUITES, TASKS
 
+    if name is not None:
+        from hyperadapt.listing import task_in_words
+
+        table(f"Task {name}", task_in_words(name))
+        return
     suites: dict[str, str] = {}
     for suite, names in SUITES.items():
         for name in names:
@@ -654,27 +657,14 @@ def tasks() -> None:
 
 
 @app.command()
-def methods() -> None:
-    """List the methods and their options."""
-    from hyperadapt.methods import METHODS
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One of them; all by default.")] = None,
+) -> None:
+    """List the methods and their options, or those of one, with the paper that it is from."""
+    from hyperadapt.listing import list_methods
 
-    for name, method in METHODS.items():
-        typer.echo(f"{typer.style(name, bold=True)}  {(method.__doc__ or '').strip().splitlines()[0]}")
-        meanings = documented(method)
-        for option, field in method.model_fields.items():
-            typer.echo(f"    {option} = {field.default!r}  {meanings.get(option, '')}")
-
-
-def documented(model: type[pydantic.BaseModel]) -> dict[str, str]:
-    """Read what a method's options, or a section's fields, mean from the docstrings of its class and those above."""
-    entry = re.compile(r"^    (\w+(?:, \w+)*): (.+(?:\n {8}.+)*)", re.MULTILINE)
-    docs = [inspect.cleandoc(kind.__doc__ or "") for kind in reversed(model.__mro__)]
-    return {
-        name: " ".join(meaning.split())
-        for doc in docs
-        for names, meaning in entry.findall(doc)
-        for name in names.split(", ")
-    }
+    for line in list_methods(name):
+        say(line)
 
 
 def run_and_show(config: RunConfig, resume: bool, allow_changed_data: bool) -> None:
@@ -757,14 +747,23 @@ def table(title: str, rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table()
-    for column in rows[0]:
-        drawn.add_column(printable(column), overflow="fold")
-    for row in rows:
-        drawn.add_row(*(printable(in_words(value)) for value in row.values()))
+    from hyperadapt.listing import as_records, fitting_widths
+
+    cells = [[printable(name) for name in rows[0]]]
+    cells += [[printable(in_words(value)) for value in row.values()] for row in rows]
     # No markup: brackets are part of a path or a split. A file or another program gets every row on one line.
     console = Console(width=None if sys.stdout.isatty() else 1000, markup=False, emoji=False)
     console.print(printable(title), style="bold", soft_wrap=True)
+    widths = fitting_widths(cells, console.width - 3 * len(cells[0]) - 1)
+    if widths is None:
+        for line in as_records([dict(zip(cells[0], row, strict=True)) for row in cells[1:]]):
+            print(line)
+        return
+    drawn = Table()
+    for name, width in zip(cells[0], widths, strict=True):
+        drawn.add_column(name, width=width)
+    for row in cells[1:]:
+        drawn.add_row(*row)
     console.print(drawn)
 
 

@@ -137,15 +137,17 @@ class DataConfig(Section):
         truncation: where inputs are cut: at their "end", or "longest_first", a token at a time of the field that is the
             longest then, so that a long field does not push out the others.
         chunk_overlap: tokens that two chunks share; a quarter of max_source_length by default.
-        max_train_rows, max_eval_rows, max_test_rows: per task, of training, validation and test rows, drawn by
-            `subsample_seed`; None keeps all. The rows for fewer are among the rows for more.
-        subsample_seed: None is the run's seed, for training rows; for the others 42.
+        max_train_rows: training rows of each task at most, drawn by `subsample_seed`; null keeps all. The rows for
+            fewer are among the rows for more.
+        max_eval_rows: the same of validation rows.
+        max_test_rows: the same of test rows.
+        subsample_seed: null is the run's seed, for training rows; for the others 42.
         balanced: draw training rows so that each class has as many as the others, while it lasts.
         temperature: tasks are sampled in proportion to size^(1/temperature).
         size_limit: rows that a task counts as at most in that proportion.
         mixed_batches: rows of several tasks in one batch, or one task a batch, as the papers have it.
         group_by_length: batch rows of like length together.
-        prefix: put the task's name before the input; None does so for the methods whose papers do.
+        prefix: put the task's name before the input; null does so for the methods whose papers do.
     """
 
     tasks: TaskNames
@@ -186,10 +188,14 @@ class TrainingConfig(Section):
         max_steps: optimizer steps.
         batch_size: rows in a step, over all processes and accumulated batches.
         gradient_accumulation_steps: batches in a step.
-        learning_rate, lr_scheduler_type, warmup_steps, weight_decay: of the optimizer, as transformers names them.
+        learning_rate: of AdamW, or of the optimizer that is chosen; the highest of its schedule.
+        lr_scheduler_type: how the learning rate goes on after the warm-up, as constant, linear or cosine, as
+            transformers names them.
+        warmup_steps: in which the learning rate grows from 0; with "constant" it does not, "constant_with_warmup" does.
+        weight_decay: of AdamW, of all that is trained but biases and layer norms.
         t5_adafactor: train with T5's Adafactor, whose steps are relative to the size of each tensor, in place of
             AdamW or of what `arguments.optim` names.
-        label_smoothing: epsilon.
+        label_smoothing: share of the probability that is spread over all tokens, in the loss; 0 is none.
         eval_steps: steps between checkpoints, each evaluated on the validation rows.
         save_total_limit: checkpoints kept: the best and the last, and older ones up to this number.
         logging_steps: steps between logged losses.
@@ -474,7 +480,8 @@ class ObjectiveConfig(Section):
 
     Attributes:
         source_length: tokens of an input.
-        corruption_rate, mean_span_length: share of corrupted tokens, and how many lie together on average.
+        corruption_rate: share of the tokens that are left out, and to be predicted.
+        mean_span_length: tokens that are left out together, on average.
         prefix_lm_share: share of the examples in which the rest of a text is predicted from its beginning instead.
     """
 
@@ -489,8 +496,12 @@ class MultitaskConfig(Section):
 
     Attributes:
         share: of the examples.
-        tasks, data_dir, max_source_length, truncation, max_train_rows, temperature: as in a training run's `data`; the
-            task's name stands before the input.
+        tasks: names of tasks or suites, or paths of task files; the task's name stands before the input.
+        data_dir: a local copy of the data sets, as in a training run's `data`.
+        max_source_length: tokens; longer inputs are cut.
+        truncation: where inputs are cut, as in a training run's `data`.
+        max_train_rows: of each task at most; null keeps all.
+        temperature: tasks are sampled in proportion to size^(1/temperature).
     """
 
     share: float = Field(gt=0, le=1)
@@ -739,9 +750,16 @@ def sections() -> list[tuple[str, str, type[WrittenConfig | Section]]]:
     return found
 
 
+def commands_of(section: type[BaseModel]) -> list[str]:
+    """Name the commands whose configurations have this very section."""
+    return [kind.command for kind in KINDS if section in map(section_of, kind.model_fields.values())]
+
+
 def default_in_words(field: FieldInfo) -> str:
     """Say what a field is where it is not given, as YAML has it, and what else it can be, where that is a few words."""
     words = [word for kind in (field.annotation, *get_args(field.annotation)) for word in choices_of(kind)]
+    if field.default_factory_takes_validated_data:  # its meaning says on what it depends
+        return ""
     default = (
         ", required"
         if field.is_required()

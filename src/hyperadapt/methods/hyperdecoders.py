@@ -37,15 +37,17 @@ class Hyperdecoder(Method):
     theta_i = H([e; l_i]) for every row, e = MLP(mean of the encoder's states) (section 3).
 
     Attributes:
-        encoder, decoder: where each stack's adapters come from; the whole grid of Table 8 can be trained.
-        encoder_bottleneck_dim, decoder_bottleneck_dim: width of the adapters.
+        encoder: where the encoder's adapters come from; the whole grid of Table 8 can be trained.
+        decoder: where the decoder's come from.
+        encoder_bottleneck_dim: width of the encoder's adapters.
+        decoder_bottleneck_dim: width of the decoder's.
         hypernetwork_bottleneck: width of the hypernetworks' hidden layer.
         layer_embedding_dim: size of l_i.
         mlp: without it e is the mean of the encoder's states itself.
         after_layer_norm: adapters read what the feed-forward block's layer norm returns; else what goes into it.
-        fine_tune_encoder, fine_tune_decoder: train all of a stack, which then has no adapters: its embeddings, which
-            both stacks share, too, and with the decoder the output layer. In some of the authors' runs this is what
-            "none" means; both are full fine-tuning.
+        fine_tune_encoder: train all of the encoder, which then has no adapters, and the embeddings, which both stacks
+            share. In some of the authors' runs this is what "none" means.
+        fine_tune_decoder: the same of the decoder, and its output layer; with both it is full fine-tuning.
     """
 
     name = "hyperdecoder"

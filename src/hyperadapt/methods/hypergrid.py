@@ -84,7 +84,8 @@ class HyperGrid(GatedFeedForward):
     Attributes:
         variant: "L2" computes both factors of the grid from the input; "LG" learns the columns' in place, "GL" the
             rows'; "L" has rows alone.
-        fan_in, fan_out: d_r and d_c, the grid's rows, along d_model, and columns, along d_ff.
+        fan_in: d_r, the grid's rows, along d_model.
+        fan_out: d_c, the grid's columns, along d_ff.
     """
 
     name = "hypergrid"

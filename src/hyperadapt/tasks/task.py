@@ -323,6 +323,33 @@ class Task(Fields):
     slices do not part them, and "group_exact_match" counts them as one. `preprocess` names what rewrites the rows
     first (hyperadapt.tasks.superglue). Of kind "question_answering" a training row is one for `every_answer`, or
     for its first alone.
+
+    Attributes:
+        name: of letters, digits, - and _.
+        hub: a data set's name on the hub, as OWNER/NAME, in place of files.
+        hub_config: the configuration of that data set.
+        local: a folder below data.data_dir that holds a SOURCE.parquet for each source, in place of files.
+        files: source -> a file of rows beside the task file, as {train: train.csv, validation: dev.csv}.
+        generated: of the tasks that come with the package alone.
+        fields: the columns that are read, as [title, body], which read "title: … body: …"; or name -> column.
+        label: the column of the answer.
+        labels: all answers of kind class, as [bad, good]; the column holds them, or numbers from 0.
+        where: column -> text: only rows that hold it are read.
+        prefix: what stands before the input where the task is to be named there; by default its name.
+        kind: class; score, a number; text, a free text; question_answering, whose last field is a context of any
+            length; coreference, where a candidate is right or not.
+        writes: what the model writes for a class: its number in labels, or its name.
+        step: scores are written to its nearest multiple; by default chosen from the training rows, and said.
+        candidate: the column of the candidate, of kind coreference.
+        group: columns; rows with the same values there are not parted by splits.
+        every_answer: train on every answer of a question that has several, not on the first alone.
+        preprocess: what rewrites rows before they are read, as some tasks of SuperGLUE need it.
+        metrics: by which answers are scored, as [accuracy, macro_f1]; the score is the mean of them.
+        splits: split -> source, or a slice of one, as {train: "train[20%:]", validation: "train[:20%]"}; by default
+            each split is the source of its name.
+        max_target_length: tokens of an answer; by default 5 of a number, 16 of a name, 128 of a text.
+        max_generated_length: tokens that are generated at most; by default max_target_length.
+        min_generated_length: tokens that are generated at least.
     """
 
     name: Annotated[str, AfterValidator(_plain_name)] = Field(examples=["reviews"])
