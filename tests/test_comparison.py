@@ -187,7 +187,7 @@ def test_sigterm_lets_the_runs_write_their_checkpoints_and_they_go_on_from_there
     os.kill(process.pid, signal.SIGTERM)
     outcome = process.wait(100)
     assert outcome.code == 128 + signal.SIGTERM
-    assert "the same command goes on" in outcome.out
+    assert "the same command goes on" in outcome.err
     logs = [(tmp_path / f"table/{variant}/seed-0.log").read_text() for variant in VARIANTS]
     stops = [int(re.search(r"stopped at step (\d+) of 300", " ".join(log.split()))[1]) for log in logs]  # type: ignore[index]
     assert all(8 <= stop < 300 for stop in stops)

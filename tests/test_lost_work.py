@@ -8,12 +8,17 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -26,9 +31,9 @@ from hyperadapt.checkpoint import read
 from hyperadapt.config import RunConfig
 from hyperadapt.locks import locked
 from hyperadapt.pretraining import PretrainingTrainer
-from hyperadapt.signals import sigterm_as_ctrl_c
+from hyperadapt.signals import end, heard_by
 from hyperadapt.training import MixtureTrainer, last_checkpoint
-from tiny_run import BASE, assert_one_line, contents, hyperadapt, write_config, write_tasks
+from tiny_run import BASE, Forked, assert_one_line, command, contents, hyperadapt, write_config, write_tasks
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FEW_STEPS = ("training.max_steps=4", "training.eval_steps=4", "training.logging_steps=1")
@@ -79,7 +84,7 @@ def test_a_signal_lets_the_step_end_saves_a_checkpoint_and_is_the_exit_code(
         in_step(2, lambda: send(number))
         outcome = hyperadapt("train", config, *FEW_STEPS)
         assert outcome.code == 128 + number, outcome.err
-        assert "stopped at step 2 of 4" in outcome.out
+        assert "stopped at step 2 of 4" in outcome.err
         last = last_checkpoint(tmp_path / "run/checkpoints")
         assert last is not None
         assert last.name == "checkpoint-2"
@@ -92,64 +97,140 @@ def test_a_signal_lets_the_step_end_saves_a_checkpoint_and_is_the_exit_code(
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
+def met(function: str, number: int, *arguments: str, of: str = "") -> None:
+    """Run a command, in a process of its own, which a signal meets where it calls this function.
+
+    Args:
+        function: as hyperadapt.runs:prepare.
+        number: of the signal.
+        arguments: of the command.
+        of: what the function's first argument has in it.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have had it ignore
+    place, _, name = function.rpartition(".")
+    whole = getattr(resolve_name(place), name)
+
+    def meeting(*given: Any, **options: Any) -> Any:
+        if of in str(given[0]):
+            send(number)
+            if of:  # in training the first is heard, and waited for
+                send(number)
+            time.sleep(60)  # it does not go on to that
+        return whole(*given, **options)
+
+    setattr(resolve_name(place), name, meeting)
+    command(*arguments)
+
+
+def met_twice(kind: type, *arguments: str) -> None:
+    """Run a command, in a process of its own, in whose second step Ctrl-C comes twice."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    step = kind.training_step  # type: ignore[attr-defined]
+
+    def stepping(self: Any, *of: Any, **options: Any) -> Any:
+        if self.state.global_step == 1:
+            send(signal.SIGINT)
+            send(signal.SIGINT)
+        return step(self, *of, **options)
+
+    kind.training_step = stepping  # type: ignore[attr-defined]
+    command(*arguments)
+
+
+# Where the signal comes, of what, what is left, and how it is gone on with.
+AGAIN = "it has no checkpoint yet; the same command begins it anew"
 PHASES = {
-    "prepare": ("stopped at once; nothing was written", ""),
-    "finish": ("/run/checkpoints/checkpoint-4; go on with --resume", "--resume"),
+    "before anything is written": ("hyperadapt.runs.prepare", "", "nothing was written", ""),
+    "before the first step": ("hyperadapt.training.train_until_stopped", "", AGAIN, ""),
+    "at the end": (
+        "hyperadapt.runs.finish",
+        "",
+        "/checkpoints/checkpoint-4; go on with --resume",
+        "--resume",
+    ),
 }
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_signal_before_the_first_step_or_after_the_last_says_what_is_left(
-    config: Path, number: int, phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path, number: int, phase: str, tmp_path: Path, forked: Callable[..., Forked]
 ) -> None:
-    def stopped(*_: object, **__: object) -> None:
-        send(number)
-        time.sleep(10)  # where it would go on to
-
-    left, option = PHASES[phase]
-    with monkeypatch.context() as patched:
-        patched.setattr(runs, phase, stopped)
-        outcome = hyperadapt("train", config, *FEW_STEPS)
+    function, of, left, option = PHASES[phase]
+    outcome = forked(partial(met, of=of), function, number, "train", str(config), *FEW_STEPS).wait()
     assert outcome.code == 128 + number, outcome.err
-    assert "stopped at once; " in outcome.out
-    assert left in outcome.out
-    assert (tmp_path / "run").exists() == bool(option)
+    assert "stopped" not in outcome.out
+    assert re.search(rf"^stopped at once; .*{re.escape(left)}$", outcome.err, re.MULTILINE), outcome.err
+    assert (tmp_path / "run").exists() == (left != "nothing was written")
+    assert not (tmp_path / "run/.lock").exists()
     assert hyperadapt("train", config, *FEW_STEPS, *option.split()).code == 0
+
+
+def test_a_run_that_is_stopped_within_its_first_checkpoint_is_begun_anew(
+    config: Path, tmp_path: Path, forked: Callable[..., Forked]
+) -> None:
+    in_checkpoint = partial(met, of="checkpoint-")
+    for _ in range(2):  # without --resume, over the leavings of the one before
+        outcome = forked(
+            in_checkpoint, "hyperadapt.manifest.add", signal.SIGINT, "train", str(config), *FEW_STEPS
+        ).wait()
+        assert outcome.code == 128 + signal.SIGINT, outcome.err
+        assert outcome.err.endswith(f"stopped at once; {AGAIN}\n")
+        assert (tmp_path / "run/checkpoints/checkpoint-4/trainer_state.json").is_file()
+    assert hyperadapt("train", config, *FEW_STEPS).code == 0
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_any_command_with_a_line(
-    trained: Path, number: int, monkeypatch: pytest.MonkeyPatch
+    trained: Path, number: int, forked: Callable[..., Forked]
 ) -> None:
-    monkeypatch.setattr(runs.Run, "evaluate", lambda *_, **__: [send(number), time.sleep(10)])
     before = contents(trained)
-    outcome = hyperadapt("evaluate", trained)
-    assert (outcome.code, outcome.out) == (128 + number, "stopped\n")
+    outcome = forked(met, "hyperadapt.runs.Run.evaluate", number, "evaluate", str(trained)).wait()
+    assert (outcome.code, outcome.out) == (128 + number, "")
+    assert outcome.err.endswith("\nstopped\n")
     assert contents(trained) == before
 
 
+AT_IMPORT = """
+import os, signal, sys
+from hyperadapt import cli
+
+class Sends:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy._core._multiarray_umath":  # within C
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, Sends())
+cli.main()
+"""
+
+
+def test_a_signal_while_libraries_are_imported_ends_with_a_line_too(trained: Path) -> None:
+    arguments = [sys.executable, "-c", AT_IMPORT, "evaluate", str(trained)]
+    outcome = subprocess.run(arguments, capture_output=True, text=True, timeout=100)
+    assert (outcome.returncode, outcome.stdout, outcome.stderr) == (128 + signal.SIGTERM, "", "\nstopped\n")
+
+
 def test_a_child_ends_by_sigterm_as_if_nobody_heard_it(capfd: pytest.CaptureFixture[str]) -> None:
-    with sigterm_as_ctrl_c():
-        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=[60])
-        child.start()
-        child.terminate()
-        child.join()
-    assert child.exitcode == -signal.SIGTERM
+    with heard_by(end):
+        for _ in range(20):  # at once, before it has come to itself
+            child = multiprocessing.get_context("fork").Process(target=time.sleep, args=[60])
+            child.start()
+            child.terminate()
+            child.join(30)
+            assert child.exitcode == -signal.SIGTERM
     assert capfd.readouterr().err == ""
 
 
 def test_a_second_ctrl_c_ends_at_once_and_the_run_is_begun_anew(
-    config: Path, in_step: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path, tmp_path: Path, forked: Callable[..., Forked]
 ) -> None:
-    in_step(2, lambda: [send(signal.SIGINT), send(signal.SIGINT)])
     for _ in range(2):  # without --resume, over the leavings of the one before
-        outcome = hyperadapt("train", config, *FEW_STEPS)
+        outcome = forked(met_twice, MixtureTrainer, "train", str(config), *FEW_STEPS).wait()
         assert outcome.code == 128 + signal.SIGINT, outcome.err
-        assert "stopped at once; it has no checkpoint yet; the same command begins it anew" in outcome.out
+        assert "stopped at once; it has no checkpoint yet; the same command begins it anew" in outcome.err
         assert (tmp_path / "run/config.yaml").is_file()
         assert last_checkpoint(tmp_path / "run/checkpoints") is None
-    monkeypatch.undo()
     outcome = hyperadapt("train", config, *FEW_STEPS, "training.learning_rate=1e-3", "--resume")
     assert outcome.code == 0, outcome.err
     assert outcome.err.count("has no checkpoint yet; it is begun anew") == 1
@@ -319,7 +400,10 @@ def test_a_full_disk_at_the_first_checkpoint_is_one_line_and_the_run_is_begun_an
 
 
 def test_pretraining_is_tried_out_stopped_and_begun_anew_in_the_same_way(
-    tmp_path: Path, in_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    in_step: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    forked: Callable[..., Forked],
 ) -> None:
     text = "".join(
         f"The {word} river crosses the old garden, number {row}.\n" for row in range(60) for word in "ab"
@@ -338,12 +422,11 @@ def test_pretraining_is_tried_out_stopped_and_begun_anew_in_the_same_way(
     outcome = hyperadapt("pretrain", tmp_path / "pretrain.yaml", *absent)
     assert_one_line(outcome, "training.arguments.optim lomo: ImportError")
     assert not (tmp_path / "run").exists()
-    in_step(2, lambda: [send(signal.SIGINT), send(signal.SIGINT)], PretrainingTrainer)
-    assert hyperadapt("pretrain", tmp_path / "pretrain.yaml").code == 128 + signal.SIGINT
-    monkeypatch.undo()
+    twice = forked(met_twice, PretrainingTrainer, "pretrain", str(tmp_path / "pretrain.yaml")).wait()
+    assert twice.code == 128 + signal.SIGINT, twice.err
     in_step(2, lambda: send(signal.SIGINT), PretrainingTrainer)
     outcome = hyperadapt("pretrain", tmp_path / "pretrain.yaml")
     assert outcome.code == 128 + signal.SIGINT, outcome.err
-    assert "stopped at step 2 of 4" in outcome.out
+    assert "stopped at step 2 of 4" in outcome.err
     monkeypatch.undo()
     assert hyperadapt("pretrain", tmp_path / "pretrain.yaml", "--resume").code == 0

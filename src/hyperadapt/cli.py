@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from hyperadapt import __version__, tiny_t5
 from hyperadapt.errors import Interrupted, PrintableRecord, UserError, nearest, notice, printable
-from hyperadapt.signals import number_of, sigterm_as_ctrl_c
+from hyperadapt.signals import end, heard_by
 
 if TYPE_CHECKING:
     from hyperadapt.config import RunConfig
@@ -27,24 +26,7 @@ if TYPE_CHECKING:
     from hyperadapt.tasks import Task
 
 
-class Commands(TyperGroup):
-    """The commands, each of which SIGTERM and Ctrl-C end with a line, wherever they come; typer says nothing."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command.
-
-        Raises:
-            Interrupted: after a signal that the command has no words of its own for.
-        """
-        with sigterm_as_ctrl_c():
-            try:
-                return super().invoke(ctx)
-            except KeyboardInterrupt as stopped:
-                raise Interrupted("stopped", number_of(stopped)) from None
-
-
 app = typer.Typer(
-    cls=Commands,
     help="Fine-tune one frozen transformer for many tasks, with hypernetworks that generate their parameters.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -800,22 +782,30 @@ def main() -> None:
 
     What was stopped by a signal ends as other programs do, with 128 and the signal's number: a script must not go on.
     """
+    with heard_by(end):
+        run_command_line()
+
+
+def run_command_line() -> None:
+    """Run the command line, whose signals are heard."""
     logging.setLogRecordFactory(PrintableRecord)  # of all libraries, before any is imported
     try:
         # Not standalone, or typer would draw its own errors in a box of several lines.
         sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
     except Interrupted as stopped:
         if int(os.environ.get("RANK", "0")) == 0:
-            print(stopped)
+            tell(stopped)
         sys.exit(128 + stopped.signal)
     except (UserError, TyperException) as error:
-        message = in_our_words(error) if isinstance(error, TyperException) else error
-        from tqdm import tqdm
-
-        tqdm.write(
-            f"error: {printable(' '.join(str(message).splitlines()))}", file=sys.stderr
-        )  # on a line of its own, where a bar stands unfinished
+        tell(f"error: {in_our_words(error) if isinstance(error, TyperException) else error}")
         sys.exit(2)
+
+
+def tell(message: object) -> None:
+    """Print a line on standard error, of its own where a bar stands unfinished."""
+    from tqdm import tqdm
+
+    tqdm.write(printable(" ".join(str(message).splitlines())), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from hyperadapt.config import CompareConfig, RunConfig
 from hyperadapt.errors import CheckpointError, Interrupted, UserError, notice, printable
 from hyperadapt.files import write_atomically
 from hyperadapt.locks import locked
-from hyperadapt.signals import heard_by
+from hyperadapt.signals import end, heard_by
 
 if TYPE_CHECKING:
     from hyperadapt.tasks import Task
@@ -362,7 +362,7 @@ def terminating(live: set[subprocess.Popen[bytes]], pool: ThreadPoolExecutor) ->
     def stop(number: int, _: object) -> None:
         nonlocal told
         if told:
-            os._exit(128 + number)
+            end(number)
         told = True
         raise Interrupted("stopped; the same command goes on", number)
 

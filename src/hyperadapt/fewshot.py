@@ -8,7 +8,7 @@ from pathlib import Path
 from hyperadapt.config import RunConfig, merged, parse_overrides
 from hyperadapt.errors import UserError
 from hyperadapt.runs import load_run_config
-from hyperadapt.tasks import Task, get_task, read_split
+from hyperadapt.tasks import Task, get_task, read_split, spelt_out
 
 MOST_STEPS = 5_000  # as the `paper` scale's transfers; a run on all of GLUE has fifty times as many
 
@@ -30,7 +30,7 @@ def fewshot_config(
 
     Args:
         run: directory of the trained run.
-        task: name, or path of a task file. One that the run has goes on with what it has learnt.
+        task: name, one of the run's too, or path of a task file. One that the run has goes on with what it has learnt.
         samples: training rows, drawn by the seed; those for fewer are among those for more. None is all.
         init_from: the trained task whose parameters the new one starts from, or several, from whose mean; none draws
             them anew.
@@ -44,6 +44,7 @@ def fewshot_config(
         UserError: if the run, the task or its data cannot be had, there are fewer rows, or a field is wrong.
     """
     source, trained = Path(run), load_run_config(run)
+    task = next((given for given in spelt_out(trained.data.tasks) if get_task(given).name == task), task)
     new = get_task(task)
     parts = [new.name, "all" if samples is None else str(samples)]
     parts += ["balanced"] * balanced + (["from", *init_from] if init_from else [])

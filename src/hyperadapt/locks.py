@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from hyperadapt.errors import UserError, notice
+from hyperadapt.signals import before_the_end
 
 LOCK_FILE = ".lock"
 # Of a file that another process removes at this moment, or that `holder` looks at, a lock is not to be had at once.
@@ -36,7 +37,16 @@ def locked(directory: Path, wait: bool = False) -> Iterator[None]:
     """
     made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     lock = FileLock(directory / LOCK_FILE, fallback_to_soft=False)
-    file = directory / LOCK_FILE
+
+    def give_back() -> None:
+        if lock.is_locked:
+            # While it is held: who waits for it finds that it is gone, and makes another.
+            (directory / LOCK_FILE).unlink(missing_ok=True)
+            lock.release()
+        with suppress(OSError):  # it is not empty
+            for folder in made:
+                folder.rmdir()
+
     try:
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -47,16 +57,10 @@ def locked(directory: Path, wait: bool = False) -> Iterator[None]:
                     f"output_dir {directory} cannot be made or written to: {error.strerror}"
                 ) from None
             notice(f"{directory} cannot be locked ({error.strerror}): see that nothing else writes into it")
-        yield
+        with before_the_end(give_back):
+            yield
     finally:
-        if lock.is_locked:
-            file.unlink(
-                missing_ok=True
-            )  # while it is held: who waits for it finds that it is gone, and makes another
-            lock.release()
-        with suppress(OSError):  # it is not empty
-            for folder in made:
-                folder.rmdir()
+        give_back()
 
 
 def acquire(lock: FileLock, directory: Path, wait: bool) -> None:

@@ -21,6 +21,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -59,10 +60,12 @@ from hyperadapt.runs import (
     held,
     load_tasks,
     load_tokenizer,
-    saying_what_is_left,
+    marked,
     versions,
+    what_is_left,
     write_tasks,
 )
+from hyperadapt.signals import before_the_end
 from hyperadapt.tasks import load_split, resolve_tasks
 from hyperadapt.tasks.chunks import default_overlap
 from hyperadapt.tokenizing import check_labels
@@ -621,7 +624,7 @@ def pretrain(
         training, config.seed, directory / "checkpoints", best=f"{next(iter(held_out_kinds(config)))}_loss"
     )
     check_trackers(args.report_to)
-    with held(directory, args), saying_what_is_left(directory):
+    with held(directory, args), before_the_end(partial(what_is_left, directory)):
         last = checkpoint_to_start_from(directory, config, resume)
         prepared = prepare(config, args, last, allow_changed_data)
         args.distributed_state.wait_for_everyone()  # or a process would find the run that another has begun
@@ -706,6 +709,7 @@ def prepare(
         digests["distillation"] = {"sentence": sentences.digest}
     if last is not None:
         check_same_data(directory, tasks, digests, allow_changed_data)
+    digests = marked(directory, digests, last)
     if sentences is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -792,7 +796,9 @@ def finish(directory: Path, prepared: Prepared, totals: Mapping[str, float]) -> 
         model.save_pretrained(str(directory / "model"))
         prepared.tokenizer.save_pretrained(str(directory / "model"))
         manifest.add(directory, TRAINED)
-        results_file.write(directory, {**results, "versions": versions()})
+        changed = same_data.since_steps(prepared.digests)
+        facts = {"versions": versions(), **({"changed_data": changed} if changed else {})}
+        results_file.write(directory, {**results, **facts})
     return results
 
 

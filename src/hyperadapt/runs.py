@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher, get_close_matches
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -40,7 +41,6 @@ from hyperadapt.config import (
 )
 from hyperadapt.errors import (
     CheckpointError,
-    Interrupted,
     UserError,
     nearest,
     notice,
@@ -63,7 +63,7 @@ from hyperadapt.methods.hyperformer import read_task_features
 from hyperadapt.metrics import Target
 from hyperadapt.paths import check_hub_name, shown
 from hyperadapt.predictions import write_predictions
-from hyperadapt.signals import number_of
+from hyperadapt.signals import before_the_end
 from hyperadapt.tasks import SPLITS, Task, check_trainable, input_texts, load_split, resolve_tasks
 from hyperadapt.tasks.remarks import remark_on_rows
 from hyperadapt.tasks.sources import PlacedRow, given_rows
@@ -129,7 +129,7 @@ def train(config: RunConfig, resume: bool = False, allow_changed_data: bool = Fa
     check_trackers(args.report_to)
     for task in resolve_tasks(config.data.tasks):  # before it is said that there is a run already
         check_trainable(task, config.data.data_dir)
-    with held(directory, args), saying_what_is_left(directory):
+    with held(directory, args), before_the_end(partial(what_is_left, directory)):
         last = checkpoint_to_start_from(directory, config, resume)
         prepared = prepare(config, args, last, allow_changed_data)
         args.distributed_state.wait_for_everyone()  # or a process would find the run that another has begun
@@ -166,26 +166,16 @@ def held(directory: Path, args: TrainingArguments) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def saying_what_is_left(directory: Path) -> Iterator[None]:
-    """Say what a training has left that a signal ends at once: before its steps, among them, or after.
-
-    Raises:
-        Interrupted: after the signal.
-    """
+def what_is_left(directory: Path) -> str:
+    """Say what a training has left that is ended at once: before its steps, among them, or after."""
     from hyperadapt.training import checkpoints_in, was_finished
 
-    try:
-        yield
-    except KeyboardInterrupt as stopped:
-        written = [place for place in checkpoints_in(directory / "checkpoints") if was_finished(place)]
-        if written:
-            left = f"its last checkpoint is {written[-1]}; go on with --resume"
-        elif (directory / "config.yaml").is_file():
-            left = "it has no checkpoint yet; the same command begins it anew"
-        else:
-            left = "nothing was written"
-        raise Interrupted(f"stopped at once; {left}", number_of(stopped)) from None
+    written = [place for place in checkpoints_in(directory / "checkpoints") if was_finished(place)]
+    if written:
+        return f"its last checkpoint is {written[-1]}; go on with --resume"
+    if (directory / "config.yaml").is_file():
+        return "it has no checkpoint yet; the same command begins it anew"
+    return "nothing was written"
 
 
 @dataclass(frozen=True)
@@ -286,17 +276,14 @@ def prepare(
         for task, texts in zip(rows.tasks, rows.texts, strict=True):
             digests[task.name][split] = same_data.digest_of(texts)
     check_same_rows(directory, config, digests, last is not None, allow_changed_data)
-    if last is not None and (kept := same_data.read(directory)) is not None:
-        digests = same_data.with_since_steps(kept, digests, training.step_of(last))
+    digests = marked(directory, digests, last)
     remark_on_rows(tasks, train_texts, evaluation_sets)
     base_config = copy.deepcopy(base.config)
     with training.making_trainer(args, directory, config.training.arguments):
         trainer = training.MixtureTrainer(
             model, config, args, train_rows, evaluation_sets["validation"], tokenizer
         )
-    trainer.scored_since = max(
-        (splits.get("validation", 0) for splits in same_data.since_steps(digests).values()), default=0
-    )
+    trainer.rows_since = same_data.last_step(digests, "validation")
     loaded_memory = training.held_memory()
     training.try_out(trainer)
     training.try_to_generate(trainer)
@@ -406,13 +393,11 @@ def holds_work(directory: Path) -> bool:
 
     A checkpoint counts that is damaged, as it may be mended, but not one that was cut short.
     """
-    from hyperadapt.training import TRAINER_STATE_NAME, checkpoints_in
+    from hyperadapt.training import checkpoints_in, was_finished
 
     outcomes = [directory / name for name in ("model", "results.json", "history.json")]
-    files = (manifest.FILE, TRAINER_STATE_NAME)
-    marks = [begun / name for begun in checkpoints_in(directory / "checkpoints") for name in files]
     return any(outcome.exists() for outcome in outcomes) or any(
-        mark.is_file() and mark.stat().st_size for mark in marks
+        was_finished(begun) for begun in checkpoints_in(directory / "checkpoints")
     )
 
 
@@ -517,6 +502,18 @@ def check_same_tasks(directory: Path, tasks: Sequence[Task], where: str) -> None
     before = load_tasks(directory / "tasks.yaml")
     same_data.check_names(before, tasks, where)
     same_data.check_tasks(before, tasks, where)
+
+
+def marked(
+    directory: Path, digests: same_data.Digests, last: Path | None
+) -> dict[str, dict[str, same_data.SplitDigest]]:
+    """Mark the rows that are others than when the run in a directory began, if it goes on from a checkpoint."""
+    from hyperadapt.training import step_of
+
+    kept = None if last is None else same_data.read(directory)
+    if last is None or kept is None:
+        return {task: dict(splits) for task, splits in digests.items()}
+    return same_data.with_since_steps(kept, digests, step_of(last))
 
 
 def check_same_rows(

@@ -30,7 +30,9 @@ WHERE_ROWS_LIE = {"hub", "hub_config", "local", "files", "generated", "where", "
 OTHER_RUN = "choose another output_dir"  # what helps a run that cannot go on with what has changed
 CHOSEN_IN_TRAINING = {"step"}  # where a task does not say them
 
-SplitDigest = dict[str, Any]  # rows, sha256; since_step, of rows that have changed since the run began
+# rows, sha256; of rows that have changed since the run began also the first ones, and the steps at which they changed
+# first (since_step) and last (last_step)
+SplitDigest = dict[str, Any]
 Digests = Mapping[str, Mapping[str, SplitDigest]]  # of each task, of each split
 
 
@@ -126,29 +128,37 @@ def since_steps(digests: Digests) -> dict[str, dict[str, int]]:
     return {task: splits for task, splits in found.items() if splits}
 
 
+def last_step(digests: Digests, split: str) -> int:
+    """Return the last step at which rows of a split changed, of any task; 0 if none did."""
+    return max((splits.get(split, {}).get("last_step", 0) for splits in digests.values()), default=0)
+
+
 def with_since_steps(before: Digests, now: Digests, step: int) -> dict[str, dict[str, SplitDigest]]:
     """Mark the rows that have changed.
 
     Args:
         before: of the run, marked as it is.
         now: of the rows with which it goes on.
-        step: from which it does.
+        step: from which it does; it may be an earlier one than that of a mark.
     """
 
-    def marked(was: SplitDigest | None, digest: SplitDigest) -> SplitDigest:
-        if was is None or not is_same(was, digest):
-            return {**digest, "since_step": step}
-        return was
+    def marked(was: SplitDigest, digest: SplitDigest) -> SplitDigest:
+        first = was.get("first", {"rows": was.get("rows"), "sha256": was.get("sha256")})
+        since = min(step, was.get("since_step", step))
+        if is_same(first, digest) and ("since_step" not in was or since == step):
+            return digest  # nothing was trained on others
+        last = min(step, was.get("last_step", step)) if is_same(was, digest) else step
+        return {**digest, "since_step": since, "last_step": last, "first": first}
 
     return {
-        task: {split: marked(before.get(task, {}).get(split), digest) for split, digest in splits.items()}
+        task: {split: marked(before.get(task, {}).get(split, {}), digest) for split, digest in splits.items()}
         for task, splits in now.items()
     }
 
 
 def is_same(was: SplitDigest, now: SplitDigest) -> bool:
     """Tell whether two digests are of the same rows."""
-    return was["rows"] == now["rows"] and was.get("sha256") == now.get("sha256")
+    return was.get("rows") == now.get("rows") and was.get("sha256") == now.get("sha256")
 
 
 def check_rows(before: Digests, now: Digests, where: str, allowed: bool) -> bool:

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import gather
 from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
@@ -223,16 +224,10 @@ def t5_adafactor(learning_rate: float) -> tuple[type[Adafactor], dict[str, Any]]
 
 
 class ResumableTrainer(Trainer):
-    """Trainer whose checkpoints have manifests, and whose resumed runs add up to what an unbroken one counts.
-
-    Attributes:
-        scored_since: the step since which the best checkpoint is chosen by the rows of now. One that was the best at
-            this step or before was so by others.
-    """
+    """Trainer whose checkpoints have manifests, and whose resumed runs add up to what an unbroken one counts."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.scored_since = 0
         self.clock, self.totals = StepClock(), Totals(self)
         self.add_callback(self.clock)
         self.add_callback(self.totals)
@@ -257,13 +252,6 @@ class ResumableTrainer(Trainer):
 
     def _init_training_state(self, *arguments: Any) -> Any:
         places = super()._init_training_state(*arguments)
-        if self.state.best_global_step and self.state.best_global_step <= self.scored_since:
-            notice(
-                f"the checkpoint of step {self.state.best_global_step} was the best by validation rows that have "
-                f"changed since: the best is chosen anew, after step {self.state.global_step}"
-            )
-            # The one it goes on from stands in, until the next is scored.
-            self.state.best_metric, self.state.best_global_step = None, self.state.global_step
         if self.state.best_global_step:
             # Trainer forgets the best checkpoint of a run that was moved, and would keep the last model for the best.
             best = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.best_global_step}"
@@ -343,6 +331,7 @@ class Totals(TrainerCallback, ExportableState):
             "logged_loss": trainer._total_loss_scalar,
             "logged_step": trainer._globalstep_last_logged,
             "unlogged_loss": gather(trainer._tr_loss.clone()).mean().item(),
+            "rows_since": getattr(trainer, "rows_since", 0),
         }
 
     def on_train_begin(
@@ -371,6 +360,10 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
         train_rows: tokenized rows of each task, in the order of their ids.
         evaluation_set: the validation rows of all tasks.
         tokenizer: the base model's.
+
+    Attributes:
+        rows_since: the step since which the validation rows are those of now. A checkpoint that was the best at this
+            step or before was so by others, unless it was scored anew.
     """
 
     def __init__(
@@ -389,6 +382,7 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
         self.config, self.evaluation_set, self.tokenizer = config, evaluation_set, tokenizer
         self.lengths = [[len(ids) for ids in rows["input_ids"]] for rows in train_rows]
         self.unchecked: list[tuple[int, Tensor, Tensor]] = []
+        self.rows_since = 0
         super().__init__(
             model=model,
             args=args,
@@ -411,6 +405,38 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
             self.optimizer_cls_and_kwargs = t5_adafactor(args.learning_rate)
         self.repeated: CapturedSteps | None = None
         show_progress(self)
+
+    def _init_training_state(self, *arguments: Any) -> Any:
+        places = super()._init_training_state(*arguments)
+        saved: Any = self.state.stateful_callbacks
+        scored_since = saved.get(Totals.__name__, {}).get("attributes", {}).get("rows_since", 0)
+        best = self.state.best_global_step
+        if best and best <= self.rows_since != scored_since:
+            self.choose_best_anew([best, self.state.global_step])
+        return places
+
+    def choose_best_anew(self, steps: Sequence[int]) -> None:
+        """Score checkpoints on the validation rows of now, and take the best of them for the best so far.
+
+        Args:
+            steps: the best by the rows before, and the one that the training goes on from, as which the model is now.
+        """
+        model: Any = self.accelerator.unwrap_model(self.model)
+        now = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        scores: dict[int, float] = {}
+        with same_random_state():
+            for step in dict.fromkeys(steps):
+                if step != self.state.global_step:
+                    folder = Path(str(self.args.output_dir)) / f"checkpoint-{step}"
+                    model.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME), strict=False)
+                with self.accelerator.autocast():
+                    scores[step] = self.score(self.evaluation_set).average
+                model.load_state_dict(now)
+        best = max(scores, key=lambda step: scores[step])
+        self.state.best_metric, self.state.best_global_step = scores[best], best
+        self.state.best_model_checkpoint = str(Path(str(self.args.output_dir)) / f"checkpoint-{best}")
+        told = ", ".join(f"that of step {step} scores {score:.2f}" for step, score in scores.items())
+        notice(f"validation rows have changed since the best checkpoint was chosen: on those of now {told}")
 
     def get_train_dataloader(self) -> DataLoader:
         """Load the mixture's batches; each process takes its share of every one."""
@@ -670,18 +696,17 @@ class StopCleanly(TrainerCallback):
 
     Attributes:
         signal: the number of the first signal that asked to stop, 0 if none has.
+        at_once: what heard Ctrl-C before, and hears the second.
     """
 
     def __init__(self) -> None:
         self.signal = 0
-        self.process = os.getpid()
+        self.at_once = signal.getsignal(signal.SIGINT)
 
-    def hear(self, number: int, _: object) -> None:
+    def hear(self, number: int, frame: Any) -> None:
         """Note that a signal has come."""
-        if os.getpid() != self.process:  # in a worker of the loader, which ends with this process
-            return
-        if self.signal and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if self.signal and number == signal.SIGINT and callable(self.at_once):
+            self.at_once(number, frame)
         if not self.signal and int(os.environ.get("RANK", "0")) == 0:
             # Not with print: a signal may come in the middle of one.
             os.write(2, b"\nstopping after this step, with a checkpoint; Ctrl-C ends at once\n")

@@ -38,6 +38,7 @@ __all__ = [
     "load_task_file",
     "read_split",
     "resolve_tasks",
+    "spelt_out",
 ]
 
 TASK_FILES = (".yaml", ".yml")
@@ -106,6 +107,11 @@ def _name_in(file: Path) -> object:
     return fields.get("name") if isinstance(fields, dict) else None
 
 
+def spelt_out(names: Sequence[str]) -> list[str]:
+    """Put the names of its tasks in place of each suite's."""
+    return [member for name in names for member in SUITES.get(name, (name,))]
+
+
 def resolve_tasks(names: Sequence[str]) -> tuple[Task, ...]:
     """The tasks of these names, suites ("glue") spelt out, in the order given: that of the task ids.
 
@@ -116,7 +122,7 @@ def resolve_tasks(names: Sequence[str]) -> tuple[Task, ...]:
         raise UserError(f"no task is named; {nearest('', [*TASKS, *SUITES])}")
     tasks: dict[str, Task] = {}
     for name in names:
-        for member in SUITES.get(name, (name,)):
+        for member in spelt_out([name]):
             task = get_task(member)
             if task.name in tasks:
                 raise UserError(f"task '{task.name}' comes twice in: {', '.join(map(str, names))}")
