@@ -593,7 +593,10 @@ def test_bad_input_to_evaluate_is_one_line_and_changes_nothing(run: Path, traine
     tasks = (run / "tasks.yaml").read_text()
     (run / "tasks.yaml").write_text(re.sub(r"    test: test\n", "", tasks))
     manifest.add(run, ["tasks.yaml"])
-    assert_one_line(hyperadapt("evaluate", run), "no task of the run")
+    assert_one_line(
+        hyperadapt("evaluate", run),
+        f"the run {run} has no test rows of colour, warmth, but train and validation rows",
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- predict

@@ -247,7 +247,7 @@ def test_a_data_dir_is_found_from_another_working_directory(
 
 
 def test_a_misspelt_configuration_file_is_told_its_neighbours(config: Path) -> None:
-    with pytest.raises(UserError, match=f"did you mean '{config.name}'"):
+    with pytest.raises(UserError, match=f"did you mean '{re.escape(str(config))}'"):
         RunConfig.load(config.with_name("x" + config.name))
 
 

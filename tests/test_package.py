@@ -150,11 +150,11 @@ def test_the_configuration_in_the_readme_trains(tmp_path: Path, monkeypatch: pyt
     task, config = re.findall(r"```yaml\n(.+?)```", README.partition("## Your own task")[2], re.DOTALL)
     assert hyperadapt("init", tmp_path).code == 0
     (tmp_path / "reviews.yaml").write_text(task)
-    (tmp_path / "mine.yaml").write_text(config)
+    (tmp_path / "config.yaml").write_text(config)
     monkeypatch.chdir(tmp_path)
-    outcome = hyperadapt("train", "mine.yaml", *FEW_STEPS)
+    outcome = hyperadapt("train", "config.yaml", *FEW_STEPS)
     assert outcome.code == 0, outcome.err
-    assert "reviews" in json.loads((tmp_path / "runs/mine/results.json").read_text())["test"]["tasks"]
+    assert "reviews" in json.loads((tmp_path / "run/results.json").read_text())["test"]["tasks"]
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not there")

@@ -301,6 +301,10 @@ def test_rows_that_cannot_be_read_are_told_together_and_the_first_of_the_file_is
             message = str(refusal.value)
             assert message.startswith(f"{first}: column 'label' holds 'mid', which is no label; choices: ")
             assert message.endswith(f"; {number} rows {told}")
+    path = write(tmp_path / f"all{suffix}", [{**row, "label": "poor"} for row in rows])
+    with pytest.raises(UserError) as refusal:
+        load_split(task_of(path), "train")
+    assert str(refusal.value).endswith("; if these are the labels, write labels: ['poor'] in the task file")
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -325,6 +329,12 @@ def test_a_column_that_no_row_has_is_missing_from_the_file_and_one_that_some_hav
         load_split(task_of(path), "train")
     assert str(refusal.value).startswith(f"{path}, line 1: there is no column 'label'; did you mean 'lable'?")
     assert str(refusal.value).endswith("; 20 of 21 rows lack it")
+    right = [{"text": row["text"], "label": 1} for row in rows]
+    path = write(tmp_path / f"one{suffix}", [*right[:3], {"text": "a"}, *right[3:]])
+    with pytest.raises(UserError) as refusal:
+        load_split(task_of(path), "train")
+    assert str(refusal.value).startswith(f"{path}, line 4: this row has no column 'label'; choices: text")
+    assert str(refusal.value).endswith("; the other 20 have it")
 
 
 def test_what_is_no_text_in_a_table_is_named_with_its_row(tmp_path: Path) -> None:
@@ -436,7 +446,7 @@ def test_missing_numbers_and_texts_of_a_table_are_the_empty_text(
             'row 1: expected a JSON object of columns and values, got int; a row is written as {"text": "…"}',
         ),
         ([{"text": "red"}, ["red"]], "row 2: expected a JSON object of columns and values, got list"),
-        ([{"text": "red"}, {"txt": "red"}], "row 2: there is no column 'text'; did you mean 'txt'?"),
+        ([{"text": "red"}, {"txt": "red"}], "row 2: this row has no column 'text'; did you mean 'txt'?"),
         (
             [{"text": date(2024, 1, 2)}],
             "row 1: column 'text' holds datetime.date(2024, 1, 2), which is no text",

@@ -425,6 +425,9 @@ def test_a_comparison_mixes_no_runs_of_different_rows_unless_it_is_allowed(tmp_p
     assert outcome.code == 0, outcome.err
     (note,) = notes(outcome)
     assert "1 of 2 runs were trained with rows that have changed since" in note
+    table = list(csv.DictReader((tmp_path / "table/table.csv").open(encoding="utf-8")))
+    assert [(row["variant"], row["other rows"]) for row in table[1:]] == [("one", "0"), ("two", "1")]
+    assert " other rows |" in (tmp_path / "table/table.md").read_text()
     assert "one, seed 0" in note
     assert "48 rows then, 20 now" in note
     assert [read(run)["colour"]["train"]["rows"] for run in (one, two)] == [48, 20]  # type: ignore[index]

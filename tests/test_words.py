@@ -265,9 +265,11 @@ def test_a_task_file_is_told_what_to_write(tmp_path: Path, line: str, message: s
         ("per_device_train_batch_size", "'training.batch_size'? (all rows of a step, over all processes)"),
         ("per_device_eval_batch_size", "'evaluation.batch_size'?"),  # which Trainer's arguments would refuse
         ("bf16", "'training.arguments.bf16'?"),
-        ("r", "'method.rank' or 'method.reduction_factor'?"),
+        ("training.gradient_checkpointing", "'training.arguments.gradient_checkpointing'?"),
+        ("r", "'method.rank' or 'method.reduction_factor'? (a reduction_factor is the model's width over"),
         ("method.r", "'method.reduction_factor'?"),  # of adapters, which have no rank
-        ("method.target_modules", "'method.positions'?"),
+        ("method.target_modules", "'method.positions'? (of feed_forward and self_attention)"),
+        ("training.evaluation_strategy", "'training.eval_steps'? (a number of steps, after which"),
         ("model.model_name_or_path", "'model.name'?"),
     ],
 )

@@ -77,7 +77,9 @@ FORKING.set_forkserver_preload(
 class Forked:
     """A function in a process of its own, forked from one that has imported what commands need.
 
-    A new interpreter takes ten seconds for that. All else is as in one: signals, exit code, environment, children.
+    A new interpreter takes ten seconds for that. Signals, exit code, process group and what is read of the environment
+    later are as in one; modules that are imported already saw the environment of the first, no atexit runs, and it has
+    no multiprocessing children, as it is one itself.
     """
 
     def __init__(

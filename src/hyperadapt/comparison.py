@@ -16,6 +16,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager
@@ -452,13 +453,17 @@ def table_rows(cells: Iterable[Cell]) -> list[dict[str, Any]]:
         variant, seeds, then for each task and, where all variants have the same tasks, the average (mean, deviation
         over the seeds or None), then the average on the "validation" rows, by which a choice between variants leaves
         the test rows unseen, "% trained" per task, "step (s)", the mean of the runs' medians, and "memory (MB)", the
-        process's or the device's peak.
+        process's or the device's peak; where not all runs are of the same rows, also how many of the variant's are of
+        "other rows" than the first.
     """
     by_variant: dict[str, list[dict[str, Any]]] = {}
+    finished: list[Cell] = []
     for cell in cells:
         by_variant.setdefault(cell.variant, [])
         if (results := cell.results()) is not None:
             by_variant[cell.variant].append(results)
+            finished.append(cell)
+    of_other_rows = Counter(cell.variant for cell in with_other_rows(finished))
     majority: dict[str, Any] = {"variant": MAJORITY}
     rows = []
     for variant, runs in by_variant.items():
@@ -470,6 +475,8 @@ def table_rows(cells: Iterable[Cell]) -> list[dict[str, Any]]:
         steps = [results["step_seconds"] for results in runs if results["step_seconds"] is not None]
         row["step (s)"] = fmean(steps) if steps else None
         row["memory (MB)"] = max(results["peak_memory_mb"] for results in runs)
+        if of_other_rows:
+            row["other rows"] = of_other_rows[variant]
         rows.append(row)
     if not rows:
         return []
@@ -479,6 +486,25 @@ def table_rows(cells: Iterable[Cell]) -> list[dict[str, Any]]:
         for row in rows:
             del row["average"]
     return rows
+
+
+def with_other_rows(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the finished runs whose rows are not those of the first run that draws as many, or changed in training."""
+    from hyperadapt import same_data
+    from hyperadapt.runs import EVALUATED, rows_drawn
+
+    first: dict[tuple[Any, ...], same_data.SplitDigest] = {}
+    found = []
+    for cell in cells:
+        digests = same_data.read(cell.directory) or {}
+        other = bool(same_data.since_steps(digests))
+        for task, splits in digests.items():
+            for split in ("train", *EVALUATED):
+                if split in splits:
+                    drawn = (task, split, rows_drawn(cell.config, split))
+                    other |= not same_data.is_same(first.setdefault(drawn, splits[split]), splits[split])
+        found += [cell] * other
+    return found
 
 
 def score_columns(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -516,6 +542,7 @@ def columns_of(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return the columns of a table, whose rows may be of different tasks."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     last = ["average", "average by metric", "validation", "total", "% trained", "step (s)", "memory (MB)"]
+    last.append("other rows")
     return [name for name in names if name not in last] + [name for name in last if name in names]
 
 

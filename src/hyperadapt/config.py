@@ -12,7 +12,6 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin
@@ -704,8 +703,8 @@ _NAMES: dict[Alias, str] = {
     ): "grad_accum accumulate_grad_batches gradient_accumulation",
     Alias(("training.lr_scheduler_type",)): "scheduler lr_scheduler scheduler_type",
     Alias(("training.warmup_steps",)): "warmup num_warmup_steps",
-    Alias(("training.eval_steps",)): "eval_every evaluation_steps eval_strategy evaluation_strategy "
-    "save_every save_steps save_strategy",
+    Alias(("training.eval_steps",), "(a number of steps, after which is scored and saved)"): "eval_every "
+    "evaluation_steps eval_strategy evaluation_strategy save_every save_steps save_strategy",
     Alias(("evaluation.num_beams",)): "beams beam_size",
     Alias(
         ("model.name",)
@@ -722,11 +721,14 @@ _NAMES: dict[Alias, str] = {
     Alias(("data.tasks",)): "task dataset datasets dataset_name train_file",
     Alias(("output_dir",)): "out out_dir save_dir output_directory",
     Alias(("seed",)): "random_seed",
-    Alias(("method.rank", "method.reduction_factor")): "r lora_r",
+    Alias(
+        ("method.rank", "method.reduction_factor"),
+        "(a reduction_factor is the model's width over the adapter's: a greater one is a smaller adapter)",
+    ): "r lora_r",
     Alias(
         ("method.reduction_factor", "method.encoder_bottleneck_dim")
     ): "adapter_size adapter_dim bottleneck_size bottleneck_dim",
-    Alias(("method.positions",)): "target_modules",
+    Alias(("method.positions",), "(of feed_forward and self_attention)"): "target_modules",
     Alias((), "what is added is not scaled; see training.learning_rate"): "lora_alpha alpha",
     Alias(
         (), "dropout is the base model's own, model.config.dropout_rate of one that is built"
@@ -821,7 +823,7 @@ def meant_by(name: str, kind: type[WrittenConfig], beside: Sequence[str] = ()) -
         ]
         own = [place for place in places if place.rpartition(".")[2] in beside]
         return own or places, alias.remark
-    if "training" not in kind.model_fields or get_close_matches(name, beside, cutoff=0.5):
+    if "training" not in kind.model_fields:
         return [], ""
     from transformers import Seq2SeqTrainingArguments
 
@@ -845,9 +847,9 @@ def read_fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any
             inner = path / "config.yaml"
             meant = f"; did you mean {inner}?" if inner.is_file() else ""
             raise UserError(f"there is no configuration file {path}{by}, which is a directory{meant}")
-        there = sorted(file.name for file in path.parent.glob("*.y*ml"))
+        there = sorted(map(str, path.parent.glob("*.y*ml")))
         choices = [*there, *bundled.names()]
-        raise UserError(f"there is no configuration file {path}{by}; {nearest(path.name, choices)}")
+        raise UserError(f"there is no configuration file {path}{by}; {nearest(path, choices)}")
     if suffix_of(path) in SUFFIXES and suffix_of(path) != ".json":  # JSON is YAML
         raise UserError(
             f"{path} is a file of rows, and a configuration is a YAML file; `hyperadapt init DIR` writes an example"

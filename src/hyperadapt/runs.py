@@ -93,6 +93,8 @@ MAY_CHANGE_ON_RESUME = (
     "multitask.data_dir",
     "evaluation",
     "training.max_steps",
+    "training.logging_steps",
+    "training.save_total_limit",
     "training.threads",
     "training.arguments",
 )

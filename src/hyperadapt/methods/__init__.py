@@ -45,7 +45,8 @@ def method_from(options: Mapping[str, Any]) -> Method:
     if name is None:
         raise UserError(f"method: the field 'name' is missing; choices: {', '.join(METHODS)}")
     if not isinstance(name, str) or name not in METHODS:
-        raise UserError(f"method '{name}' is unknown; {nearest(name, METHODS)}")
+        low_rank = "; the low-rank one is polytropon" if "lora" in str(name).lower() else ""
+        raise UserError(f"method '{name}' is unknown; {nearest(name, METHODS)}{low_rank}")
     return METHODS[name](**options)
 
 

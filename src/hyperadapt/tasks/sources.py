@@ -112,6 +112,7 @@ def naming(place: str) -> Iterator[None]:
 
 
 _NUMBERED = re.compile(r"(?P<file>.*?)(?:, |^)(?:line|row) (?P<number>\d+)", re.DOTALL)
+NO_LABEL = "is no label"
 _MOST_SHOWN = 5  # different values that no row should hold
 
 
@@ -149,6 +150,9 @@ def _told_together(wrong: Sequence[tuple[str, UserError]], rows: int) -> str:
     if isinstance(first, MissingColumn) and len(alike) == rows > 1:
         file = _order(place)[0]  # not a line of it: its header, where it has one
         return f"{file}: {first}" if file else str(first)
+    if isinstance(first, MissingColumn) and len(alike) == 1 < rows:
+        said = str(first).replace("there is no", "this row has no", 1)
+        return f"{place}: {said}; the other {rows - 1:,} have it"
     if len(alike) == 1:
         return f"{place}: {first}"
     number = f"{len(alike):,} of {rows:,} rows"
@@ -159,7 +163,10 @@ def _told_together(wrong: Sequence[tuple[str, UserError]], rows: int) -> str:
     held = Counter(error.held for error in alike if isinstance(error, WrongCell))
     shown = [f"{value} ({times:,})" for value, times in held.most_common(_MOST_SHOWN)]
     listed = ", ".join([*shown, *["…"] * (len(held) > _MOST_SHOWN)])
-    return f"{place}: {first}; {number} hold what {first.wrong}: {listed}"
+    told = f"{place}: {first}; {number} hold what {first.wrong}: {listed}"
+    if first.wrong == NO_LABEL and len(alike) == rows and len(held) <= _MOST_SHOWN:
+        told += f"; if these are the labels, write labels: [{', '.join(held)}] in the task file"
+    return told
 
 
 def _order(place: str) -> tuple[str, int]:
