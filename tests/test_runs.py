@@ -146,7 +146,9 @@ def test_nothing_is_unpickled_when_a_run_is_loaded_and_predicts(
 
 def test_rows_are_given_as_mappings_or_as_json_text(loaded: Run) -> None:
     assert loaded.predict("colour", ROWS) == loaded.predict("colour", [json.dumps(row) for row in ROWS])
-    with pytest.raises(UserError, match=r"^row 2: there is no column 'text'; did you mean 'txt'"):
+    with pytest.raises(
+        UserError, match=r"^row 2: this row has no column 'text'; did you mean 'txt'.*; the other has it$"
+    ):
         loaded.predict("colour", [{"text": "red"}, {"txt": "red"}])
 
 
@@ -213,7 +215,7 @@ DAMAGES: dict[str, Damage] = {
     ),
     "other base": ("base/model.safetensors", other_weights, "was trained on another base model"),
     "model file gone": ("model/model.safetensors", Path.unlink, "there is no file model.safetensors"),
-    "model gone": ("model", shutil.rmtree, "there is no file model.safetensors"),
+    "model gone": ("model", shutil.rmtree, "holds no saved model, as it does not exist"),
     "no run": ("config.yaml", Path.unlink, "is not a run: there is no config.yaml"),
     "config no YAML": ("config.yaml", lambda file: file.write_text("a: ["), "config.yaml is not valid YAML"),
     "tasks gone": ("tasks.yaml", Path.unlink, "tasks.yaml is missing or damaged"),

@@ -711,14 +711,17 @@ GOOD = b'{"title": "Lamp", "body": "Bright.", "stars": 1}\n'
         (b"[1, 2]", "expected a JSON object of columns and values, got list"),
         (
             b'{"titel": "Lamp", "body": "Bright.", "stars": 1}',
-            r"there is no column 'title'; did you mean 'titel'\? \(choices: titel, body, stars\)",
+            r"this row has no column 'title'; did you mean 'titel'\? \(choices: .*\); the other 2 have it",
         ),
         (
             b'{"title": "Lamp", "body": "a", "stars": 1, "body": "b"}',
             "'body' stands twice; keep one of them",
         ),
         (b'{"title": "Lamp", "body": ["a"], "stars": 1}', r"column 'body' holds \['a'\], which is no text"),
-        (b'{"title": "Lamp", "body": "Bright."}', "there is no column 'stars'; choices: title, body"),
+        (
+            b'{"title": "Lamp", "body": "Bright."}',
+            "this row has no column 'stars'; choices: title, body; the other 2 have it",
+        ),
         (
             b'{"title": "Lamp", "body": "Bright.", "stars": 3}',
             "column 'stars' holds 3, which is no label; choices: bad, good, 0, 1",
@@ -828,7 +831,7 @@ def test_rows_for_prediction_need_no_label():
         ("They went.", "no readable JSON: Expecting value: .*"),
         ("\n", "the line is blank"),
         ('"They went."', "expected a JSON object of columns and values, got str"),
-        ('{"sentense": "They went."}', r"there is no column 'sentence'; did you mean 'sentense'\? .*"),
+        ('{"sentense": "They went."}', r"this row has no column 'sentence'; did you mean 'sentense'\? .*"),
         ('{"sentence": [5]}', r"column 'sentence' holds \[5\], which is no text"),
     ],
 )

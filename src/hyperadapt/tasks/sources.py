@@ -152,7 +152,7 @@ def _told_together(wrong: Sequence[tuple[str, UserError]], rows: int) -> str:
         return f"{file}: {first}" if file else str(first)
     if isinstance(first, MissingColumn) and len(alike) == 1 < rows:
         said = str(first).replace("there is no", "this row has no", 1)
-        return f"{place}: {said}; the other {rows - 1:,} have it"
+        return f"{place}: {said}; the other {'has' if rows == 2 else f'{rows - 1:,} have'} it"
     if len(alike) == 1:
         return f"{place}: {first}"
     number = f"{len(alike):,} of {rows:,} rows"
