@@ -564,7 +564,12 @@ def params(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="The method's options.")
     ] = None,
     paper: Annotated[
-        bool, typer.Option("--paper", help="Our counts of the papers' models, beside what the papers print.")
+        bool,
+        typer.Option(
+            "--paper",
+            help="Our counts of the papers' models, beside what the papers print; the words after it may name some "
+            "of hyperformer, hyperdecoders and hypergrid.",
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -572,13 +577,9 @@ def params(
     from hyperadapt.config import parse_overrides
 
     if paper:
-        from hyperadapt.counting import hyperdecoders_table, hyperformer_table, hypergrid_table
+        from hyperadapt.counting import paper_tables
 
-        tables = {
-            "HyperFormer, Tables 1 and 3, 8 tasks": hyperformer_table(),
-            "Hyperdecoders, by the sizes in its authors' configurations": hyperdecoders_table(),
-            "HyperGrid, parameters added, grid of 32 by 128": hypergrid_table(),
-        }
+        tables = paper_tables(options or ())
         if as_json:
             print(json.dumps(tables, indent=2))
         else:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -105,49 +107,45 @@ def model_config(name: str) -> PretrainedConfig:
             ) from None
 
 
+@cache
+def count_published(model: str, method: Method, n_tasks: int) -> ParameterCount:
+    """Count what adapting a published model would give; tables have many rows twice."""
+    return count_without_weights(model_config(model), method, n_tasks)
+
+
 def hyperformer_table() -> list[dict[str, Any]]:
     """Set our counts beside those that the paper's Tables 1 and 3 print, for 8 tasks and reduction factor 32.
 
     A single-task row is one model for each task: what is trained for one task stands eight times, the frozen base once.
     """
     from hyperadapt.methods import METHODS
-    from hyperadapt.published import published_rows
+    from hyperadapt.published import HYPERFORMER_METHODS, published_table
 
     rows = []
-    for table, row in ((number, row) for number in (1, 3) for row in published_rows(number)):
-        counted = count_without_weights(
-            model_config(row.model), METHODS[row.method](**row.options), row.tasks_in_one_model
-        )
-        models = 8 // row.tasks_in_one_model
+    for table, row in (
+        (table, row) for table in ("1", "3") for row in published_table("hyperformer", table).rows
+    ):
+        *training, model, size = row.labels
+        name, tasks = HYPERFORMER_METHODS[model], 1 if training == ["single-task"] else 8
+        options = {"reduction_factor": 2} if (table, model) == ("3", "Adapters†") else {}
+        counted = count_published(f"t5-{size}", METHODS[name](**options), tasks)
         frozen = (
-            counted.base - min(counted.trained, counted.base)
-            if row.method == "full_fine_tuning"
-            else counted.base
+            counted.base - min(counted.trained, counted.base) if name == "full_fine_tuning" else counted.base
         )
-        total = (frozen + models * (counted.total - frozen)) / counted.base
+        total = (frozen + 8 // tasks * (counted.total - frozen)) / counted.base
         rows.append(
             {
-                "table": str(table),
-                "model": row.model,
-                "method": row.method + "".join(f" {name}={value}" for name, value in row.options.items()),
-                "tasks a model": row.tasks_in_one_model,
-                "#total, paper": row.total,
-                "#total, ours": f"{total:.3f}x",
-                "#trained per task, paper": f"{row.trained_percent:.2f} %",
-                "#trained per task, ours": f"{counted.trained_per_task_percent:.2f} %",
+                "table": table,
+                "model": f"t5-{size}",
+                "method": name + "".join(f" {option}={value}" for option, value in options.items()),
+                "tasks a model": tasks,
+                "#total (x), paper": row["total (x)"].text,
+                "#total (x), ours": f"{total:.4f}",
+                "#trained per task (%), paper": row["trained per task (%)"].text,
+                "#trained per task (%), ours": f"{counted.trained_per_task_percent:.2f}",
             }
         )
     return rows
-
-
-class PublishedRun(NamedTuple):
-    """What a run of the Hyperdecoders paper trained: experiment, model, number of tasks, method and its sizes."""
-
-    experiment: str
-    model: str
-    tasks: int
-    method: str
-    options: dict[str, Any]
 
 
 def widths(
@@ -158,49 +156,130 @@ def widths(
     return options if hidden is None else {**options, "hypernetwork_bottleneck": hidden}
 
 
-GLUE = ("GLUE", "t5-large-lm-adapt", 8)
-MRQA = ("MRQA", "t5-base-lm-adapt", 6)
-SUMMARISATION_NLI = ("summarisation, NLI", "t5-base-lm-adapt", 6)
-# The sizes are those of the authors' own configurations: within an experiment nearly all train about as much.
-HYPERDECODERS = [
-    PublishedRun(*GLUE, "single_adapter", widths(230, 230)),
-    PublishedRun(*GLUE, "task_hypernet", widths(50, 50, 100)),
-    PublishedRun(*GLUE, "hyperdecoder", widths(64, 64, 128)),
-    PublishedRun(*GLUE, "hyperdecoder", widths(512, 36, 72)),
-    PublishedRun(*MRQA, "single_adapter", widths(800, 2)),
-    PublishedRun(*MRQA, "hyperdecoder", widths(64, 64, encoder="manual_specific", decoder="manual_specific")),
-    PublishedRun(*MRQA, "task_hypernet", widths(50, 50, 100)),
-    PublishedRun(*MRQA, "hyperdecoder", widths(64, 64, 128, mlp=False)),
-    PublishedRun(*MRQA, "hyperdecoder", widths(800, 2, 16, mlp=False)),
-    PublishedRun(*SUMMARISATION_NLI, "single_adapter", widths(412, 412)),
-    PublishedRun(*SUMMARISATION_NLI, "task_hypernet", widths(64, 64, 128)),
-    PublishedRun(*SUMMARISATION_NLI, "hyperdecoder", widths(64, 64, 128)),
-]
+class PublishedRun(NamedTuple):
+    """What a row of the Hyperdecoders paper's tables trains."""
+
+    method: str
+    options: dict[str, Any]
+
+
+FULL = PublishedRun("full_fine_tuning", {})
+# The sizes are those of the text (appendices A, G and H) and else of the authors' own configurations.
+HYPERDECODER = PublishedRun("hyperdecoder", widths(64, 64, 128))
+ENCODER_HEAVY = PublishedRun("hyperdecoder", widths(512, 36, 72))
+ADAPTER = PublishedRun("single_adapter", widths(370, 370))
+ADAPTER_ENCODER_HEAVY = PublishedRun("single_adapter", widths(512, 225))
+LARGE_ADAPTER = PublishedRun("single_adapter", widths(230, 230))
+TASK_HYPERNET = PublishedRun("task_hypernet", widths(50, 50, 100))
+
+
+def placed(encoder: str, decoder: str, *sizes: int) -> PublishedRun:
+    """Name a cell of the grid of Table 8."""
+    return PublishedRun("hyperdecoder", widths(*sizes, encoder=encoder, decoder=decoder))
+
+
+MRQA: dict[str, PublishedRun | None] = {
+    "Hyperdecoder (ours), 64, 64, 128": HYPERDECODER,
+    "Hyperdecoder (ours), 512, 36, 72": ENCODER_HEAVY,
+    "Hyperdecoder (ours), 800, 2, 16": PublishedRun("hyperdecoder", widths(800, 2, 16)),
+    "Adapter, 370, 370": ADAPTER,
+    "Adapter, 512, 225": ADAPTER_ENCODER_HEAVY,
+    "Adapter, 800, 2": PublishedRun("single_adapter", widths(800, 2)),
+}
+# By table: base model, number of tasks, and the rows; None where nobody says which sizes a row has.
+HYPERDECODERS: dict[str, tuple[str, int, dict[str, PublishedRun | None]]] = {
+    "1": (
+        "t5-large-lm-adapt",
+        8,
+        {
+            "Full Finetuning": FULL,
+            "Hyperformer": None,
+            "Hyperformer++": None,
+            "Task Hypernet": TASK_HYPERNET,
+            "Modular Hypernet": PublishedRun("polytropon", {"n_skills": 4}),
+            "Adapter": LARGE_ADAPTER,
+            "Hyperdecoder (ours)": HYPERDECODER,
+        },
+    ),
+    "2": (
+        "t5-large-lm-adapt",
+        8,
+        {"Hyperformer": None, "HyperPrompt": None, "Hyperdecoder (ours)": ENCODER_HEAVY},
+    ),
+    "3": (
+        "t5-base",
+        8,
+        {
+            "Full Finetuning": FULL,
+            "Hyperformer": PublishedRun("hyperformer", {}),
+            "Hyperformer++": PublishedRun("hyperformer++", {}),
+            "Hyperdecoder (ours)": HYPERDECODER,
+        },
+    ),
+    "13": (
+        "t5-large-lm-adapt",
+        8,
+        {
+            "Full Finetuning": FULL,
+            "Manual-Manual": LARGE_ADAPTER,
+            "Manual-Task": placed("manual", "task", 50, 50, 100),
+            "Manual-Generated": HYPERDECODER,
+            "Task-Manual": placed("task", "manual", 50, 50, 100),
+            "Task-Generated": placed("task", "generated", 50, 50, 100),
+            "Task-Task": TASK_HYPERNET,
+            "Generated-Manual": placed("generated", "manual", 64, 64, 128),
+            "Generated-Task": placed("generated", "task", 50, 50, 100),
+            "Generated-Generated": placed("generated", "generated", 64, 64, 100),
+            "Manual-Generated, no MLP": PublishedRun("hyperdecoder", widths(64, 64, 128, mlp=False)),
+            "Manual-Generated, post-layernorm adapter input": PublishedRun(
+                "hyperdecoder", widths(64, 64, 128, after_layer_norm=True)
+            ),
+        },
+    ),
+    "14": ("t5-base-lm-adapt", 6, MRQA),
+    "15": ("t5-base-lm-adapt", 6, MRQA),
+    "16": (
+        "t5-base-lm-adapt",
+        6,
+        {
+            "Full-finetuning": FULL,
+            "Adapter": ADAPTER,
+            "Adapter (enc-heavy)": ADAPTER_ENCODER_HEAVY,
+            "Hyperdecoder (ours)": HYPERDECODER,
+            "Hyperdecoder (ours) (enc-heavy)": ENCODER_HEAVY,
+            "Task Hypernet": PublishedRun("task_hypernet", widths(64, 64, 128)),
+        },
+    ),
+}
 
 
 def hyperdecoders_table() -> list[dict[str, Any]]:
-    """Count what the runs of the Hyperdecoders paper train, in percent of the base model.
+    """Set our counts beside every percentage of trained parameters that the Hyperdecoders paper prints.
 
-    What the paper prints is not beside it: its tables were not at hand.
+    They are of all tasks together, in percent of the base model.
     """
     from hyperadapt.methods import METHODS
+    from hyperadapt.published import published_table
 
     rows = []
-    for run in HYPERDECODERS:
-        counted = count_without_weights(
-            model_config(run.model), METHODS[run.method](**run.options), run.tasks
-        )
-        rows.append(
-            {
-                "experiment": run.experiment,
-                "model": run.model,
-                "tasks": run.tasks,
-                "method": run.method,
-                "options": " ".join(f"{name}={value}" for name, value in run.options.items()),
-                "#trained, ours": counted.trained,
-                "% trained, ours": f"{100 * counted.trained / counted.base:.2f} %",
+    for table, (model, tasks, runs) in HYPERDECODERS.items():
+        for row in published_table("hyperdecoders", table).rows:
+            ours = {
+                "method": "",
+                "options": "sizes are not said",
+                "trained, ours": None,
+                "% trained, ours": "",
             }
-        )
+            if (run := runs[row.name]) is not None:
+                counted = count_published(model, METHODS[run.method](**run.options), tasks)
+                ours = {
+                    "method": run.method,
+                    "options": " ".join(f"{name}={value}" for name, value in run.options.items()),
+                    "trained, ours": counted.trained,
+                    "% trained, ours": f"{100 * counted.trained / counted.base:.2f}",
+                }
+            printed = {"% trained, paper": row["trained (%)"].text}
+            rows.append({"table": table, "row": row.name, "model": model, **ours, **printed})
     return rows
 
 
@@ -234,3 +313,71 @@ def hypergrid_table() -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+def hypergrid_sizes_table() -> list[dict[str, Any]]:
+    """Set our counts beside the sizes that HyperGrid's tables print, in billions, of what GLUE and SuperGLUE take.
+
+    The paper reckons sixteen models where each task has its own. Ours have grids of 32 by 128.
+    """
+    from hyperadapt.methods import FullFineTuning, HyperGrid
+    from hyperadapt.published import published_table
+
+    def gated(variant: Literal["L", "L2", "LG"]) -> Method:
+        return HyperGrid(variant=variant, fan_in=32, fan_out=128)
+
+    plain = FullFineTuning()
+    small: dict[str, tuple[str, Method, int]] = {
+        "T5†": ("t5-base", plain, 16),
+        "PTFT": ("t5-base", plain, 16),
+        "MTL": ("t5-base", plain, 1),
+        "Ours (L2)": ("t5-base", gated("L2"), 1),
+        "Ours (LG)": ("t5-base", gated("LG"), 1),
+        "Ours (L)": ("t5-base", gated("L"), 1),
+    }
+    large: dict[str, tuple[str, Method, int]] = {
+        f"{whose} ({size})": (f"t5-{size.lower()}", method, models)
+        for whose, method, models in (("T5", plain, 16), ("Ours", gated("LG"), 1))
+        for size in ("3B", "11B")
+    }
+    rows = []
+    for table, models in (("1", small), ("2", small), ("5", large), ("6", large)):
+        for row in published_table("hypergrid", table).rows:
+            if row.name not in models:  # no T5
+                continue
+            name, method, number = models[row.name]
+            total = number * count_published(name, method, 1).total
+            rows.append(
+                {
+                    "table": table,
+                    "row": row.name,
+                    "models": f"{number} x {name}",
+                    "parameters (B), paper": row["parameters (B)"].text,
+                    "parameters (B), ours": f"{total / 1e9:.2f}",
+                }
+            )
+    return rows
+
+
+def paper_tables(papers: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Make the tables of our counts beside what papers print, by their titles.
+
+    Args:
+        papers: of `published.PAPERS`; of none, all.
+
+    Raises:
+        UserError: if there is no such paper; with the nearest.
+    """
+    from hyperadapt.published import PAPERS, published_tables
+
+    tables: dict[str, dict[str, Callable[[], list[dict[str, Any]]]]] = {
+        "hyperformer": {"HyperFormer, Tables 1 and 3, 8 tasks": hyperformer_table},
+        "hyperdecoders": {"Hyperdecoders, Tables 1 to 3 and 13 to 16": hyperdecoders_table},
+        "hypergrid": {
+            "HyperGrid, parameters added, grid of 32 by 128": hypergrid_table,
+            "HyperGrid, Tables 1, 2, 5 and 6, parameters that GLUE and SuperGLUE take": hypergrid_sizes_table,
+        },
+    }
+    for paper in papers:
+        published_tables(paper)  # whose error names the nearest
+    return {title: make() for paper in papers or PAPERS for title, make in tables[paper].items()}

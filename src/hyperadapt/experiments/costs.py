@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from hyperadapt.comparison import Cell, markdown, spread_of
 from hyperadapt.counting import count_without_weights, model_config
-from hyperadapt.experiments.plan import Experiment, Plan
+from hyperadapt.experiments.plan import Experiment, Plan, as_printed
 from hyperadapt.experiments.scales import ADAPTERS, DAGGER, FULL, HYPER, HYPER_PP, Fields
 from hyperadapt.figures import Line, scores_by_size
 from hyperadapt.methods import METHODS
-from hyperadapt.published import NOT_PRINTED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -66,8 +65,8 @@ def timed_page(planned: Plan) -> str:
     return (
         f"{markdown(rows)}\n{len(whole)} rounds of {steps} steps, a process each, one after another: mean and "
         "deviation of each run's own median step, and of its peak of memory (the device's allocator; on the CPU the "
-        "process; what it held before the first step, libraries, data and model, is left out of what is added). "
-        f"{NOT_PRINTED}\n"
+        "process; what it held before the first step, libraries, data and model, is left out of what is added).\n\n"
+        f"## As printed\n\n{as_printed('5', '6')}"
     )
 
 

@@ -8,10 +8,10 @@ from statistics import fmean
 from typing import Any
 
 from hyperadapt.comparison import MAJORITY, Cell, markdown, scores_of, spread_of
-from hyperadapt.experiments.plan import Experiment, Plan
+from hyperadapt.experiments.plan import Experiment, Plan, as_printed
 from hyperadapt.experiments.scales import ADAPTERS, DAGGER, FULL, HYPER, HYPER_PP, Fields
 from hyperadapt.figures import Line, scores_by_size
-from hyperadapt.published import NOT_PRINTED, published_rows
+from hyperadapt.published import HYPERFORMER_METHODS, published_table
 from hyperadapt.tasks import resolve_tasks
 
 Row = dict[str, Any]
@@ -135,28 +135,31 @@ def table_1_page(planned: Plan) -> str:
         f"for all. `average` is that of the tasks; `{BY_METRIC}` counts each metric of a task by itself, as the paper "
         "does.\n\n"
         f"## Every reduction factor (Table 7)\n\n{markdown(rows)}\n"
-        f"## As printed\n\n{markdown(printed_rows())}"
+        f"## As printed\n\n{markdown(printed_rows())}\n{as_printed('7')}"
     )
 
 
 def printed_rows() -> list[Row]:
-    """Lay Table 1 out as printed, each task's metrics averaged as in our tables; the average by metric is printed."""
+    """Lay Table 1 out as ours is, each task's metrics averaged; the average by metric is printed."""
+    table = published_table("hyperformer", 1)
     rows = []
-    for row in published_rows(1):
+    for row in table.rows:
+        training, model, size = row.labels
         by_task: dict[str, list[float]] = {}
-        for metric, score in row.scores.items():
-            by_task.setdefault(metric.split()[0], []).append(score)
-        method = row.method if row.tasks_in_one_model > 1 else f"single-task {row.method}"
+        for metric in table.columns[2:-1]:  # between the parameters and the average
+            task = metric.split()[0].lower().replace("-", "")
+            by_task.setdefault(task, []).append(row[metric].number)
+        method = HYPERFORMER_METHODS[model]
         scores = {task: fmean(values) for task, values in by_task.items()}
         rows.append(
             {
-                "model": row.model,
-                "method": method,
+                "model": f"t5-{size}",
+                "method": method if training == "multi-task" else f"single-task {method}",
                 **{task: f"{score:.2f}" for task, score in scores.items()},
                 "average": f"{fmean(scores.values()):.2f}",
-                BY_METRIC: f"{row.average:.2f}",
-                "total": row.total,
-                "% trained": row.trained_percent,
+                BY_METRIC: row["Avg"].text,
+                "total (x)": row["total (x)"].text,
+                "% trained": row["trained per task (%)"].text,
             }
         )
     return rows
@@ -172,17 +175,8 @@ def wide_adapters(planned: Plan) -> list[Cell]:
 
 
 def table_3_page(planned: Plan) -> str:
-    """Write the table, with the printed numbers of parameters."""
-    printed = [
-        {
-            "model": row.model,
-            "method": f"{row.method},r={row.options['reduction_factor']}",
-            "total": row.total,
-            "% trained": row.trained_percent,
-        }
-        for row in published_rows(3)
-    ]
-    return f"{scored(planned)}\n## As printed\n\n{markdown(printed)}\n{NOT_PRINTED}\n"
+    """Write the table."""
+    return f"{scored(planned)}\n## As printed\n\n{as_printed('3')}"
 
 
 # Table 4.
@@ -209,7 +203,7 @@ def ablations(planned: Plan) -> list[Cell]:
 
 def table_4_page(planned: Plan) -> str:
     """Write the table."""
-    return f"{scored(planned)}\n{NOT_PRINTED}\n"
+    return f"{scored(planned)}\n## As printed\n\n{as_printed('4')}"
 
 
 # Figure 2.

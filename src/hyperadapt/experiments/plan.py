@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hyperadapt.comparison import Cell, cells_of, check_cells, train_cells
+from hyperadapt.comparison import Cell, cells_of, check_cells, markdown, train_cells
 from hyperadapt.config import CompareConfig, leaves, merged, parse_overrides
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.experiments.scales import SCALES, Fields, Scale
@@ -16,6 +16,7 @@ from hyperadapt.files import write_atomically
 from hyperadapt.locks import locked
 from hyperadapt.methods import METHODS
 from hyperadapt.paths import absolute
+from hyperadapt.published import published_table
 from hyperadapt.tasks import get_task
 
 
@@ -125,6 +126,15 @@ class Plan:
         name = f"{self.experiment.name}-{what}.svg"
         write_atomically(self.folder / name, svg.encode())
         return name
+
+
+def as_printed(*numbers: str) -> str:
+    """Write tables of the HyperFormer paper, by their numbers, for the page of ours."""
+    tables = [published_table("hyperformer", number) for number in numbers]
+    return "\n".join(
+        f"Table {table.number}, {table.split or table.base_model}; {table.unit}:\n\n{markdown(table.printed())}"
+        for table in tables
+    )
 
 
 def plan(

@@ -11,10 +11,9 @@ from hyperadapt.comparison import MAJORITY, Cell, markdown, scores_of, spread_of
 from hyperadapt.config import merged
 from hyperadapt.errors import UserError
 from hyperadapt.experiments.glue import on_glue
-from hyperadapt.experiments.plan import Experiment, Plan
+from hyperadapt.experiments.plan import Experiment, Plan, as_printed
 from hyperadapt.experiments.scales import DAGGER, FULL, HYPER_PP, Fields
 from hyperadapt.figures import Line, embedding_map, scores_by_size
-from hyperadapt.published import NOT_PRINTED
 from hyperadapt.runs import load_run
 from hyperadapt.tasks import resolve_tasks
 
@@ -125,7 +124,7 @@ def table_2_page(planned: Plan) -> str:
         f"A new task starts from the parameters of the one most like it ({starts}) in one model trained on GLUE, with "
         f"a reduction factor of {planned.scale.one_factor}. Full fine-tuning trains everything, Adapters-dagger the "
         "task's adapters and all layer norms, HyperFormer++ hypernetworks, task embedding and T5's layer norms, or, "
-        f"as `task_embedding`, that vector alone.\n\n{NOT_PRINTED}\n"
+        f"as `task_embedding`, that vector alone.\n\n## As printed\n\n{as_printed('2')}"
     )
 
 
