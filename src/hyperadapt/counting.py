@@ -1,4 +1,4 @@
-"""Parameter counts: of any model, and what the papers' tables say beside ours."""
+"""Parameter counts: of any model, and ours beside every one that the papers print."""
 
 from __future__ import annotations
 
@@ -122,12 +122,11 @@ def hyperformer_table() -> list[dict[str, Any]]:
     from hyperadapt.published import HYPERFORMER_METHODS, published_table
 
     rows = []
-    for table, row in (
-        (table, row) for table in ("1", "3") for row in published_table("hyperformer", table).rows
-    ):
+    printed = [(number, row) for number in ("1", "3") for row in published_table("hyperformer", number).rows]
+    for number, row in printed:
         *training, model, size = row.labels
         name, tasks = HYPERFORMER_METHODS[model], 1 if training == ["single-task"] else 8
-        options = {"reduction_factor": 2} if (table, model) == ("3", "Adapters†") else {}
+        options = {"reduction_factor": 2} if (number, model) == ("3", "Adapters†") else {}
         counted = count_published(f"t5-{size}", METHODS[name](**options), tasks)
         frozen = (
             counted.base - min(counted.trained, counted.base) if name == "full_fine_tuning" else counted.base
@@ -135,7 +134,7 @@ def hyperformer_table() -> list[dict[str, Any]]:
         total = (frozen + 8 // tasks * (counted.total - frozen)) / counted.base
         rows.append(
             {
-                "table": table,
+                "table": number,
                 "model": f"t5-{size}",
                 "method": name + "".join(f" {option}={value}" for option, value in options.items()),
                 "tasks a model": tasks,
@@ -264,22 +263,24 @@ def hyperdecoders_table() -> list[dict[str, Any]]:
     rows = []
     for table, (model, tasks, runs) in HYPERDECODERS.items():
         for row in published_table("hyperdecoders", table).rows:
-            ours = {
-                "method": "",
-                "options": "sizes are not said",
-                "trained, ours": None,
-                "% trained, ours": "",
-            }
+            method, options, trained, percent = "", "sizes are not said", None, ""
             if (run := runs[row.name]) is not None:
                 counted = count_published(model, METHODS[run.method](**run.options), tasks)
-                ours = {
-                    "method": run.method,
-                    "options": " ".join(f"{name}={value}" for name, value in run.options.items()),
-                    "trained, ours": counted.trained,
-                    "% trained, ours": f"{100 * counted.trained / counted.base:.2f}",
+                method, trained = run.method, counted.trained
+                options = " ".join(f"{name}={value}" for name, value in run.options.items())
+                percent = f"{100 * trained / counted.base:.2f}"
+            rows.append(
+                {
+                    "table": table,
+                    "row": row.name,
+                    "model": model,
+                    "method": method,
+                    "options": options,
+                    "trained, ours": trained,
+                    "% trained, paper": row["trained (%)"].text,
+                    "% trained, ours": percent,
                 }
-            printed = {"% trained, paper": row["trained (%)"].text}
-            rows.append({"table": table, "row": row.name, "model": model, **ours, **printed})
+            )
     return rows
 
 

@@ -1,8 +1,8 @@
 """What the papers print: every table of numbers of the three, as text, beside which a page can set ours.
 
-A paper is a file, assets/published/PAPER.yaml, and a table an entry of it, by its printed number. Its rows are lines, so
-that they can be held beside the paper: what names the row, then a cell for each column, with "|" between them. A cell
-keeps the printed digits, as "90.00"; a deviation follows ±, marks are last, and "-" is an empty cell.
+A paper is a file, assets/published/PAPER.yaml, and a table an entry of it, by its printed number. Its rows are lines,
+so that they can be held beside the paper: what names the row, then a cell for each column, with "|" between them. A
+cell keeps the printed digits, as "90.00"; a deviation follows ±, marks are last, and "-" is an empty cell.
 """
 
 from __future__ import annotations
