@@ -15,7 +15,7 @@ from importlib.resources import files
 from statistics import fmean
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from hyperadapt.errors import UserError, nearest, validation_message
 from hyperadapt.yaml_and_json import parse_yaml
@@ -140,14 +140,11 @@ class PublishedTable(BaseModel):
     remarks: tuple[str, ...] = ()
     rows: tuple[PublishedRow, ...]
 
-    @field_validator("section", mode="before")
-    @classmethod
-    def _written_without_quotes(cls, section: Any) -> Any:
-        return str(section) if isinstance(section, int | float) else section
-
     @model_validator(mode="before")
     @classmethod
     def _rows_are_lines(cls, values: Any) -> Any:
+        if not {"labels", "columns", "rows"} <= set(values):
+            return values  # what is missing is said of all fields alike
         labels, columns = values["labels"], values["columns"]
         return {**values, "rows": [_row(line, labels, columns) for line in values["rows"].splitlines()]}
 

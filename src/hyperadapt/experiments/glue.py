@@ -158,8 +158,7 @@ def printed_rows() -> list[Row]:
                 **{task: f"{score:.2f}" for task, score in scores.items()},
                 "average": f"{fmean(scores.values()):.2f}",
                 BY_METRIC: row["Avg"].text,
-                "total (x)": row["total (x)"].text,
-                "% trained": row["trained per task (%)"].text,
+                **{counted: row[counted].text for counted in table.columns[:2]},
             }
         )
     return rows
