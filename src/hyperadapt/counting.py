@@ -163,7 +163,8 @@ class PublishedRun(NamedTuple):
 
 
 FULL = PublishedRun("full_fine_tuning", {})
-# The sizes are those of the text (appendices A, G and H) and else of the authors' own configurations.
+# The sizes are those of the text (appendices A, G and H), else of the authors' own configurations; where these name an
+# adapter_dim, which their code does not read, its default, 64. Table 16's adapter has 370 there, 410 in appendix A.1.
 HYPERDECODER = PublishedRun("hyperdecoder", widths(64, 64, 128))
 ENCODER_HEAVY = PublishedRun("hyperdecoder", widths(512, 36, 72))
 ADAPTER = PublishedRun("single_adapter", widths(370, 370))
