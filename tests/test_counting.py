@@ -159,7 +159,7 @@ def test_a_model_for_each_task_holds_the_frozen_base_once() -> None:
 
 def test_hypergrids_costs_are_the_papers() -> None:
     rows = hypergrid_table()
-    assert len(rows) == 10
+    assert len(rows) == 14
     for row in rows:
         assert row["per layer, paper"].endswith(f" = {row['per layer, ours']:,.0f}")
     assert rows[2]["per layer, ours"] == 768 * 32 + 3072 * 128

@@ -19,10 +19,12 @@ from hyperadapt.forms.grid import by_columns, by_matrix, by_rows, gated_linear
 from hyperadapt.sites import split
 from tiny import TINY, redraw, tiny_adapted, tiny_batch, tiny_t5
 
-VARIANTS = ("L", "L2", "LG", "GL")
+VARIANTS = ("L", "L_rows", "L2", "LG", "GL")
 METHODS = {
     **{variant: ha.HyperGrid(variant=variant, fan_in=4, fan_out=8) for variant in VARIANTS},
     "mean": ha.HyperGrid(fan_in=8, fan_out=6, pool="mean"),
+    "sum": ha.HyperGrid(fan_in=8, fan_out=6, pool="sum"),
+    "mean output": ha.OutputGate(n=8, pool="mean"),
     "pretrained start": ha.HyperGrid(fan_in=4, fan_out=8, pretrained_start=True),
     "output": ha.OutputGate(n=8),
     "full output": ha.OutputGate(),
@@ -58,18 +60,18 @@ def table_of(model: Any, stack: str) -> Tensor:
 def by_hand(method: Any, stack: str, flat: Tensor, mask: Tensor) -> Any:
     d_model, d_ff = TINY["d_model"], TINY["d_ff"]
     grid = isinstance(method, ha.HyperGrid)
-    variant = method.variant if grid else "L"
-    d_r = method.fan_in if grid else method.n or d_model
-    d_c = method.fan_out if grid and variant != "L" else 1
+    variant = method.variant if grid else "none"
+    d_r = method.fan_in if grid and variant != "L" else 1
+    d_c = (method.fan_out if variant != "L_rows" else 1) if grid else method.n or d_ff
 
     def hook(module: Any, args: tuple[Tensor], output: Tensor) -> Tensor:
         states = args[0]
         hidden = torch.relu(states @ module.wi.weight.T)
         rows = []
         for row in range(len(states)):
-            if method.pool == "mean" and stack == "encoder":
-                tokens = mask[row].bool()
-                read, inner = states[row][tokens].mean(0), hidden[row][tokens].mean(0)
+            if method.pool != "first" and stack == "encoder":
+                tokens, pool = mask[row].bool(), getattr(torch, method.pool)
+                read, inner = pool(states[row][tokens], 0), pool(hidden[row][tokens], 0)
             else:
                 read, inner = states[row, 0], hidden[row, 0]
             numbers, right = iter(flat), torch.ones(d_c).double()
@@ -77,14 +79,22 @@ def by_hand(method: Any, stack: str, flat: Tensor, mask: Tensor) -> Any:
             def take(*shape: int, numbers: Any = numbers) -> Tensor:
                 return torch.stack([next(numbers) for _ in range(torch.Size(shape).numel())]).view(shape)
 
-            left = take(d_r) if variant == "GL" else take(d_r, d_model) @ read
+            if not grid:  # eq. 7, the ReLU's output gated
+                gate = torch.sigmoid(take(d_c, d_model) @ read).repeat_interleave(d_ff // d_c)
+                scale = gate + 0.5 if method.pretrained_start else gate
+                rows.append((hidden[row] * scale) @ module.wo.weight.T)
+                continue
+            if variant == "L":  # eq. 2
+                left, right = torch.ones(1).double(), take(d_c, d_model) @ read
+            else:
+                left = take(d_r) if variant == "GL" else take(d_r, d_model) @ read
             if variant == "LG":
                 right = take(d_c)
-            elif variant != "L":
+            elif variant in ("L2", "GL"):
                 right = take(d_c, d_ff) @ inner
             gate = torch.sigmoid(torch.outer(left, right))
             expanded = gate.repeat_interleave(d_model // d_r, 0).repeat_interleave(d_ff // d_c, 1)
-            offset = (0.5 if method.pretrained_start else 1.0) if grid else 0.0
+            offset = 0.5 if method.pretrained_start else 1.0
             rows.append(hidden[row] @ ((offset + expanded) * module.wo.weight).T)
         return torch.stack(rows)
 
@@ -234,7 +244,8 @@ def test_both_factors_learn_from_where_they_start(variant: str) -> None:
 def test_the_added_parameters_are_the_papers_costs() -> None:
     d_model, d_ff, d_r, d_c = TINY["d_model"], TINY["d_ff"], 4, 8
     costs = {
-        "L": d_model * d_r,
+        "L": d_model * d_c,
+        "L_rows": d_model * d_r,
         "LG": d_model * d_r + d_c,
         "GL": d_r + d_ff * d_c,
         "L2": d_model * d_r + d_ff * d_c,
@@ -244,14 +255,15 @@ def test_the_added_parameters_are_the_papers_costs() -> None:
         added = sum(parameter.numel() for parameter in model.hyperadapt.parameters())
         assert added == 4 * cost  # two blocks in each stack
     full = ha.adapt(tiny_t5(), ha.OutputGate(), ["alpha"])
-    assert sum(parameter.numel() for parameter in full.hyperadapt.parameters()) == 4 * d_model**2
+    assert sum(parameter.numel() for parameter in full.hyperadapt.parameters()) == 4 * d_model * d_ff
 
 
 def test_all_but_the_embeddings_is_trained_or_the_gates_alone() -> None:
-    whole = ha.adapt(tiny_t5(), METHODS["L2"], ["alpha"])
-    assert {name for name, parameter in whole.named_parameters() if not parameter.requires_grad} == {
-        "shared.weight"
-    }
+    for method in (METHODS["L2"], ha.FullFineTuning(train_embeddings=False)):  # the paper's, and its baseline
+        whole = ha.adapt(tiny_t5(), method, ["alpha"])
+        assert {name for name, parameter in whole.named_parameters() if not parameter.requires_grad} == {
+            "shared.weight"
+        }
     gates = ha.adapt(tiny_t5(), ha.HyperGrid(fan_in=4, fan_out=8, frozen=True), ["alpha"])
     trained = {name for name, parameter in gates.named_parameters() if parameter.requires_grad}
     assert trained
@@ -263,7 +275,7 @@ def test_all_but_the_embeddings_is_trained_or_the_gates_alone() -> None:
     [
         (ha.HyperGrid(fan_in=5, fan_out=8), "5 blocks do not divide the output of encoder.block.0"),
         (ha.HyperGrid(fan_in=4, fan_out=7), "input of .*, 48 numbers; the nearest number that does is (6|8)"),
-        (ha.OutputGate(n=33), "32 numbers; the nearest number that does is 32"),
+        (ha.OutputGate(n=33), "48 numbers; the nearest number that does is 24"),
     ],
 )
 def test_blocks_that_do_not_divide_a_matrix_are_refused(method: Any, message: str) -> None:
@@ -290,7 +302,17 @@ def gradients_agree(found: Tensor, expected: Tensor, of: tuple[Tensor, ...]) -> 
     return all((one - other).abs().max() < 1e-11 for one, other in pairs)
 
 
-SHAPES = [(40, 4, 8), (1, 4, 8), (1, 8, 2), (3, 8, 2), (5, 2, 12), (7, 4, 1), (2, 1, 8), (64, 16, 48)]
+SHAPES = [
+    (40, 4, 8),
+    (1, 1, 48),
+    (1, 4, 8),
+    (1, 8, 2),
+    (3, 8, 2),
+    (5, 2, 12),
+    (7, 4, 1),
+    (2, 1, 8),
+    (64, 16, 48),
+]
 
 
 @pytest.mark.parametrize(("seq", "d_r", "d_c"), SHAPES)

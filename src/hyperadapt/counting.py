@@ -294,13 +294,15 @@ def hypergrid_table() -> list[dict[str, Any]]:
         ("LG", HyperGrid(variant="LG", fan_in=d_r, fan_out=d_c), "d_m d_r + d_c"),
         ("GL", HyperGrid(variant="GL", fan_in=d_r, fan_out=d_c), "d_r + d_f d_c"),
         ("L2", HyperGrid(variant="L2", fan_in=d_r, fan_out=d_c), "d_m d_r + d_f d_c"),
-        ("L", HyperGrid(variant="L", fan_in=d_r), "d_m d_r"),
-        ("output gate", OutputGate(), "d_m d_m"),
+        ("L", HyperGrid(variant="L", fan_out=d_c), "d_m d_c"),
+        ("L_rows", HyperGrid(variant="L_rows", fan_in=d_r), "d_m d_r"),
+        ("output gate", OutputGate(), "d_m d_f"),
+        ("output gate, n = 16", OutputGate(n=16), "d_m n"),
     ]
     rows = []
     for name in ("t5-base", "t5-large"):
         config = model_config(name)
-        sizes = {"d_m": config.d_model, "d_f": config.d_ff, "d_r": d_r, "d_c": d_c}
+        sizes = {"d_m": config.d_model, "d_f": config.d_ff, "d_r": d_r, "d_c": d_c, "n": 16}
         for variant, method, formula in grids:
             counted = count_without_weights(config, method, 1)
             layers = config.num_layers + config.num_decoder_layers

@@ -1,10 +1,10 @@
 """Gates on a linear map of a feed-forward block, computed from the block's input (HyperGrid, Tay et al. 2021).
 
-    y = H x + W x,    H = psi(sigma((L_r X) (L_c X')^T)) * W    (section 3)
+    y = H x + W x,    H = psi(sigma((L_r X) (L_c X')^T)) * W    (eq. 3 and 6)
 
-W (d_out, d_in) is the block's second matrix; psi repeats the (d_r, d_c) grid over blocks of it. X (d_model,) is what
-the block reads of the row's first token, and X' (d_in,) what W reads of it: so the published costs come out,
-d_model d_r and d_in d_c. Were L_c to read X as well, it would have d_model d_c.
+W (d_out, d_in) is the block's second matrix, d_model by d_ff; psi repeats the (d_r, d_c) grid over blocks of it. X
+(d_model,) is what the block reads of the row's first token, and X' (d_in,) what W reads of it: so the published costs
+come out, d_model d_r and d_in d_c (section 3.2). Were L_c to read X as well, it would have d_model d_c.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from hyperadapt.errors import UserError
 from hyperadapt.forms.base import Gate, autocast_dtype
 from hyperadapt.sites import Site, Weight
 
-Variant = Literal["L", "L2", "LG", "GL"]
-Pool = Literal["first", "mean"]
+Variant = Literal["L", "L_rows", "L2", "LG", "GL"]
+Pool = Literal["first", "mean", "sum"]
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Grid(Gate):
 
     Attributes:
         fan_in, fan_out: d_r and d_c, blocks along W's output and its input.
-        variant: "L2" as above; "LG" learns a vector in place of L_c X', "GL" in place of L_r X; "L" has no columns,
-            H = psi(sigma(L_r X)) * W (eq. 2), which scales the output.
+        variant: "L2" as above; "LG" learns a vector in place of L_c X' (eq. 4), "GL" in place of L_r X (eq. 5); "L" is
+            eq. 2, H = psi(sigma(U X)) * W, a vector along d_in; "L_rows" has it along d_out instead.
         offset: y = (offset + psi(sigma(...))) * W x; HyperGrid's is 1.
-        pool: X and X' are those of the "first" token, or their "mean" over the row's tokens.
+        pool: X and X' are those of the "first" token, or their "mean" or "sum" over the row's tokens.
     """
 
     fan_in: int
@@ -57,6 +57,8 @@ class Grid(Gate):
         rows = Weight((self.fan_in, d_model), std=d_model**-0.5)
         columns = Weight((self.fan_out, d_in))
         if self.variant == "L":
+            return {"input_gate": Weight((self.fan_out, d_model))}
+        if self.variant == "L_rows":
             return {"rows": Weight((self.fan_in, d_model))}
         if self.variant == "LG":
             return {"rows": rows, "column_gate": Weight((self.fan_out,))}
@@ -73,13 +75,15 @@ class Grid(Gate):
             weights: name -> (1, *shape).
             mask: (batch, seq), 1 for a token; None if all are.
         """
-        read, x = pooled(read, mask, self.pool), pooled(x, mask, self.pool)
+        read = pooled(read, mask, self.pool)
+        if self.variant == "L":
+            return self.offset + torch.sigmoid(F.linear(read, weights["input_gate"].squeeze(0))).unsqueeze(1)
         if "rows" in weights:
             rows = F.linear(read, weights["rows"].squeeze(0))
         else:
             rows = weights["row_gate"].expand(len(read), -1)
         if "columns" in weights:
-            columns = F.linear(x, weights["columns"].squeeze(0))
+            columns = F.linear(pooled(x, mask, self.pool), weights["columns"].squeeze(0))
         elif "column_gate" in weights:
             columns = weights["column_gate"].expand(len(read), -1)
         else:
@@ -88,9 +92,11 @@ class Grid(Gate):
 
 
 def pooled(states: Tensor, mask: Tensor | None, pool: Pool) -> Tensor:
-    """Take of a row's states the first that is of a token, or their mean, (batch, seq, d) -> (batch, d)."""
+    """Take of a row's states the first that is of a token, or their mean or sum, (batch, seq, d) -> (batch, d)."""
     if pool == "mean":
         return mean_state(states, mask).to(states.dtype)
+    if pool == "sum":
+        return (states if mask is None else states * mask.to(states).unsqueeze(-1)).sum(1)
     if mask is None or mask.shape != states.shape[:2]:
         return states[:, 0]
     first = mask.ne(0).int().argmax(1)  # padding may stand on the left
@@ -118,6 +124,8 @@ def gated_linear(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
         x, weight, gate = x.to(dtype), weight.to(dtype), gate.to(dtype)
     seq, (d_out, d_in), (d_r, d_c) = x.shape[1], weight.shape, gate.shape[1:]
     rows, columns, matrix = seq * d_r * d_in, seq * d_c * d_out, d_out * d_in
+    if d_r == 1:
+        return F.linear(x * over_input(gate, d_in), weight)
     if d_c == 1:
         return by_columns(x, weight, gate)
     # Half: the parts take a pass more than a matrix does.

@@ -63,10 +63,17 @@ class Method(Fields):
 
 
 class FullFineTuning(Method):
-    """Train every parameter of the base model on all tasks; the task is named in the input's text alone."""
+    """Train every parameter of the base model on all tasks; the task is named in the input's text alone.
+
+    Attributes:
+        train_embeddings: of tokens; HyperGrid's multi-task baseline leaves them as they are (section 4.1).
+    """
 
     name = "full_fine_tuning"
     task_in_input = True
+    says_what_is_trained = ("train_embeddings",)
+
+    train_embeddings: bool = True
 
     @property
     def task_conditioned(self) -> bool:
@@ -75,4 +82,4 @@ class FullFineTuning(Method):
     def build(self, host: Host) -> Adaptation:
         from hyperadapt.adaptation import Adaptation
 
-        return Adaptation(trained_backbone="all")
+        return Adaptation(trained_backbone="all" if self.train_embeddings else "all_but_embeddings")

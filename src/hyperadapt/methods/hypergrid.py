@@ -4,11 +4,13 @@ The second matrix of every feed-forward block is gated by what the block itself 
 input's text alone. The whole model is trained but for its embeddings, as in the paper, or the gates alone.
 
 L_r reads the block's input X, d_model numbers, and L_c what the second matrix reads, d_ff numbers, both of the
-row's first token: the reading with the published costs, d_model d_r and d_ff d_c. The other reading, L_c of X too,
-would cost d_model d_c. In training d_ff's numbers are those after dropout. In the decoder the first token is the
-start token, whose states depend on the encoder alone: so all gates of a generation are known at its first step, and
-teacher forcing has the same. Untrained gates are 1/2, so that the paper's form starts with W X scaled by 1.5,
-OutputGate's with W X halved; `pretrained_start` starts with W X.
+row's first token: the reading with the published costs, d_model d_r and d_ff d_c (section 3.2). The other reading, L_c
+of X too, would cost d_model d_c. Equations 2 and 7 have one vector of d_ff numbers, or n of them repeated, from X: so
+both "L" and OutputGate gate what the second matrix reads, the ReLU's output, and cost d_model n. In training d_ff's
+numbers are those after dropout. In the decoder the first token is the start token, whose states depend on the encoder
+alone: so all gates of a generation are known at its first step, and teacher forcing has the same. Untrained gates are
+1/2, so that the paper's form starts with W X scaled by 1.5, OutputGate's with W X halved; `pretrained_start` starts
+with W X.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class GatedFeedForward(Method):
 
     Attributes:
         pool: the gates are computed from the "first" token of what a block reads, or, in the encoder, from the "mean"
-            over its tokens. In the decoder it is always the first, whose gates hold for all steps of a generation.
+            or the "sum" over its tokens (section 3.2 tried all three). In the decoder it is always the first, whose
+            gates hold for all steps of a generation.
         pretrained_start: untrained gates leave the pretrained model as it is, where the paper's scale what they gate.
         frozen: train the gates alone; else all of the model but its embeddings.
     """
@@ -39,7 +42,7 @@ class GatedFeedForward(Method):
     task_in_input = True
     says_what_is_trained = ("frozen",)
 
-    pool: Literal["first", "mean"] = "first"
+    pool: Literal["first", "mean", "sum"] = "first"
     pretrained_start: bool = False
     frozen: bool = False
 
@@ -48,7 +51,7 @@ class GatedFeedForward(Method):
         return False
 
     @abstractmethod
-    def grid(self, d_model: int) -> tuple[int, int, Variant, float]:
+    def grid(self, d_ff: int) -> tuple[int, int, Variant, float]:
         """Return the grid's rows and columns, its variant, and by how much an untrained gate is to be raised."""
 
     def build(self, host: Host) -> Adaptation:
@@ -73,7 +76,7 @@ class GatedFeedForward(Method):
                     raise UserError(
                         f"method {self.name} gates linear maps, but {site.path} is a {kind.__name__}"
                     )
-            gate = Grid(*self.grid(sites[0].d_out), self.pool if stack == "encoder" else "first")
+            gate = Grid(*self.grid(sites[0].d_in), self.pool if stack == "encoder" else "first")
             groups[stack] = [SiteGroup(sites, gate, [SharedTable(len(sites), gate.weights(sites[0]))])]
         return Adaptation(Unconditioned(), groups, "none" if self.frozen else "all_but_embeddings")
 
@@ -82,35 +85,37 @@ class HyperGrid(GatedFeedForward):
     """Grid-wise gates on the second matrix of every feed-forward block, Y = (1 + psi(sigma((L_r X)(L_c X')^T))) * W X.
 
     Attributes:
-        variant: "L2" computes both factors of the grid from the input; "LG" learns the columns' in place, "GL" the
-            rows'; "L" has rows alone.
+        variant: "L2" computes both factors of the grid from the input (eq. 3); "LG" learns the columns' in place (eq.
+            4), "GL" the rows' (eq. 5); "L" has columns alone, fan_out of them (eq. 2, a vector along d_ff); "L_rows"
+            has rows alone, fan_in of them, which the text does not have.
         fan_in: d_r, the grid's rows, along d_model.
         fan_out: d_c, the grid's columns, along d_ff.
     """
 
     name = "hypergrid"
 
-    variant: Literal["L", "L2", "LG", "GL"] = "L2"
+    variant: Literal["L", "L_rows", "L2", "LG", "GL"] = "L2"
     fan_in: int = Field(32, ge=1, strict=True)
     fan_out: int = Field(128, ge=1, strict=True)
 
-    def grid(self, d_model: int) -> tuple[int, int, Variant, float]:
-        fan_out = 1 if self.variant == "L" else self.fan_out
-        return self.fan_in, fan_out, self.variant, 0.5 if self.pretrained_start else 1.0
+    def grid(self, d_ff: int) -> tuple[int, int, Variant, float]:
+        fan_in = 1 if self.variant == "L" else self.fan_in
+        fan_out = 1 if self.variant == "L_rows" else self.fan_out
+        return fan_in, fan_out, self.variant, 0.5 if self.pretrained_start else 1.0
 
 
 class OutputGate(GatedFeedForward):
-    """Gates on the output of every feed-forward block, Y = psi(sigma(L X)) * W X (section 7.3).
+    """Gates on the ReLU's output in every feed-forward block, Y = max(W x + b, 0) * psi(sigma(U X)) (eq. 7).
 
-    Added to W X instead of in its place, they would be HyperGrid's variant "L".
+    Were the gated output added to what is not gated, this would be HyperGrid's variant "L".
 
     Attributes:
-        n: blocks of the output that share a gate; none of them gives every number its own.
+        n: blocks of the d_ff numbers that share a gate; by default every number has its own.
     """
 
     name = "output_gate"
 
     n: int | None = Field(None, ge=1, strict=True)
 
-    def grid(self, d_model: int) -> tuple[int, int, Variant, float]:
-        return self.n or d_model, 1, "L", 0.5 if self.pretrained_start else 0.0
+    def grid(self, d_ff: int) -> tuple[int, int, Variant, float]:
+        return 1, self.n or d_ff, "L", 0.5 if self.pretrained_start else 0.0
