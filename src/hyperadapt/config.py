@@ -180,11 +180,18 @@ class DataConfig(Section):
         return self
 
 
+MAX_STEPS = 262_144  # of T5's own multi-task training (HyperFormer, appendix A)
+
+
 class TrainingConfig(Section):
     """Optimisation and checkpoints.
 
     Attributes:
         max_steps: optimizer steps.
+        epochs: in their place, how often as many rows are drawn as there are of all tasks.
+        keep: which checkpoint becomes the model: the "best" on the validation rows, or the "last".
+        best_by: tasks and suites whose average score tells the best; by default all tasks.
+        patience: evaluations without a better one after which training stops; by default it goes to its end.
         batch_size: rows in a step, over all processes and accumulated batches.
         gradient_accumulation_steps: batches in a step.
         learning_rate: of AdamW, or of the optimizer that is chosen; the highest of its schedule.
@@ -206,7 +213,11 @@ class TrainingConfig(Section):
         arguments: any other field of transformers' Seq2SeqTrainingArguments, as {bf16: true, report_to: tensorboard}.
     """
 
-    max_steps: int = Field(262_144, ge=1)
+    max_steps: int = Field(MAX_STEPS, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    keep: Literal["best", "last"] = "best"
+    best_by: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = ()
+    patience: int | None = Field(None, ge=1)
     batch_size: int = Field(32, ge=1)
     gradient_accumulation_steps: int = Field(1, ge=1)
     learning_rate: float = Field(3e-4, gt=0)
@@ -229,6 +240,25 @@ class TrainingConfig(Section):
                 f"t5_adafactor takes the place of arguments.optim {self.arguments['optim']!r}; set one of them"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_length_and_one_choice(self) -> TrainingConfig:
+        if self.epochs is not None and self.max_steps != MAX_STEPS:
+            raise ValueError(f"epochs take the place of max_steps {self.max_steps}; set one of them")
+        if self.keep == "last" and (self.best_by or self.patience):
+            named = "best_by" if self.best_by else "patience"
+            raise ValueError(f"keep: last keeps the last checkpoint, whatever it scores; leave {named} out")
+        return self
+
+    def with_steps(self, rows: int) -> TrainingConfig:
+        """Return the section with the steps that its epochs take.
+
+        Args:
+            rows: of training, of all tasks.
+        """
+        if self.epochs is None:
+            return self
+        return self.model_copy(update={"max_steps": max(1, round(self.epochs * rows / self.batch_size))})
 
     def rows_at_once(self, processes: int) -> int:
         """Return the rows of a process's share of a step that run at once.
@@ -439,11 +469,16 @@ class PretrainTrainingConfig(TrainingConfig):
         learning_rate: T5 holds the default for 10,000 steps, and lets it fall as 1 / sqrt(step) then.
         label_smoothing: none; the models' own loss has none.
         cuda_graphs: none; its batches are numbers that Python reads.
+        epochs, keep, best_by, patience: as they are; the checkpoint of the lowest held-out loss is kept.
     """
 
     learning_rate: float = Field(1e-2, gt=0)
     t5_adafactor: bool = True
     cuda_graphs: Literal[False] = False
+    epochs: None = None
+    keep: Literal["best"] = "best"
+    best_by: tuple[()] = ()
+    patience: None = None
     label_smoothing: float = Field(0.0, ge=0, le=0)
 
 

@@ -55,7 +55,12 @@ def fewshot_config(
             "output_dir": output_dir or str(source / "fewshot" / "-".join(parts)),
             "seed": seed,
             "start": {"run": str(source), "init_from": list(init_from)},
-            "training": {"max_steps": min(trained.training.max_steps, MOST_STEPS), "threads": None},
+            "training": {
+                "max_steps": min(trained.training.max_steps, MOST_STEPS),
+                "epochs": None,
+                "best_by": [],
+                "threads": None,
+            },
             "data": {
                 "tasks": [task],
                 "max_train_rows": samples,

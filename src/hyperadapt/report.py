@@ -272,7 +272,9 @@ def pictures(run: Any, history: list[dict[str, float]]) -> list[dict[str, str]]:
             for task in run.tasks
         }
         lines["average"] = steps, [entry["eval_average"] for entry in evaluated]
-        caption = "The checkpoint of the best average is the one that was kept."
+        kept = run.config.training
+        best = f"average of {', '.join(kept.best_by)}" if kept.best_by else "average"
+        caption = f"The checkpoint of the {'last step' if kept.keep == 'last' else f'best {best}'} was kept."
         drawn.append(picture("Validation scores", curves(lines, "score"), caption))
     embeddings = run.model.hyperadapt.task_embeddings()
     if embeddings is not None and len(run.tasks) > 2:

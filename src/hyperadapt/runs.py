@@ -64,7 +64,7 @@ from hyperadapt.metrics import Target
 from hyperadapt.paths import check_hub_name, shown
 from hyperadapt.predictions import write_predictions
 from hyperadapt.signals import before_the_end
-from hyperadapt.tasks import SPLITS, Task, check_trainable, input_texts, load_split, resolve_tasks
+from hyperadapt.tasks import SPLITS, Task, check_trainable, input_texts, load_split, resolve_tasks, spelt_out
 from hyperadapt.tasks.remarks import remark_on_rows
 from hyperadapt.tasks.sources import PlacedRow, given_rows
 from hyperadapt.tiny_t5 import NAME as TINY_T5
@@ -93,6 +93,8 @@ MAY_CHANGE_ON_RESUME = (
     "multitask.data_dir",
     "evaluation",
     "training.max_steps",
+    "training.epochs",
+    "training.patience",
     "training.logging_steps",
     "training.save_total_limit",
     "training.threads",
@@ -126,7 +128,7 @@ def train(config: RunConfig, resume: bool = False, allow_changed_data: bool = Fa
     threads.use(config.training.threads)
     directory = Path(config.output_dir)
     args = training.training_arguments(
-        config.training, config.seed, directory / "checkpoints", best="average"
+        config.training, config.seed, directory / "checkpoints", best=training.kept_by(config.training)
     )
     check_trackers(args.report_to)
     for task in resolve_tasks(config.data.tasks):  # before it is said that there is a run already
@@ -232,6 +234,7 @@ def prepare(
     method, data = config.build_method(), config.data
     tasks = resolve_tasks(data.tasks)
     names = [task.name for task in tasks]
+    check_best_by(config.training.best_by, names)
     if last is not None:
         check_same_tasks(directory, tasks, f"cannot go on with {directory}")
     if config.start is not None:
@@ -280,6 +283,8 @@ def prepare(
     check_same_rows(directory, config, digests, last is not None, allow_changed_data)
     digests = marked(directory, digests, last)
     remark_on_rows(tasks, train_texts, evaluation_sets)
+    config = config.model_copy(update={"training": config.training.with_steps(sum(map(len, train_rows)))})
+    args.max_steps = config.training.max_steps
     base_config = copy.deepcopy(base.config)
     with training.making_trainer(args, directory, config.training.arguments):
         trainer = training.MixtureTrainer(
@@ -301,6 +306,17 @@ def prepare(
         evaluation_sets,
         loaded_memory,
     )
+
+
+def check_best_by(given: Sequence[str], tasks: Sequence[str]) -> None:
+    """Check that a run has the tasks by whose scores its best checkpoint is told.
+
+    Raises:
+        UserError: naming the first that it has not.
+    """
+    for name in spelt_out(given):
+        if name not in tasks:
+            raise UserError(f"training.best_by: '{name}' is no task of the run; {nearest(name, tasks)}")
 
 
 def begin(directory: Path, config: RunConfig, prepared: Prepared, resumed: bool) -> None:
@@ -341,7 +357,7 @@ def finish(
     model.save_pretrained(str(directory / "model"), state_dict=state)
     facts: dict[str, Any] = {
         "method": model.method.name,
-        "best_step": trainer.state.best_global_step,
+        "best_step": trainer.state.best_global_step or trainer.state.global_step,
         "steps": trainer.state.global_step,
         "train_loss": totals["train_loss"],
         "train_seconds": round(totals["train_runtime"], 1),

@@ -15,10 +15,10 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args, get_type_hints
 
 import numpy as np
@@ -72,6 +72,7 @@ from hyperadapt.files import writing
 from hyperadapt.graphs import CapturedSteps
 from hyperadapt.mixing import MixtureBatchSampler
 from hyperadapt.signals import heard_by
+from hyperadapt.tasks import spelt_out
 from hyperadapt.tasks.chunks import answer_within
 from hyperadapt.tokenizing import InputTokenizer, TargetTokenizer
 from hyperadapt.verbs import check_without_peft
@@ -97,7 +98,7 @@ DECIDED = {
     "seed": "seed",
     "data_seed": "seed",
     "max_steps": "training.max_steps",
-    "num_train_epochs": "training.max_steps",
+    "num_train_epochs": "training.epochs",
     "per_device_train_batch_size": "training.batch_size",
     "gradient_accumulation_steps": "training.gradient_accumulation_steps",
     "learning_rate": "training.learning_rate",
@@ -403,6 +404,8 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
         )
         if config.training.t5_adafactor:
             self.optimizer_cls_and_kwargs = t5_adafactor(args.learning_rate)
+        if config.training.patience is not None:
+            self.add_callback(StopWithoutGain(config.training.patience, lambda: self.scored_since))
         self.repeated: CapturedSteps | None = None
         show_progress(self)
 
@@ -555,12 +558,16 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval", **_: Any
     ) -> dict[str, float]:
-        """Generate for the validation rows of all tasks and score them; "eval_average" picks the best checkpoint."""
+        """Generate for the validation rows of all tasks and score them; `kept_by` names what picks the checkpoint."""
         self.check_losses()
         self.clock.lap(self.state.global_step)
         with self.accelerator.autocast():
             results = self.score(self.evaluation_set)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in results.flat().items()}
+        if best_by := spelt_out(self.config.training.best_by):
+            metrics[f"{metric_key_prefix}_best_by"] = fmean(
+                score.score for score in results.scores if score.task in best_by
+            )
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -859,8 +866,38 @@ class CheckpointLastStep(TrainerCallback):
             control.should_evaluate = control.should_save = True
 
 
+class StopWithoutGain(TrainerCallback):
+    """Stops where so many evaluations have brought nothing better.
+
+    What was scored stands in the log, which a checkpoint has; transformers' own callback counts anew on resume.
+    """
+
+    def __init__(self, patience: int, since: Callable[[], int]) -> None:
+        self.patience, self.since = patience, since
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        metric = f"eval_{args.metric_for_best_model}"
+        scores = [
+            entry[metric] for entry in state.log_history if metric in entry and entry["step"] > self.since()
+        ]
+        if len(scores) - 1 - scores.index(max(scores)) >= self.patience:
+            notice(
+                f"training stops after step {state.global_step}: {self.patience} evaluations brought nothing better"
+            )
+            control.should_training_stop = True
+
+
+def kept_by(training: TrainingConfig) -> str | None:
+    """Name the metric of `MixtureTrainer.evaluate` that picks the checkpoint to be kept; None keeps the last."""
+    if training.keep == "last":
+        return None
+    return "best_by" if training.best_by else "average"
+
+
 def training_arguments(
-    training: TrainingConfig, seed: int, output_dir: Path, best: str
+    training: TrainingConfig, seed: int, output_dir: Path, best: str | None
 ) -> Seq2SeqTrainingArguments:
     """Translate a run's configuration for Trainer.
 
@@ -868,7 +905,8 @@ def training_arguments(
         training: the section.
         seed: the run's.
         output_dir: of checkpoints.
-        best: the metric that picks the best checkpoint; of one whose name ends in "loss" the lowest.
+        best: the metric that picks the best checkpoint; of one whose name ends in "loss" the lowest. None keeps the
+            last.
 
     Raises:
         UserError: if `training.arguments` has an unknown field or one that the configuration sets itself, or the
@@ -890,9 +928,9 @@ def training_arguments(
         "save_total_limit": training.save_total_limit,
         "logging_steps": training.logging_steps,
         "logging_nan_inf_filter": False,  # a loss that is not finite is an error here, not a gap in the log
-        "load_best_model_at_end": True,
+        "load_best_model_at_end": best is not None,
         "metric_for_best_model": best,
-        "greater_is_better": not best.endswith("loss"),
+        "greater_is_better": None if best is None else not best.endswith("loss"),
     }
     # Where there is no accelerator, Accelerate starts processes together only if it is told to use the CPU.
     defaults = {"report_to": "none", "use_cpu": not torch.accelerator.is_available()}
