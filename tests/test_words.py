@@ -260,8 +260,10 @@ def test_a_task_file_is_told_what_to_write(tmp_path: Path, line: str, message: s
     [
         ("lr", "'training.learning_rate'?"),
         ("training.lr", "'training.learning_rate'?"),
-        ("training.epochs", "'training.max_steps'? (steps are counted, of batch_size rows each, not epochs)"),
-        ("num_train_epochs", "'training.max_steps'? (steps are counted"),
+        ("training.num_epochs", "'training.epochs'?"),
+        ("num_train_epochs", "'training.epochs'?"),
+        ("load_best_model_at_end", "'training.keep'?"),
+        ("early_stopping_patience", "'training.patience'?"),
         ("per_device_train_batch_size", "'training.batch_size'? (all rows of a step, over all processes)"),
         ("per_device_eval_batch_size", "'evaluation.batch_size'?"),  # which Trainer's arguments would refuse
         ("bf16", "'training.arguments.bf16'?"),
@@ -286,7 +288,7 @@ def test_what_there_is_nothing_like_is_said_to_be_so() -> None:
     values = {**RUN, "method": {"name": "adapters"}, "start": None}
     for field, message in (
         ("method.lora_alpha", "what is added is not scaled"),
-        ("load_best_model_at_end", "transformers' load_best_model_at_end is not open to choice"),
+        ("remove_unused_columns", "transformers' remove_unused_columns is not open to choice"),
         ("data.max_target_length", "a task file says its own max_target_length"),
     ):
         with pytest.raises(UserError) as told:

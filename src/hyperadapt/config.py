@@ -477,7 +477,7 @@ class PretrainTrainingConfig(TrainingConfig):
     cuda_graphs: Literal[False] = False
     epochs: None = None
     keep: Literal["best"] = "best"
-    best_by: tuple[()] = ()
+    best_by: Annotated[tuple[()], BeforeValidator(one_or_more)] = ()
     patience: None = None
     label_smoothing: float = Field(0.0, ge=0, le=0)
 
@@ -728,9 +728,8 @@ _NAMES: dict[Alias, str] = {
     Alias(("training.learning_rate",)): "lr max_lr",
     Alias(("training.max_steps",)): "steps num_steps n_steps total_steps train_steps max_train_steps "
     "num_training_steps",
-    Alias(
-        ("training.max_steps",), "(steps are counted, of batch_size rows each, not epochs)"
-    ): "epochs epoch num_epochs n_epochs max_epochs num_train_epochs",
+    Alias(("training.epochs",)): "epoch num_epochs n_epochs max_epochs num_train_epochs",
+    Alias(("training.patience",)): "early_stopping early_stopping_patience",
     Alias(("training.batch_size",), "(all rows of a step, over all processes)"): "bs train_batch_size "
     "per_device_train_batch_size per_device_batch_size micro_batch_size",
     Alias(

@@ -175,6 +175,8 @@ def in_plain_words(mistake: Mapping[str, Any]) -> str:
         if value is None or isinstance(value, dict) or not str(value).strip():
             return "it must be a list; write [first, second]"
         return f"it must be a list; write [{as_written(value).strip(chr(39))}]"
+    if kind == "none_required" or (kind == "too_long" and not bounds["max_length"]):
+        return "leave it out"
     if kind == "too_short":
         fewest = bounds["min_length"]
         return f"it needs at least {fewest} {'entry' if fewest == 1 else 'entries'}"

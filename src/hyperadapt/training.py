@@ -114,14 +114,14 @@ DECIDED = {
     "generation_num_beams": "evaluation.num_beams",
     "generation_max_length": "a task's max_target_length",
     "train_sampling_strategy": "data.group_by_length",
+    "load_best_model_at_end": "training.keep",
+    "metric_for_best_model": "training.best_by",
     "resume_from_checkpoint": "--resume",
     **dict.fromkeys(
         (
             "eval_strategy",
             "save_strategy",
             "save_only_model",
-            "load_best_model_at_end",
-            "metric_for_best_model",
             "greater_is_better",
             "logging_nan_inf_filter",
             "remove_unused_columns",
