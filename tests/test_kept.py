@@ -105,13 +105,14 @@ def test_training_stops_where_evaluations_bring_nothing_better_on_resume_too(
 
 
 def test_epochs_are_steps_for_as_many_rows_as_there_are(config: Path, tmp_path: Path) -> None:
-    values = RunConfig.load(config, ["training.max_steps=262144"]).training
+    values = RunConfig.load(config).training
     assert values.with_steps(96) == values
-    outcome = hyperadapt("train", config, "training.max_steps=262144", "training.epochs=0.5")
+    outcome = hyperadapt("train", config, "training.epochs=0.5")
     assert outcome.code == 0, outcome.err
+    assert "note: training.epochs: 0.5 take 3 steps" in outcome.err
     assert results_of(tmp_path / "run")["steps"] == 3  # of 16 of twice 48 rows
     assert RunConfig.load(tmp_path / "run/config.yaml").training.epochs == 0.5
-    outcome = hyperadapt("train", config, "training.max_steps=262144", "training.epochs=1", "--resume")
+    outcome = hyperadapt("train", config, "training.epochs=1", "--resume")
     assert outcome.code == 0, outcome.err
     assert results_of(tmp_path / "run")["steps"] == 6
 
@@ -119,7 +120,7 @@ def test_epochs_are_steps_for_as_many_rows_as_there_are(config: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("training.epochs=2", "epochs take the place of max_steps 8; set one of them"),
+        ("training.epochs=0", "training.epochs"),
         ("training.best_by=color", "training.best_by: 'color' is no task of the run; did you mean 'colour'?"),
         ("training.best_by=glue", "training.best_by: 'cola' is no task of the run"),
         (

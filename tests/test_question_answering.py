@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ from hyperadapt.evaluation import generate_answers, log_likelihoods
 from hyperadapt.metrics import METRICS
 from hyperadapt.runs import load_run
 from hyperadapt.tasks import TASKS, load_split, load_task_file, resolve_tasks
-from hyperadapt.tasks.chunks import Answer, Chunk, answer_within, best_answers, chunked, read_answers
+from hyperadapt.tasks.chunks import (
+    Answer,
+    Chunk,
+    ChunkRule,
+    answer_within,
+    best_answers,
+    chunked,
+    read_answers,
+)
 from hyperadapt.tasks.hyperdecoders import MRQA_OUT_OF_DOMAIN
 from hyperadapt.training import tokenize_rows
 from tiny import tiny_t5
@@ -230,7 +239,7 @@ def test_a_run_asks_every_chunk_and_scores_the_best_answer(tmp_path: Path) -> No
     # By hand: each chunk on its own through the model, the best answer of a row's chunks.
     question, context = run.tasks[0].inputs(rows[1], prefix=True).values()
     assert question.startswith("places question: which 1 context: ")
-    best: tuple[float, str] = (-math.inf, "")
+    best = dict.fromkeys(("sum", "mean"), (-math.inf, ""))
     for chunk in chunks(question, context, run.tokenizer, 48, 12):
         ids = torch.tensor([chunk.ids])
         generated = run.model.generate(
@@ -242,11 +251,18 @@ def test_a_run_asks_every_chunk_and_scores_the_best_answer(tmp_path: Path) -> No
             float(scores[0].log_softmax(-1)[token])
             for scores, token in zip(generated.scores, tokens, strict=True)
         )
-        found = log_likelihoods(run.model, {"input_ids": ids}, generated.sequences)
-        assert found[0] == pytest.approx(likelihood, rel=1e-4)
         text = run.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-        best = max(best, (likelihood, text)) if text else best
-    assert results.predictions[0][1] == best[1]
+        for rank, value in (("sum", likelihood), ("mean", likelihood / len(tokens))):
+            found = log_likelihoods(
+                run.model, {"input_ids": ids}, generated.sequences, per_token=rank == "mean"
+            )
+            assert found[0] == pytest.approx(value, rel=1e-4)
+            best[rank] = max(best[rank], (value, text)) if text else best[rank]
+    assert results.predictions[0][1] == best["sum"][1]
+    by_mean = run.config.evaluation.model_copy(update={"rank_chunks": "mean"})
+    other = replace(run, config=run.config.model_copy(update={"evaluation": by_mean}))
+    assert other.evaluate("test").predictions[0][1] == best["mean"][1]
+    assert other.predict("places", asked)[1].text == best["mean"][1]
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -274,7 +290,10 @@ def test_where_every_question_has_an_answer_none_is_empty() -> None:
     for fewest, text in ((0, ""), (2, "aa")):
         found = generate_answers(model, letters, [[5, 6, 1], [8, 1]], [0, 0], [(fewest, 4)] * 2, [True] * 2)
         assert [answer.text for answer in found] == [text] * 2
-    assert {TASKS[name].generated_lengths for name in ("squad", "mrqa-nq", "mrqa-race")} == {(1, 64)}
+    asked = [TASKS[name] for name in ("squad", "mrqa-nq", "mrqa-race")]
+    assert {ChunkRule().lengths(task) for task in asked} == {(1, 64)}
+    assert {ChunkRule(empty_answers=True).lengths(task) for task in asked} == {(0, 64)}
+    assert ChunkRule(empty_answers=True).lengths(TASKS["xsum"])[0] == 10  # no answer to a question
 
 
 @pytest.mark.parametrize("kind", ["generated", "manual", "full fine-tuning"])
@@ -323,8 +342,8 @@ def test_mrqa_is_twelve_sets_of_which_six_have_test_rows_alone(tmp_path: Path) -
     for split in ("train", "validation", "test"):
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / f"qa/mrqa/{split}.parquet")
     assert len(resolve_tasks(["mrqa", "mrqa_out_of_domain"])) == 12
-    assert len(load_split(TASKS["mrqa-squad"], "train", tmp_path)) == 3
-    assert len(load_split(TASKS["mrqa-squad"], "validation", tmp_path)) == 1000
+    for split in ("train", "validation", "test"):  # all rows, and the published ones
+        assert len(load_split(TASKS["mrqa-squad"], split, tmp_path)) == 1003
     assert all(list(TASKS[name].splits) == ["test"] for name in MRQA_OUT_OF_DOMAIN)
     (row, *_) = load_split(TASKS["mrqa-bioasq"], "test", tmp_path, prefix=True)
     assert row["source"] == "question: q context: ", "the paper puts no prefix there"

@@ -44,7 +44,7 @@ from hyperadapt.files import write_atomically
 from hyperadapt.methods import METHODS, Method, method_from
 from hyperadapt.paths import absolute, model_or_directory, placed, task_or_file
 from hyperadapt.tasks import Task
-from hyperadapt.tasks.chunks import default_overlap
+from hyperadapt.tasks.chunks import ChunkRule, default_overlap
 from hyperadapt.tasks.sources import SUFFIXES, suffix_of
 from hyperadapt.tokenizing import Truncation
 from hyperadapt.yaml_and_json import dump_yaml, parse_yaml, read_yaml
@@ -180,15 +180,13 @@ class DataConfig(Section):
         return self
 
 
-MAX_STEPS = 262_144  # of T5's own multi-task training (HyperFormer, appendix A)
-
-
 class TrainingConfig(Section):
     """Optimisation and checkpoints.
 
     Attributes:
         max_steps: optimizer steps.
-        epochs: in their place, how often as many rows are drawn as there are of all tasks.
+        epochs: in place of max_steps, how often as many rows are drawn as there are of all tasks; a chunk of a long
+            context is a row.
         keep: which checkpoint becomes the model: the "best" on the validation rows, or the "last".
         best_by: tasks and suites whose average score tells the best; by default all tasks.
         patience: evaluations without a better one after which training stops; by default it goes to its end.
@@ -213,7 +211,7 @@ class TrainingConfig(Section):
         arguments: any other field of transformers' Seq2SeqTrainingArguments, as {bf16: true, report_to: tensorboard}.
     """
 
-    max_steps: int = Field(MAX_STEPS, ge=1)
+    max_steps: int = Field(262_144, ge=1)
     epochs: float | None = Field(None, gt=0)
     keep: Literal["best", "last"] = "best"
     best_by: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = ()
@@ -242,9 +240,7 @@ class TrainingConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _one_length_and_one_choice(self) -> TrainingConfig:
-        if self.epochs is not None and self.max_steps != MAX_STEPS:
-            raise ValueError(f"epochs take the place of max_steps {self.max_steps}; set one of them")
+    def _one_choice(self) -> TrainingConfig:
         if self.keep == "last" and (self.best_by or self.patience):
             named = "best_by" if self.best_by else "patience"
             raise ValueError(f"keep: last keeps the last checkpoint, whatever it scores; leave {named} out")
@@ -254,7 +250,7 @@ class TrainingConfig(Section):
         """Return the section with the steps that its epochs take.
 
         Args:
-            rows: of training, of all tasks.
+            rows: of training, of all tasks; a chunk of a long context is one.
         """
         if self.epochs is None:
             return self
@@ -294,10 +290,20 @@ class EvaluationConfig(Section):
     Attributes:
         batch_size: rows a batch.
         num_beams: 1 is greedy.
+        empty_answers: a chunk of a long context may be answered with nothing.
+        rank_chunks: of the answers to a question's chunks the one wins whose log-likelihood is the highest, in all
+            ("sum") or for each token ("mean").
     """
 
     batch_size: int = Field(64, ge=1)
     num_beams: int = Field(1, ge=1)
+    empty_answers: bool = False
+    rank_chunks: Literal["sum", "mean"] = "sum"
+
+    @property
+    def rule(self) -> ChunkRule:
+        """How a question's answer is chosen."""
+        return ChunkRule(self.empty_answers, self.rank_chunks)
 
 
 class WrittenConfig(Section):

@@ -23,7 +23,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from hyperadapt.errors import UserError, notice
 from hyperadapt.metrics import Target, TaskScore, average, score_task
-from hyperadapt.tasks.chunks import Answer, best_answers
+from hyperadapt.tasks.chunks import Answer, ChunkRule, best_answers
 from hyperadapt.tokenizing import TOKENIZER, InputTokenizer
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hyperadapt.tasks import Task
     from hyperadapt.tokenizing import Truncation
 
+DEFAULT_RULE = ChunkRule()
 SECONDS_BEFORE_PROGRESS_SHOWS = 2
 # Of a base model's generation_config: the tokens that begin, end and fill a text, and how it is computed.
 HONOURED = {
@@ -189,6 +190,7 @@ def generate_answers(
     rank: int = 0,
     world_size: int = 1,
     progress: str = "predicting",
+    per_token: bool = False,
 ) -> list[Answer]:
     """Predict a text for every row, of whatever task.
 
@@ -203,6 +205,7 @@ def generate_answers(
         num_beams: 1 is greedy.
         rank, world_size: each process predicts its share of the batches, and all return all texts.
         progress: what the progress bar says.
+        per_token: likelihoods are the mean over an answer's tokens.
 
     Returns:
         The answers, in the order of the rows.
@@ -246,7 +249,9 @@ def generate_answers(
             with TOKENIZER:
                 decoded = tokenizer.batch_decode(generated, skip_special_tokens=True)
             likelihoods = (
-                log_likelihoods(model, inputs, generated, states) if rated[rows[0]] else [0.0] * len(rows)
+                log_likelihoods(model, inputs, generated, states, per_token)
+                if rated[rows[0]]
+                else [0.0] * len(rows)
             )
             for row, text, likelihood in zip(rows, decoded, likelihoods, strict=True):
                 answers[row] = Answer(text.strip(), likelihood)
@@ -303,8 +308,9 @@ def log_likelihoods(
     inputs: Mapping[str, torch.Tensor],
     generated: torch.Tensor,
     states: torch.Tensor | None = None,
+    per_token: bool = False,
 ) -> list[float]:
-    """Add up the logarithms of the probabilities of each generated sequence's tokens, its end included.
+    """Add up, or average, the logarithms of the probabilities of each generated sequence's tokens, its end included.
 
     By one more forward of the decoder: what generate can return of its scores holds the vocabulary for every step, and
     with beams is not of the sequences alone.
@@ -314,6 +320,7 @@ def log_likelihoods(
         inputs: of the generation.
         generated: (batch, tokens), from the start token on.
         states: the encoder's, (batch, seq, d_model), which it need not run for then.
+        per_token: average.
     """
     shared = {} if states is None else {"encoder_outputs": BaseModelOutput(states)}
     logits = model(**inputs, **shared, decoder_input_ids=generated[:, :-1]).logits
@@ -321,7 +328,9 @@ def log_likelihoods(
     losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2).float(), tokens, reduction="none")
     # What follows the end fills the batch, with whatever token; the same token may be one of the text before it.
     ended = torch.isin(tokens, torch.as_tensor([] if ends is None else ends, device=tokens.device)).long()
-    return (-losses.masked_fill(ended.cumsum(1) > ended, 0.0).sum(1)).tolist()
+    behind = ended.cumsum(1) > ended
+    sums = -losses.masked_fill(behind, 0.0).sum(1)
+    return (sums / behind.logical_not().sum(1) if per_token else sums).tolist()
 
 
 def majority(rows: EvaluationSet, answers: Sequence[str]) -> Results:
@@ -344,8 +353,9 @@ def evaluate(
     num_beams: int = 1,
     rank: int = 0,
     world_size: int = 1,
+    rule: ChunkRule = DEFAULT_RULE,
 ) -> Results:
-    """Predict the rows of all tasks and score them; arguments as in `generate_answers`."""
+    """Predict the rows of all tasks and score them; arguments as in `generate_answers`, and the rule for chunks."""
     sizes = [len(sources) for sources in rows.sources]
     # By name: a run may be evaluated on some of its tasks.
     task_of = [task for task, size in zip(rows.tasks, sizes, strict=True) for _ in range(size)]
@@ -354,13 +364,14 @@ def evaluate(
         tokenizer,
         [source for sources in rows.sources for source in sources],
         [model.task_id(task.name) for task in task_of],
-        [task.generated_lengths for task in task_of],
+        [rule.lengths(task) for task in task_of],
         [task.kind == "question_answering" for task in task_of],
         batch_size,
         num_beams,
         rank,
         world_size,
         progress="evaluating",
+        per_token=rule.rank_chunks == "mean",
     )
     ends = list(accumulate(sizes))
     predictions = [

@@ -14,6 +14,7 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from hyperadapt.errors import UserError
@@ -320,11 +321,10 @@ def score_task(task: Task, predictions: Sequence[str], targets: Sequence[Target]
             groups = [target[1] for target in targets]
             compared["group_exact_match"] = list(zip(numbers, groups, strict=True))
     metrics = {name: METRICS[name](predictions, compared[name]) for name in task.metrics}
-    averaged = [value for name, value in metrics.items() if name not in REPORTED_ONLY]
     return TaskScore(
         task=task.name,
         metrics=metrics,
-        score=sum(averaged) / len(averaged),
+        score=fmean(metrics[name] for name in task.scoring_metrics),
         rows=len(targets),
         invalid=invalid,
     )

@@ -285,6 +285,8 @@ def prepare(
     remark_on_rows(tasks, train_texts, evaluation_sets)
     config = config.model_copy(update={"training": config.training.with_steps(sum(map(len, train_rows)))})
     args.max_steps = config.training.max_steps
+    if config.training.epochs is not None:
+        notice(f"training.epochs: {config.training.epochs:g} take {args.max_steps:,} steps")
     base_config = copy.deepcopy(base.config)
     with training.making_trainer(args, directory, config.training.arguments):
         trainer = training.MixtureTrainer(
@@ -754,6 +756,7 @@ class Run:
             rows,
             batch_size or evaluation.batch_size,
             num_beams or evaluation.num_beams,
+            rule=evaluation.rule,
         )
 
     def with_unseen(self, names: Sequence[str]) -> Run:
@@ -821,10 +824,11 @@ class Run:
             self.tokenizer,
             sources,
             [self.model.task_id(name)] * len(sources),
-            [task.generated_lengths] * len(sources),
+            [evaluation.rule.lengths(task)] * len(sources),
             [task.kind == "question_answering"] * len(sources),
             batch_size or evaluation.batch_size,
             num_beams or evaluation.num_beams,
+            per_token=evaluation.rank_chunks == "mean",
         )
         predicted = predicted_texts(task, answers, owners, len(rows))
         return [Prediction(text, task.label_name(text)) for text in predicted]

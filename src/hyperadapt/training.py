@@ -550,10 +550,19 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
         """Generate for the rows of all tasks, shared out to the processes, and score them."""
         model: Any = self.accelerator.unwrap_model(self.model)
         # A model in shards runs on all processes or on none: each then predicts all rows.
-        share = (0, 1) if self.is_fsdp_enabled else (self.args.process_index, self.args.world_size)
+        rank, world = (0, 1) if self.is_fsdp_enabled else (self.args.process_index, self.args.world_size)
         options = self.config.evaluation
         with gathered(model):
-            return evaluate(model, self.tokenizer, rows, options.batch_size, options.num_beams, *share)
+            return evaluate(
+                model,
+                self.tokenizer,
+                rows,
+                options.batch_size,
+                options.num_beams,
+                rank,
+                world,
+                options.rule,
+            )
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval", **_: Any

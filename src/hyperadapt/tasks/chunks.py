@@ -1,7 +1,9 @@
 """Long contexts in overlapping chunks, each asked the whole question (Hyperdecoders, section 4.2; Devlin et al. 2019).
 
 A chunk's target is the answer if the chunk holds all of it, else the empty text. At evaluation every chunk is
-answered, and of the answers that are not empty the most likely wins.
+answered, and of the answers that are not empty the most likely wins. In the paper's text a chunk may be answered with
+nothing; its code generates two tokens at least, so that none is, and its losses are sums over the tokens, divided by
+the length of the longest answer in the batch. `ChunkRule` has both, and no number that depends on a batch.
 """
 
 from __future__ import annotations
@@ -9,12 +11,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hyperadapt.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from hyperadapt.tasks.task import Task
 
 Span = tuple[int, int, int]
 
@@ -34,8 +38,26 @@ class Chunk(NamedTuple):
     question_is_cut: bool = False
 
 
+class ChunkRule(NamedTuple):
+    """How a question's answer is chosen of those to its chunks.
+
+    Attributes:
+        empty_answers: a chunk may be answered with nothing; a question is where all of its chunks are.
+        rank_chunks: the most likely answer is that of the highest log-likelihood: the "sum" over its tokens, which
+            favours short answers, or their "mean".
+    """
+
+    empty_answers: bool = False
+    rank_chunks: Literal["sum", "mean"] = "sum"
+
+    def lengths(self, task: Task) -> tuple[int, int]:
+        """Return the fewest and the most tokens that are generated for a task's row."""
+        fewest, most = task.generated_lengths
+        return (0 if self.empty_answers and task.kind == "question_answering" else fewest), most
+
+
 class Answer(NamedTuple):
-    """What a model answered, and the logarithm of the likelihood that it gives to it."""
+    """What a model answered, and the logarithm of the likelihood that it gives to it, in all or for each token."""
 
     text: str
     log_likelihood: float

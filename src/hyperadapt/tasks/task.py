@@ -315,6 +315,8 @@ class Task(Fields):
     [...]}; its last field is the context, which is cut into chunks (hyperadapt.tasks.chunks). A class column holds
     names, or numbers from 0; where the names are themselves numbers (labels: [1, 2, 3]), it holds names, which are
     matched as numbers: 1, "1" and 1.0 are one label.
+    The task's score, by which the best checkpoint is chosen, is the mean of its `metrics`, but for those that are only
+    reported (errors), or of those that it is `scored_by`.
     In training a target is cut at `max_target_length` tokens; no more than `max_generated_length` are generated, the
     same number unless it is given, and no fewer than `min_generated_length`: with 1 every question has an answer.
 
@@ -373,6 +375,7 @@ class Task(Fields):
     every_answer: bool = False
     preprocess: str | None = None
     metrics: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = Field((), min_length=1)
+    scored_by: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
     splits: Annotated[dict[Split, str], BeforeValidator(_named_protocol)] = Field(
         default_factory=_splits_as_given, validate_default=True
     )
@@ -486,10 +489,20 @@ class Task(Fields):
                 f"metrics: {', '.join(self.metrics)} {'is' if len(self.metrics) == 1 else 'are'} only reported: a "
                 f"task's score, by which the best checkpoint is chosen, needs one of {averaged} beside"
             )
+        for metric in self.scored_by:
+            if metric not in self.metrics or metric in REPORTED_ONLY:
+                able = [name for name in self.metrics if name not in REPORTED_ONLY]
+                why = "is only reported" if metric in self.metrics else "is none of the metrics"
+                raise UserError(f"scored_by: '{metric}' {why}; {nearest(metric, able)}")
         if "group_exact_match" in self.metrics and not self.group:
             raise UserError("metric 'group_exact_match' needs the columns of a group")
         if "f1" in self.metrics and len(self.labels or ()) != 2:
             raise UserError("metric 'f1' is for two labels; did you mean 'macro_f1'?")
+
+    @property
+    def scoring_metrics(self) -> tuple[str, ...]:
+        """The metrics whose mean is the task's score."""
+        return self.scored_by or tuple(metric for metric in self.metrics if metric not in REPORTED_ONLY)
 
     def source_text(self, row: Row, prefix: bool) -> str:
         """The input text of a row: "sentence1: … sentence2: …".
