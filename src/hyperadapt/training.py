@@ -405,7 +405,7 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
         if config.training.t5_adafactor:
             self.optimizer_cls_and_kwargs = t5_adafactor(args.learning_rate)
         if config.training.patience is not None:
-            self.add_callback(StopWithoutGain(config.training.patience, lambda: self.scored_since))
+            self.add_callback(StopWithoutGain(config.training.patience, lambda: self.rows_since))
         self.repeated: CapturedSteps | None = None
         show_progress(self)
 
@@ -433,7 +433,7 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
                     folder = Path(str(self.args.output_dir)) / f"checkpoint-{step}"
                     model.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME), strict=False)
                 with self.accelerator.autocast():
-                    scores[step] = self.score(self.evaluation_set).average
+                    scores[step] = self.measure(self.score(self.evaluation_set))
                 model.load_state_dict(now)
         best = max(scores, key=lambda step: scores[step])
         self.state.best_metric, self.state.best_global_step = scores[best], best
@@ -564,6 +564,13 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
                 options.rule,
             )
 
+    def measure(self, results: Results) -> float:
+        """Return that of validation results by which the best checkpoint is told."""
+        best_by = spelt_out(self.config.training.best_by)
+        if not best_by:
+            return results.average
+        return fmean(score.score for score in results.scores if score.task in best_by)
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval", **_: Any
     ) -> dict[str, float]:
@@ -573,10 +580,8 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
         with self.accelerator.autocast():
             results = self.score(self.evaluation_set)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in results.flat().items()}
-        if best_by := spelt_out(self.config.training.best_by):
-            metrics[f"{metric_key_prefix}_best_by"] = fmean(
-                score.score for score in results.scores if score.task in best_by
-            )
+        if self.config.training.best_by:
+            metrics[f"{metric_key_prefix}_best_by"] = self.measure(results)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
