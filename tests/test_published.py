@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from hyperadapt import bundled
 from hyperadapt.comparison import markdown
-from hyperadapt.counting import hyperdecoders_table, hyperformer_table, hypergrid_sizes_table
+from hyperadapt.config import RunConfig
+from hyperadapt.counting import HYPERDECODERS, hyperdecoders_table, hyperformer_table, hypergrid_sizes_table
 from hyperadapt.errors import UserError
 from hyperadapt.experiments.glue import printed_rows
 from hyperadapt.experiments.plan import as_printed
+from hyperadapt.methods import METHODS
 from hyperadapt.published import PAPERS, Printed, PublishedTable, published_table, published_tables
 
 # Of each table: rows, columns, and cells that are empty; counted in the papers.
@@ -486,3 +489,35 @@ def test_a_table_that_is_no_table_is_refused(changed: dict[str, Any], message: s
     del entry["rows"]
     with pytest.raises(ValueError, match=r"rows\n  Field required"):
         PublishedTable(**entry)
+
+
+# A configuration -> a row of a table that it is the run of.
+HYPERDECODERS_RUNS = {
+    "glue": ("1", "Hyperdecoder (ours)"),
+    "glue-adapter": ("1", "Adapter"),
+    "glue-encoder-heavy": ("2", "Hyperdecoder (ours)"),
+    "glue-modular": ("1", "Modular Hypernet"),
+    "glue-task-hypernet": ("1", "Task Hypernet"),
+    "mrqa": ("14", "Hyperdecoder (ours), 512, 36, 72"),
+    "mrqa-adapter": ("14", "Adapter, 512, 225"),
+    "mrqa-encoder-heaviest": ("14", "Hyperdecoder (ours), 800, 2, 16"),
+    "mrqa-even": ("14", "Hyperdecoder (ours), 64, 64, 128"),
+    "summarisation-nli": ("16", "Hyperdecoder (ours)"),
+    "summarisation-nli-adapter": ("16", "Adapter"),
+    "summarisation-nli-encoder-heavy": ("16", "Hyperdecoder (ours) (enc-heavy)"),
+    "summarisation-nli-task-hypernet": ("16", "Task Hypernet"),
+}
+
+
+def test_the_hyperdecoders_configurations_are_the_runs_that_are_reported() -> None:
+    folder = Path(bundled.file_of("hyperdecoders/glue")).parent
+    assert {file.stem for file in folder.glob("*.yaml")} == set(HYPERDECODERS_RUNS)
+    for name, (table, row) in HYPERDECODERS_RUNS.items():
+        config = RunConfig.load(f"hyperdecoders/{name}")
+        model, _, runs = HYPERDECODERS[table]
+        run = runs[row]
+        assert run is not None
+        assert config.build_method() == METHODS[run.method](**run.options), name
+        assert config.model.name == f"google/{model}"
+        of_mrqa = name.startswith("mrqa")
+        assert (config.training.epochs, config.training.keep) == ((4, "last") if of_mrqa else (None, "best"))
