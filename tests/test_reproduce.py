@@ -330,3 +330,13 @@ def test_a_run_that_failed_leaves_a_page_of_the_others(tmp_path: Path) -> None:
     assert "1 of 2 runs are not finished" in text
     assert "| adapters_dagger,r=2 | 1 |" in text
     assert "hyperformer,r=8" not in text.partition("## As printed")[0]
+
+
+def test_table_4_at_the_papers_scale_is_of_t5_small_with_its_batch_and_of_the_base_that_is_given() -> None:
+    for base, model, rows in ((None, "google-t5/t5-small", 64), ("mine", "mine", 32)):
+        cells = plan("table-4", "paper", base=base).cells()
+        assert {cell.config.model.name for cell in cells} == {model}
+        assert {cell.config.training.batch_size for cell in cells} == {rows}
+    # At other scales they are runs of Table 1, trained once for both.
+    ours = {cell.directory for cell in plan("table-4", "small").cells()}
+    assert ours & {cell.directory for cell in plan("table-1", "small").cells()}

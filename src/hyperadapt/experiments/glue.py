@@ -191,13 +191,14 @@ ABLATIONS: dict[str, Fields] = {
 
 
 def ablations(planned: Plan) -> list[Cell]:
-    """Make runs of HyperFormer, whole and without each of its parts."""
+    """Make runs of HyperFormer, whole and without each of its parts; where they are as those of Table 1, shared."""
     [(name, whole)] = planned.methods(HYPER).items()
     variants = {
         name if not options else f"{name},{ablation}": {**whole, "method": {**whole["method"], **options}}
         for ablation, options in ABLATIONS.items()
     }
-    return on_glue(planned, variants)
+    ablated = planned.scale.ablated
+    return planned.runs("ablations" if ablated else "glue", variants, planned.scale.seeds, ablated)
 
 
 def table_4_page(planned: Plan) -> str:

@@ -166,7 +166,7 @@ def plan(
         raise UserError(f"--scale '{scale}' is unknown; {nearest(scale, SCALES)}")
     chosen, folder = SCALES[scale], scale
     if base is not None:
-        chosen = replace(chosen, run={**chosen.run, "model": {"name": base}})
+        chosen = replace(chosen, run={**chosen.run, "model": {"name": base}}, ablated={})
         folder = f"{scale}-{Path(base).name}"
     fields: Fields = {} if data_dir is None else {"data": {"data_dir": data_dir}}
     fields = merged(fields, parse_overrides(overrides))

@@ -65,9 +65,7 @@ _TASKS = (
         local="super_glue/boolq",
     ),
     _task("imdb", {"": "text"}, SENTIMENT, splits=HALVE_TEST, hub="stanfordnlp/imdb"),
-    _task(
-        "yelp_polarity", {"sentence": "text"}, SENTIMENT, splits=HOLD_OUT_TRAIN, hub="fancyzhx/yelp_polarity"
-    ),
+    _task("yelp_polarity", {"sentence": "text"}, SENTIMENT, splits=HALVE_TEST, hub="fancyzhx/yelp_polarity"),
     _task("paws", **PAWS),
     _task("paws-halved", prefix="paws", splits=HALVE_VALIDATION, **PAWS),
     _task(
