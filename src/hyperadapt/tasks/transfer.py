@@ -13,7 +13,6 @@ from typing import Any
 from hyperadapt.tasks.task import HALVE_VALIDATION, Split, Task
 
 HALVE_TEST: dict[Split, str] = {"train": "train", "validation": "test[:50%]", "test": "test[50%:]"}
-HOLD_OUT_TRAIN: dict[Split, str] = {"train": "train[1000:]", "validation": "train[:1000]", "test": "test"}
 SENTIMENT = ("negative", "positive")
 INFERENCE = ("entailment", "neutral", "contradiction")
 
