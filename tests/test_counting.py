@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import prod
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from hyperadapt.counting import (
     hyperformer_table,
     hypergrid_table,
     model_config,
+    section_4_1_table,
 )
 from hyperadapt.errors import UserError
 from hyperadapt.methods import Method
@@ -264,3 +266,22 @@ def test_an_unknown_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ) as error:
         model_config("no-such-folder/t6")
     assert "\n" not in str(error.value)
+
+
+def test_section_4_1s_formulas_are_the_exact_counts_but_for_what_is_said() -> None:
+    sizes = {"t5-small": (512, 16, 6), "t5-base": (768, 24, 12)}
+    rows = section_4_1_table()
+    assert len(rows) == 12
+    for row in rows:
+        h, d, L = sizes[row["model"]]  # noqa: N806 - as the paper has it
+        T, t, e = 8, 64, 128  # noqa: N806
+        named = {"h": h, "d": d, "L": L, "T": T, "t": t, "e": e}
+
+        def value(text: str, named: dict[str, int] = named) -> int:
+            """A formula's value: 4TL(2hd + 2h)."""
+            spread = re.sub(r"(?<=[0-9A-Za-z)])(?=[A-Za-z(])", "*", text)
+            return eval(spread, {}, named)
+
+        printed, why = row["section 4.1"], row["why"].rpartition(": ")[2]
+        assert row["value"] == (value(printed) if printed else 0), row
+        assert row["ours"] == row["value"] + (value(why) if why else 0), row

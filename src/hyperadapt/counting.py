@@ -82,6 +82,19 @@ def count_without_weights(config: PretrainedConfig, method: Method, n_tasks: int
         return count_parameters(adapt(base, method, [f"task{index}" for index in range(n_tasks)]))
 
 
+def sizes_by_name(config: PretrainedConfig, method: Method, n_tasks: int) -> dict[str, int]:
+    """Count each parameter that a method adds to a model, from the model's configuration alone."""
+    import torch
+    from transformers import AutoModelForSeq2SeqLM
+
+    from hyperadapt.model import adapt
+
+    with torch.device("meta"):
+        base = AutoModelForSeq2SeqLM.from_config(config)
+        adapted = adapt(base, method, [f"task{index}" for index in range(n_tasks)])
+        return {name: parameter.numel() for name, parameter in adapted.hyperadapt.named_parameters()}
+
+
 def model_config(name: str) -> PretrainedConfig:
     """Find a model's configuration: known here, in a local directory, or on the hub."""
     from transformers import AutoConfig, PretrainedConfig
@@ -144,6 +157,92 @@ def hyperformer_table() -> list[dict[str, Any]]:
                 "#trained per task (%), ours": f"{counted.trained_per_task_percent:.2f}",
             }
         )
+    return rows
+
+
+def section_4_1_table() -> list[dict[str, Any]]:
+    """Set the formulas of the HyperFormer paper's section 4.1 beside the exact counts, part by part.
+
+    For T tasks, L layers a stack, width h, bottleneck d, embeddings of size t and a projector of width e; 8 tasks,
+    reduction factor 32. The formulas leave out biases and layer norms, of which each part here says what it has.
+    """
+    from hyperadapt.methods import Adapters, HyperFormerPlusPlus
+
+    tasks, rows = 8, []
+    plus_plus = HyperFormerPlusPlus(reduction_factor=32)
+    for name in ("t5-small", "t5-base"):
+        config = model_config(name)
+        parts = sizes_by_name(config, plus_plus, tasks)
+        own = sizes_by_name(config, Adapters(reduction_factor=32), tasks)
+        h, t, e = config.d_model, plus_plus.task_embedding_dim, plus_plus.projector_hidden_dim
+        d, layers = h // plus_plus.reduction_factor, config.num_layers
+        adapter = 2 * h * d + 2 * h
+        of_norms = count_without_weights(config, plus_plus, tasks).trained - sum(parts.values())
+
+        def ours(*words: str, parts: dict[str, int] = parts) -> int:
+            return sum(count for part, count in parts.items() if any(word in part for word in words))
+
+        rows += [
+            {
+                "model": name,
+                "method": method,
+                "part": part,
+                "section 4.1": formula,
+                "value": value,
+                "ours": count,
+                "why": why,
+            }
+            for method, part, formula, value, count, why in (
+                (
+                    "hyperformer++",
+                    "embeddings of tasks, layers, positions",
+                    "t(T + 4 + 2L)",
+                    t * (tasks + 4 + 2 * layers),
+                    ours("conditioning.z", "layer_embedding", "position_embedding"),
+                    "",
+                ),
+                (
+                    "hyperformer++",
+                    "task projectors",
+                    "8te",
+                    8 * t * e,
+                    ours("projector", ".norm."),
+                    "biases, and the layer norm of their output: 2(e + t) + 4t",
+                ),
+                (
+                    "hyperformer++",
+                    "hypernetworks",
+                    "2t(2hd + 2h)",
+                    2 * t * adapter,
+                    ours("head_"),
+                    "biases, those of the adapters generated too: 2t(h + d) + 2(2hd + 3h + d)",
+                ),
+                (
+                    "hyperformer++",
+                    "T5's layer norms",
+                    "",
+                    0,
+                    of_norms,
+                    "trained, and not counted there: (5L + 2)h",
+                ),
+                (
+                    "adapters",
+                    "adapters",
+                    "4TL(2hd + 2h)",
+                    4 * tasks * layers * adapter,
+                    sum(count for part, count in own.items() if part.endswith("0.generators.0.table")),
+                    "biases: 4TL(h + d)",
+                ),
+                (
+                    "adapters",
+                    "T5's layer norms",
+                    "",
+                    0,
+                    sum(count for part, count in own.items() if part.endswith("1.generators.0.table")),
+                    "each task's own, and not counted there: T(5L + 2)h",
+                ),
+            )
+        ]
     return rows
 
 
@@ -375,7 +474,10 @@ def paper_tables(papers: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     from hyperadapt.published import PAPERS, published_tables
 
     tables: dict[str, dict[str, Callable[[], list[dict[str, Any]]]]] = {
-        "hyperformer": {"HyperFormer, Tables 1 and 3, 8 tasks": hyperformer_table},
+        "hyperformer": {
+            "HyperFormer, Tables 1 and 3, 8 tasks": hyperformer_table,
+            "HyperFormer, section 4.1's formulas, 8 tasks": section_4_1_table,
+        },
         "hyperdecoders": {"Hyperdecoders, Tables 1 to 3 and 13 to 16": hyperdecoders_table},
         "hypergrid": {
             "HyperGrid, parameters added, grid of 32 by 128": hypergrid_table,
