@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
+from typing import Any
 
 import pytest
 
 from hyperadapt.errors import UserError
 from hyperadapt.metrics import METRICS, METRICS_OF_KIND, TaskScore, average, score_task
-from hyperadapt.tasks import get_task
+from hyperadapt.tasks import Task, get_task
 
 #  right, false alarm, miss, right, right, miss: 2 hits, 1 false alarm, 2 misses, 1 correct rejection
 ANSWERS = ["1", "1", "0", "0", "1", "0"]
@@ -118,3 +120,32 @@ def test_scores_of_nothing_are_refused():
         score_task(get_task("rte"), [], [])
     with pytest.raises(UserError, match=r"^no task was scored: there is nothing to average$"):
         average([])
+
+
+def test_a_task_may_be_scored_by_some_of_its_metrics() -> None:
+    task = get_task("mrpc")
+    predictions, targets = ["1", "1", "0", "0"], ["1", "0", "1", "0"]
+    whole = score_task(task, predictions, targets)
+    assert set(whole.metrics) == {"accuracy", "f1"}
+    for metric in task.metrics:
+        alone = score_task(task.model_copy(update={"scored_by": (metric,)}), predictions[:3], targets[:3])
+        assert set(alone.metrics) == {"accuracy", "f1"}  # all are reported
+        assert alone.score == alone.metrics[metric]
+    assert get_task("mrqa-squad").scoring_metrics == ("answer_f1",)
+    assert get_task("xsum").scoring_metrics == ("rouge2",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scored_by": ["f1"]}, "scored_by: 'f1' is none of the metrics; choices: accuracy"),
+        (
+            {"kind": "score", "labels": None, "metrics": ["pearson", "mse"], "scored_by": "mse"},
+            "scored_by: 'mse' is only reported; choices: pearson",
+        ),
+    ],
+)
+def test_what_a_task_cannot_be_scored_by_is_refused(changes: dict[str, Any], message: str) -> None:
+    values = {"name": "a", "files": {"train": "a.jsonl"}, "fields": ["text"], "labels": ["no", "yes"]}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Task(**{**values, "metrics": ["accuracy"], **changes})
