@@ -206,7 +206,7 @@ DAMAGES: dict[str, Damage] = {
     "config cut between two lines": (
         "config.yaml",
         lambda file: file.write_text("\n".join(file.read_text().splitlines()[:-2]) + "\n"),
-        "config.yaml is damaged: the field 'num_beams' is missing",
+        "config.yaml is damaged: the field 'rank_chunks' is missing",
     ),
     "newer": (
         "model/model.safetensors",

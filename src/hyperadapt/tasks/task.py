@@ -347,6 +347,7 @@ class Task(Fields):
         every_answer: train on every answer of a question that has several, not on the first alone.
         preprocess: what rewrites rows before they are read, as some tasks of SuperGLUE need it.
         metrics: by which answers are scored, as [accuracy, macro_f1]; the score is the mean of them.
+        scored_by: those of the metrics whose mean is the score in place of all of them's.
         splits: split -> source, or a slice of one, as {train: "train[20%:]", validation: "train[:20%]"}; by default
             each split is the source of its name.
         max_target_length: tokens of an answer; by default 5 of a number, 16 of a name, 128 of a text.
