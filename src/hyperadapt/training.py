@@ -430,8 +430,13 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
         with same_random_state():
             for step in dict.fromkeys(steps):
                 if step != self.state.global_step:
-                    folder = Path(str(self.args.output_dir)) / f"checkpoint-{step}"
-                    model.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME), strict=False)
+                    file = Path(str(self.args.output_dir)) / f"checkpoint-{step}" / SAFE_WEIGHTS_NAME
+                    if not file.is_file():
+                        notice(
+                            f"{file.parent} is in shards, which are not scored anew: it is the best no more"
+                        )
+                        continue
+                    model.load_state_dict(load_file(file), strict=False)
                 with self.accelerator.autocast():
                     scores[step] = self.measure(self.score(self.evaluation_set))
                 model.load_state_dict(now)
