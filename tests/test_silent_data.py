@@ -174,6 +174,20 @@ def test_the_best_checkpoint_is_scored_anew_where_validation_rows_have_changed(
     assert all(torch.equal(kept[name], chosen[name]) for name in chosen)
 
 
+def test_a_best_checkpoint_in_shards_is_not_scored_anew_and_that_is_said(
+    folder: Path, scores: dict[tuple[int, float], float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    six = ["train", folder / "config.yaml", "training.max_steps=6", "--resume"]
+    assert hyperadapt(*six).code == 0
+    assert results_of(folder)["best_step"] == 4  # 50, and then 40
+    cut(folder / "tasks/colour-validation.jsonl", 6)
+    monkeypatch.setattr("hyperadapt.training.SAFE_WEIGHTS_NAME", "shard-1.safetensors")
+    outcome = hyperadapt(*six, ALLOW)
+    assert outcome.code == 0, outcome.err
+    assert "checkpoint-4 is in shards, which are not scored anew: it is the best no more" in outcome.err
+    assert results_of(folder)["best_step"] == 6
+
+
 def test_rows_that_are_back_before_anything_was_trained_on_others_lose_their_mark(folder: Path) -> None:
     file = folder / "tasks/colour-validation.jsonl"
     before = file.read_text()
