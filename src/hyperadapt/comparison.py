@@ -491,7 +491,7 @@ def table_rows(cells: Iterable[Cell]) -> list[dict[str, Any]]:
 def with_other_rows(cells: Sequence[Cell]) -> list[Cell]:
     """Return the finished runs whose rows are not those of the first run that draws as many, or changed in training."""
     from hyperadapt import same_data
-    from hyperadapt.runs import EVALUATED, rows_drawn
+    from hyperadapt.runs import rows_drawn
 
     first: dict[tuple[Any, ...], same_data.SplitDigest] = {}
     found = []
@@ -499,10 +499,9 @@ def with_other_rows(cells: Sequence[Cell]) -> list[Cell]:
         digests = same_data.read(cell.directory) or {}
         other = bool(same_data.since_steps(digests))
         for task, splits in digests.items():
-            for split in ("train", *EVALUATED):
-                if split in splits:
-                    drawn = (task, split, rows_drawn(cell.config, split))
-                    other |= not same_data.is_same(first.setdefault(drawn, splits[split]), splits[split])
+            for split, digest in splits.items():
+                drawn = (task, split, rows_drawn(cell.config, split))
+                other |= not same_data.is_same(first.setdefault(drawn, digest), digest)
         found += [cell] * other
     return found
 
@@ -541,8 +540,11 @@ def write_table(cells: Sequence[Cell], directory: Path) -> list[dict[str, Any]]:
 def columns_of(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return the columns of a table, whose rows may be of different tasks."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    last = ["average", "average by metric", "validation", "total", "% trained", "step (s)", "memory (MB)"]
-    last.append("other rows")
+    scores, costs = (
+        ["average", "average by metric", "validation"],
+        ["total", "% trained", "step (s)", "memory (MB)"],
+    )
+    last = [*scores, *costs, "other rows"]
     return [name for name in names if name not in last] + [name for name in last if name in names]
 
 

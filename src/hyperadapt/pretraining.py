@@ -21,7 +21,6 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -62,10 +61,8 @@ from hyperadapt.runs import (
     load_tokenizer,
     marked,
     versions,
-    what_is_left,
     write_tasks,
 )
-from hyperadapt.signals import before_the_end
 from hyperadapt.tasks import load_split, resolve_tasks
 from hyperadapt.tasks.chunks import default_overlap
 from hyperadapt.tokenizing import check_labels
@@ -624,7 +621,7 @@ def pretrain(
         training, config.seed, directory / "checkpoints", best=f"{next(iter(held_out_kinds(config)))}_loss"
     )
     check_trackers(args.report_to)
-    with held(directory, args), before_the_end(partial(what_is_left, directory)):
+    with held(directory, args):
         last = checkpoint_to_start_from(directory, config, resume)
         prepared = prepare(config, args, last, allow_changed_data)
         args.distributed_state.wait_for_everyone()  # or a process would find the run that another has begun

@@ -39,14 +39,7 @@ from hyperadapt.config import (
     read_fields,
     read_mapping,
 )
-from hyperadapt.errors import (
-    CheckpointError,
-    UserError,
-    nearest,
-    notice,
-    reason_of,
-    validation_message,
-)
+from hyperadapt.errors import CheckpointError, UserError, nearest, notice, reason_of, validation_message
 from hyperadapt.evaluation import (
     EvaluationSet,
     Results,
@@ -133,7 +126,7 @@ def train(config: RunConfig, resume: bool = False, allow_changed_data: bool = Fa
     check_trackers(args.report_to)
     for task in resolve_tasks(config.data.tasks):  # before it is said that there is a run already
         check_trainable(task, config.data.data_dir)
-    with held(directory, args), before_the_end(partial(what_is_left, directory)):
+    with held(directory, args):
         last = checkpoint_to_start_from(directory, config, resume)
         prepared = prepare(config, args, last, allow_changed_data)
         args.distributed_state.wait_for_everyone()  # or a process would find the run that another has begun
@@ -151,7 +144,9 @@ def train(config: RunConfig, resume: bool = False, allow_changed_data: bool = Fa
 
 @contextmanager
 def held(directory: Path, args: TrainingArguments) -> Iterator[None]:
-    """Lock a run's directory in the first of its processes; where that fails, it fails in all.
+    """Lock a run's directory in the first of its processes, and say what is left if a signal ends it meanwhile.
+
+    Where the lock fails, it fails in all.
 
     Raises:
         UserError: if another process writes to it, or nobody can.
@@ -167,6 +162,7 @@ def held(directory: Path, args: TrainingArguments) -> Iterator[None]:
                 refusal = str(error)
         if (refusal := broadcast_object_list([refusal])[0]) is not None:
             raise UserError(refusal)
+        stack.enter_context(before_the_end(partial(what_is_left, directory)))
         yield
 
 

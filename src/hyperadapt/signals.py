@@ -59,17 +59,18 @@ def heard_by(handler: Callable[[int, Any], object]) -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.getsignal(number) for number in BOTH}
     heard = [number for number, previous in before.items() if previous is not signal.SIG_IGN]
-    inherited = dict(_HEARD)
+    outermost = [number for number in heard if number not in _HEARD]
     try:
+        for number in outermost:
+            _HEARD[number] = before[number] or signal.SIG_DFL
         for number in heard:
-            _HEARD.setdefault(number, before[number] or signal.SIG_DFL)
             signal.signal(number, handler)
         yield
     finally:
         for number in heard:
             signal.signal(number, before[number] or signal.SIG_DFL)
-            if number not in inherited:
-                _HEARD.pop(number, None)
+        for number in outermost:
+            _HEARD.pop(number, None)
 
 
 def _block() -> None:

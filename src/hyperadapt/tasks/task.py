@@ -31,6 +31,7 @@ from hyperadapt.metrics import LARGEST_SCORE, METRICS, METRICS_OF_KIND, REPORTED
 from hyperadapt.tasks.chunks import Span, read_answers
 from hyperadapt.tasks.scores import chosen_step, number_text, to_step
 from hyperadapt.tasks.sources import (
+    NO_LABEL,
     SUFFIXES,
     MissingColumn,
     PlacedRow,
@@ -634,9 +635,7 @@ class Task(Fields):
                 if are_truth_values or self._contradict_their_numbers
                 else ""
             )
-            raise WrongCell(
-                self.label, value, "is no label", f"; {nearest(value, self._label_choices)}{remedy}"
-            )
+            raise WrongCell(self.label, value, NO_LABEL, f"; {nearest(value, self._label_choices)}{remedy}")
         return number
 
     def _answer_of(self, row: Row) -> Any:
