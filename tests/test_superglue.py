@@ -14,7 +14,7 @@ import yaml
 from hyperadapt.errors import UserError
 from hyperadapt.metrics import METRICS, score_task
 from hyperadapt.runs import load_run
-from hyperadapt.tasks import SUITES, TASKS, Task, load_split, resolve_tasks
+from hyperadapt.tasks import SUITES, TASKS, Task, get_task, load_split, resolve_tasks, suites_among
 from hyperadapt.tasks.superglue import SUPER_GLUE
 from hyperadapt.training import MixtureTrainer
 from tiny_run import hyperadapt, write_config
@@ -106,6 +106,20 @@ def test_the_suites_are_superglue_and_both_benchmarks_in_one() -> None:
     both = [task.name for task in resolve_tasks(["en_mix"])]
     assert both == [*SUITES["glue"], *SUITES["super_glue"]]
     assert len(both) == 16  # RTE twice
+    assert list(suites_among(both)) == ["glue", "super_glue"]
+    assert suites_among(SUITES["glue"]) == {}  # its average is that of all
+
+
+def test_the_mixture_of_both_is_scored_on_whole_development_sets() -> None:
+    for task in resolve_tasks(["en_mix"]):
+        reported = "validation_matched" if task.name == "mnli" else "validation"
+        assert task.splits == {"train": "train", "validation": reported, "test": reported}
+    assert resolve_tasks(["glue:dev", "copa"])[0] == resolve_tasks(["en_mix"])[0]
+    assert get_task("cola").splits["test"] == "validation[50%:]"  # by its own name it is halved
+    with pytest.raises(
+        UserError, match=r"'anli' is not tested on development rows, but on 'test_r1\+.*leave ':dev'"
+    ):
+        get_task("anli:dev")
 
 
 def test_lists_that_a_local_copy_holds_as_text_are_read() -> None:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -611,7 +612,7 @@ def tasks(
     ] = None,
 ) -> None:
     """List the tasks that come with the package, or tell all of one."""
-    from hyperadapt.tasks import SUITES, TASKS
+    from hyperadapt.tasks import SUITES, TASKS, members_of
 
     if name is not None:
         from hyperadapt.listing import task_in_words
@@ -619,8 +620,8 @@ def tasks(
         table(f"Task {name}", task_in_words(name))
         return
     suites: dict[str, str] = {}
-    for suite, names in SUITES.items():
-        for name in names:
+    for suite in SUITES:
+        for name in members_of(suite):
             suites[name] = ", ".join(filter(None, [suites.get(name, ""), suite]))
     table(
         "Tasks",
@@ -703,6 +704,7 @@ def show(results: Results, title: str, majority: Mapping[str, Any] | None = None
         majority: what always answering the most frequent training target scores there, as results.json has it.
     """
     from hyperadapt.metrics import metric_in_words
+    from hyperadapt.tasks import suites_among
 
     rows = [
         {
@@ -714,12 +716,18 @@ def show(results: Results, title: str, majority: Mapping[str, Any] | None = None
         }
         for score in results.scores
     ]
-    average = {"task": "average", "metrics": "", "score": f"{results.average:.2f}", "rows": "", "invalid": ""}
+    scores = {score.task: score.score for score in results.scores}
+    averages = {suite: fmean(scores[name] for name in names) for suite, names in suites_among(scores).items()}
+    for name, average in {**averages, "average": results.average}.items():
+        rows.append({"task": name, "metrics": "", "score": f"{average:.2f}", "rows": "", "invalid": ""})
     if majority is not None:
+        of = {name: score["score"] for name, score in majority["tasks"].items()} | {
+            suite: fmean(majority["tasks"][name]["score"] for name in names)
+            for suite, names in suites_among(scores).items()
+        }
         for row in rows:
-            row["majority"] = f"{majority['tasks'][row['task']]['score']:.2f}"
-        average["majority"] = f"{majority['average']:.2f}"
-    table(title, [*rows, average])
+            row["majority"] = f"{of.get(row['task'], majority['average']):.2f}"
+    table(title, rows)
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> None:

@@ -507,15 +507,24 @@ def with_other_rows(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def score_columns(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the means and deviations of what runs score: of each task, their average, and that on validation rows."""
+    """Return the means and deviations of what runs score.
+
+    Of each task, of suites that are there beside others, the average, and that on the validation rows.
+    """
+    from hyperadapt.tasks import suites_among
+
     scores = [scores_of(results) for results in runs]
     tasks = {
         task: spread_of([score["tasks"][task]["score"] for score in scores]) for task in scores[0]["tasks"]
     }
-    average = spread_of([score["average"] for score in scores])
+    suites = {
+        suite: spread_of([fmean(score["tasks"][name]["score"] for name in names) for score in scores])
+        for suite, names in suites_among(tasks).items()
+    }
     return {
         **tasks,
-        "average": average,
+        **suites,
+        "average": spread_of([score["average"] for score in scores]),
         "validation": spread_of([results["validation"]["average"] for results in runs]),
     }
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hyperadapt.config import WrittenConfig, commands_of, default_in_words, sections
 from hyperadapt.errors import UserError, nearest, section_of
 from hyperadapt.methods import METHODS
-from hyperadapt.tasks import SUITES, TASKS, Task
+from hyperadapt.tasks import SUITES, TASKS, Task, members_of
 from hyperadapt.tasks.builtin import generate_rows
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def task_in_words(name: str) -> list[dict[str, str]]:
     task = TASKS[name]
     place = " ".join(filter(None, [task.hub, task.hub_config])) or "a local copy, data.data_dir"
     facts = {
-        "suites": ", ".join(suite for suite, names in SUITES.items() if name in names),
+        "suites": ", ".join(suite for suite in SUITES if name in members_of(suite)),
         "input": " ".join(f"{field}: …" if field else "…" for field in task.fields),
         "columns": ", ".join([*task.fields.values(), task.label]),
         "kind": task.kind,

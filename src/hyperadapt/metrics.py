@@ -299,6 +299,22 @@ class TaskScore:
     invalid: int
 
 
+def comparable(
+    task: Task, predictions: Sequence[str], targets: Sequence[Target]
+) -> tuple[list[str], dict[str, Sequence[Any]]]:
+    """Make predictions and targets what metrics compare, as numbers of classes; the targets for each of the metrics."""
+    texts = [text.strip() for text in predictions]
+    expected = [target.strip() if isinstance(target, str) else target for target in targets]
+    if task.kind != "class":
+        return texts, dict.fromkeys(task.metrics, expected)
+    numbers = [task.number_written(label_of(target)) for target in expected]
+    compared: dict[str, Sequence[Any]] = dict.fromkeys(task.metrics, numbers)
+    if task.group:
+        groups = [target[1] for target in expected]
+        compared["group_exact_match"] = list(zip(numbers, groups, strict=True))
+    return [task.number_written(text) for text in texts], compared
+
+
 def score_task(task: Task, predictions: Sequence[str], targets: Sequence[Target]) -> TaskScore:
     """Score a task's predictions with the task's metrics; white space around a text does not count.
 
@@ -309,18 +325,9 @@ def score_task(task: Task, predictions: Sequence[str], targets: Sequence[Target]
         raise UserError(
             f"task '{task.name}': cannot score {len(predictions)} predictions of {len(targets)} rows"
         )
-    predictions = [text.strip() for text in predictions]
-    targets = [target.strip() if isinstance(target, str) else target for target in targets]
-    invalid = sum(not task.is_valid(text) for text in predictions)
-    compared: dict[str, Sequence[Target]] = dict.fromkeys(task.metrics, targets)
-    if task.kind == "class":
-        predictions = [task.number_written(text) for text in predictions]
-        numbers = [task.number_written(label_of(target)) for target in targets]
-        compared = dict.fromkeys(task.metrics, numbers)
-        if task.group:
-            groups = [target[1] for target in targets]
-            compared["group_exact_match"] = list(zip(numbers, groups, strict=True))
-    metrics = {name: METRICS[name](predictions, compared[name]) for name in task.metrics}
+    invalid = sum(not task.is_valid(text.strip()) for text in predictions)
+    texts, compared = comparable(task, predictions, targets)
+    metrics = {name: METRICS[name](texts, compared[name]) for name in task.metrics}
     return TaskScore(
         task=task.name,
         metrics=metrics,

@@ -57,7 +57,16 @@ from hyperadapt.metrics import Target
 from hyperadapt.paths import check_hub_name, shown
 from hyperadapt.predictions import write_predictions
 from hyperadapt.signals import before_the_end
-from hyperadapt.tasks import SPLITS, Task, check_trainable, input_texts, load_split, resolve_tasks, spelt_out
+from hyperadapt.tasks import (
+    DEV,
+    SPLITS,
+    Task,
+    check_trainable,
+    input_texts,
+    load_split,
+    resolve_tasks,
+    spelt_out,
+)
 from hyperadapt.tasks.remarks import remark_on_rows
 from hyperadapt.tasks.sources import PlacedRow, given_rows
 from hyperadapt.tiny_t5 import NAME as TINY_T5
@@ -313,7 +322,7 @@ def check_best_by(given: Sequence[str], tasks: Sequence[str]) -> None:
         UserError: naming the first that it has not.
     """
     for name in spelt_out(given):
-        if name not in tasks:
+        if name.removesuffix(DEV) not in tasks:
             raise UserError(f"training.best_by: '{name}' is no task of the run; {nearest(name, tasks)}")
 
 

@@ -72,7 +72,7 @@ from hyperadapt.files import writing
 from hyperadapt.graphs import CapturedSteps
 from hyperadapt.mixing import MixtureBatchSampler
 from hyperadapt.signals import heard_by
-from hyperadapt.tasks import spelt_out
+from hyperadapt.tasks import DEV, spelt_out
 from hyperadapt.tasks.chunks import answer_within
 from hyperadapt.tokenizing import InputTokenizer, TargetTokenizer
 from hyperadapt.verbs import check_without_peft
@@ -571,7 +571,7 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
 
     def measure(self, results: Results) -> float:
         """Return that of validation results by which the best checkpoint is told."""
-        best_by = spelt_out(self.config.training.best_by)
+        best_by = {name.removesuffix(DEV) for name in spelt_out(self.config.training.best_by)}
         if not best_by:
             return results.average
         return fmean(score.score for score in results.scores if score.task in best_by)

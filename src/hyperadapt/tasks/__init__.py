@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from hyperadapt.errors import UserError, nearest
@@ -25,6 +25,7 @@ from hyperadapt.tasks.transfer import TRANSFER
 from hyperadapt.yaml_and_json import read_yaml
 
 __all__ = [
+    "DEV",
     "SPLITS",
     "SUITES",
     "TASKS",
@@ -36,18 +37,22 @@ __all__ = [
     "input_texts",
     "load_split",
     "load_task_file",
+    "members_of",
     "read_split",
     "resolve_tasks",
     "spelt_out",
+    "suites_among",
 ]
 
 TASK_FILES = (".yaml", ".yml")
+# Behind a task's or a suite's name: scored on the published development rows, whole, as HyperGrid's authors do.
+DEV = ":dev"
 TASKS: dict[str, Task] = {**GLUE, **SUPER_GLUE, **TRANSFER, **HYPERDECODERS, **BUILTIN}
 SUITES: dict[str, tuple[str, ...]] = {
     "glue": tuple(GLUE),
     "super_glue": tuple(SUPER_GLUE),
-    # RTE twice, as T5's mixture has it: its rows are the same in both.
-    "en_mix": (*GLUE, *SUPER_GLUE),
+    # RTE twice, as T5's mixture has it: its rows are the same in both; scored on the whole development sets.
+    "en_mix": tuple(f"{name}{DEV}" for name in (*GLUE, *SUPER_GLUE)),
     "transfer": ("scitail", "transfer-cb", "transfer-boolq", "imdb", "yelp_polarity", "paws", "trec"),
     "mrqa": tuple(MRQA_IN_DOMAIN),
     "mrqa_out_of_domain": tuple(MRQA_OUT_OF_DOMAIN),
@@ -58,9 +63,13 @@ SUITES: dict[str, tuple[str, ...]] = {
 def get_task(name: str | Path) -> Task:
     """The task of this name, or the one that a YAML file describes (a path that ends in .yaml or .yml).
 
+    Behind a name, ":dev" scores the task on its whole development set (`Task.on_development_set`).
+
     Raises:
-        UserError: no task has this name, or as `load_task_file`.
+        UserError: no task has this name, or as `load_task_file` or `on_development_set`.
     """
+    if (plain := str(name).removesuffix(DEV)) != str(name):
+        return get_task(plain).on_development_set()
     if Path(name).suffix in TASK_FILES:
         return load_task_file(name)
     if name not in TASKS:
@@ -109,7 +118,22 @@ def _name_in(file: Path) -> object:
 
 def spelt_out(names: Sequence[str]) -> list[str]:
     """Put the names of its tasks in place of each suite's."""
-    return [member for name in names for member in SUITES.get(name, (name,))]
+    return [
+        f"{member.removesuffix(DEV)}{DEV}" if name.endswith(DEV) else member
+        for name in names
+        for member in SUITES.get(name.removesuffix(DEV), (name.removesuffix(DEV),))
+    ]
+
+
+def members_of(suite: str) -> tuple[str, ...]:
+    """The names of a suite's tasks, as their scores have them."""
+    return tuple(name.removesuffix(DEV) for name in SUITES[suite])
+
+
+def suites_among(tasks: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """The suites that tasks hold whole and beside others, which have an average of their own then."""
+    members = {suite: members_of(suite) for suite in SUITES}
+    return {suite: names for suite, names in members.items() if set(names) < set(tasks)}
 
 
 def resolve_tasks(names: Sequence[str]) -> tuple[Task, ...]:

@@ -596,6 +596,22 @@ class Task(Fields):
         assert self.step is not None, "with_step knows it"
         return to_step(target, self.step)
 
+    def on_development_set(self) -> Task:
+        """The task with its published development rows, whole, as validation and test rows, and all training rows.
+
+        So no row is held out by us, and a checkpoint that is chosen is chosen by the rows that are reported.
+
+        Raises:
+            UserError: if its test rows are not of a development set.
+        """
+        train, reported = (_source_of(self.splits.get(split)) for split in ("train", "test"))
+        if not reported.startswith("validation") or not train:
+            raise UserError(
+                f"task '{self.name}' is not tested on development rows, but on "
+                f"'{self.splits.get('test', 'none')}': leave ':dev' out"
+            )
+        return self.model_copy(update={"splits": {"train": train, "validation": reported, "test": reported}})
+
     def with_step(self, targets: Iterable[str]) -> Task:
         """The task with a step for its scores: its own, or one that fits its training targets, which is said.
 

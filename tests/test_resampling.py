@@ -1,0 +1,92 @@
+"""Scores on rows drawn with replacement are those of the metrics themselves; intervals are those of the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp
+
+from hyperadapt.metrics import METRICS
+from hyperadapt.resampling import METRIC_ON_DRAWS, draws_of, mean_of, over_rows, over_seeds, resampled
+from hyperadapt.tasks import TASKS
+
+RANDOM = Random(1)
+CLASSES = [RANDOM.choice("01") for _ in range(40)], [RANDOM.choice("01") for _ in range(40)]
+THREE = [RANDOM.choice("0122x") for _ in range(40)], [RANDOM.choice("0012") for _ in range(40)]
+SCORES = (
+    [RANDOM.choice(["1.0", "2.0", "x", "3.5"]) for _ in range(40)],
+    [f"{RANDOM.randint(0, 5)}.0" for _ in range(40)],
+)
+WORDS = [" ".join(RANDOM.choices("abcd", k=5)) for _ in range(80)]
+ROWS: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
+    "accuracy": THREE,
+    "f1": ([*CLASSES[0][:35], *"xx000"], CLASSES[1]),
+    "macro_f1": THREE,
+    "matthews": THREE,
+    "pearson": SCORES,
+    "spearman": SCORES,
+    "answer_f1": (WORDS[:40], [(text, "b") for text in WORDS[40:]]),
+    "answer_exact_match": (WORDS[:40], [(text, WORDS[0]) for text in WORDS[40:]]),
+    "rouge2": (WORDS[:40], WORDS[40:]),
+}
+
+
+@pytest.mark.parametrize("metric", ROWS)
+def test_a_metric_on_draws_is_the_metric_of_the_rows_that_were_drawn(metric: str) -> None:
+    texts, targets = ROWS[metric]
+    [counts] = draws_of(range(len(texts)), seed=3, draws=25)
+    assert (counts.sum(1) == len(texts)).all()
+    found = METRIC_ON_DRAWS.get(metric, mean_of(metric))(texts, targets)(counts)
+    for value, times in zip(found, counts, strict=True):
+        rows = np.repeat(np.arange(len(texts)), times.astype(int))
+        again = METRICS[metric]([texts[row] for row in rows], [targets[row] for row in rows])
+        assert value == pytest.approx(again, abs=1e-9)
+    assert len(set(found)) > 2  # draws differ
+
+
+def test_answers_to_one_question_are_drawn_together() -> None:
+    task = TASKS["multirc"]
+    texts = ["True", "False", "True", "True", "False", "False"]
+    targets = [("True", "a"), ("False", "a"), ("True", "b"), ("False", "b"), ("False", "c"), ("False", "c")]
+    found = resampled(task, texts, targets, draws=300)["group_exact_match"]
+    # Of three questions two are right; as many as are drawn of those, and no draw parts a question.
+    assert set(np.round(found, 6)) == {0.0, 33.333333, 66.666667, 100.0}
+    assert found.mean() == pytest.approx(200 / 3, abs=5)
+
+
+def test_both_runs_are_scored_on_the_same_draws_however_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TASKS["cola"]
+    texts, targets = (["unacceptable" if text == "0" else "acceptable" for text in of] for of in CLASSES)
+    whole = resampled(task, texts, targets, draws=10)["matthews"]
+    monkeypatch.setattr("hyperadapt.resampling.DRAWN_AT_ONCE", 3 * len(texts))
+    parts = resampled(task, texts, targets, draws=10)["matthews"]
+    assert parts == pytest.approx(whole)
+
+
+def test_the_interval_over_seeds_is_that_of_the_t_test() -> None:
+    differences = [1.0, 2.5, 0.5, 3.0]
+    test = ttest_1samp(differences, 0)
+    interval, found = test.confidence_interval(0.95), over_seeds(differences)
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.p == pytest.approx(test.pvalue)
+    assert found.excludes_zero == (test.pvalue < 0.05)
+    assert over_seeds([1.0]) is None
+    alike = over_seeds([2.0, 2.0])
+    assert alike is not None
+    assert (alike.excludes_zero, alike.p) == (True, 0.0)
+
+
+def test_the_interval_over_rows_covers_the_truth_as_often_as_it_says() -> None:
+    """Of 200 samples of rows on which one run is right 10 points more often, about 190 intervals hold the 10."""
+    generator, held = np.random.default_rng(0), 0
+    for _ in range(200):
+        difference = generator.choice([100.0, 0.0, -100.0], p=[0.2, 0.7, 0.1], size=300)
+        [counts] = draws_of(range(300), seed=1, draws=400)
+        interval = over_rows(counts @ difference / 300)
+        held += interval.low <= 10.0 <= interval.high
+    assert 180 <= held <= 198
