@@ -502,6 +502,21 @@ class Task(Fields):
             raise UserError("metric 'f1' is for two labels; did you mean 'macro_f1'?")
 
     @property
+    def sources(self) -> dict[str, int]:
+        """What the splits take rows of, and how many rows of it they count off: of train[1000:] 1,000, of a share none.
+
+        A source is a file, or a split of the hub's data set.
+        """
+        counted: dict[str, int] = {}
+        for part in self.splits.values():
+            match = _SLICE.fullmatch(part)
+            assert match is not None
+            counts = [int(bound) for bound in (match["start"], match["stop"]) if bound and bound.isdecimal()]
+            for source in match["source"].split("+"):
+                counted[source] = max(counted.get(source, 0), *counts, 0)
+        return counted
+
+    @property
     def scoring_metrics(self) -> tuple[str, ...]:
         """The metrics whose mean is the task's score."""
         return self.scored_by or tuple(metric for metric in self.metrics if metric not in REPORTED_ONLY)
@@ -965,10 +980,15 @@ def _slice(
 
 
 def _shuffled(rows: list[PlacedRow], seed: int) -> list[PlacedRow]:
+    return [rows[index] for index in drawn_order(len(rows), seed)]
+
+
+def drawn_order(count: int, seed: int = SPLIT_SEED) -> list[int]:
+    """The numbers of rows in the order of a seed, by default of that in which slices take them."""
     import torch
 
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-    return [rows[index] for index in order.tolist()]
+    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return order
 
 
 def _class_by_class(task: Task, rows: list[PlacedRow]) -> list[PlacedRow]:
@@ -1026,9 +1046,8 @@ def check_trainable(task: Task, data_dir: str | Path | None) -> None:
     """
     for split in SPLITS[:2]:
         _rows_of(task, split)
-    for rows in task.splits.values():
-        for source in rows.partition("[")[0].split("+"):
-            _file(task, source, data_dir)
+    for source in task.sources:
+        _file(task, source, data_dir)
 
 
 def _existing(path: Path, what: str) -> Path:
