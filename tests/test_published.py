@@ -12,7 +12,7 @@ import pytest
 from hyperadapt import bundled
 from hyperadapt.comparison import markdown
 from hyperadapt.config import RunConfig
-from hyperadapt.counting import HYPERDECODERS, hyperdecoders_table, hyperformer_table, hypergrid_sizes_table
+from hyperadapt.counting import hyperdecoders_table, hyperformer_table, hypergrid_sizes_table
 from hyperadapt.errors import UserError
 from hyperadapt.experiments.glue import printed_rows
 from hyperadapt.experiments.plan import as_printed

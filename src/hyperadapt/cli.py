@@ -233,17 +233,20 @@ def reproduce(
         bool, typer.Option("--list", help="What there is, its cost, and what is done.")
     ] = False,
 ) -> None:
-    """Run a table or figure of the HyperFormer paper, and set our numbers beside the printed ones."""
+    """Run a table or figure of one of the three papers, and set our numbers beside the printed ones."""
     from hyperadapt.errors import nearest
-    from hyperadapt.experiments import EXPERIMENTS, overview, plan, reproduce
+    from hyperadapt.experiments import EXPERIMENTS, named, overview, plan, reproduce
+    from hyperadapt.experiments.budget import cost_in_words
 
     if show_list:
-        rows = overview(scale, output_dir, base, EXPERIMENTS if name is None else [name])
-        table(f"experiments at scale {scale}", rows)
+        table(f"experiments at scale {scale}", overview(scale, output_dir, base, named(name)))
         return
     if name is None:
         raise UserError(f"name an experiment; {nearest('', EXPERIMENTS)}")
     planned = plan(name, scale, output_dir, base, data_dir, overrides or [])
+    say(
+        f"{name} at scale {scale}: {cost_in_words([cell.config for cell in planned.cells() if not cell.finished])}"
+    )
     say(f"The page is {reproduce(planned, jobs, ray, processes, allow_changed_data)}")
 
 

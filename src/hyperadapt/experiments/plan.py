@@ -5,81 +5,77 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from hyperadapt.comparison import Cell, cells_of, check_cells, markdown, train_cells
 from hyperadapt.config import CompareConfig, leaves, merged, parse_overrides
-from hyperadapt.errors import UserError, nearest
-from hyperadapt.experiments.scales import SCALES, Fields, Scale
+from hyperadapt.errors import UserError, nearest, notice
+from hyperadapt.experiments.budget import check_memory
+from hyperadapt.experiments.made_rows import write_made_rows
+from hyperadapt.experiments.scales import Fields, Scale
 from hyperadapt.fewshot import check_enough
 from hyperadapt.files import write_atomically
 from hyperadapt.locks import locked
-from hyperadapt.methods import METHODS
 from hyperadapt.paths import absolute
 from hyperadapt.published import published_table
-from hyperadapt.tasks import get_task
+from hyperadapt.tasks import Task, get_task, resolve_tasks
+
+AScale = TypeVar("AScale", bound=Scale)
+MADE_ROWS = "made-rows"  # the folder of the rows that a smoke test makes up
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """A table or figure of the paper.
+class Experiment(Generic[AScale]):
+    """A table or figure of a paper, or several that the same runs make.
 
     Attributes:
-        name: on the command line, and of its page.
+        name: on the command line: the paper's, a stroke, and that of its page.
         source: where it stands in the paper.
         title: what it shows.
         cells: makes its runs; those that start from another are trained after it.
         page: writes its pictures, and returns its page's text below the title.
+        scales: how large its runs are, by the names of `--scale`.
         timed: whether its runs are timed, so that no two may run at once.
     """
 
     name: str
     source: str
     title: str
-    cells: Callable[[Plan], list[Cell]]
-    page: Callable[[Plan], str]
+    cells: Callable[[Plan[AScale]], list[Cell]]
+    page: Callable[[Plan[AScale]], str]
+    scales: Mapping[str, AScale]
     timed: bool = False
+
+    @property
+    def paper(self) -> str:
+        """Whose experiment it is."""
+        return self.name.partition("/")[0]
+
+    @property
+    def short(self) -> str:
+        """Its name within the paper's."""
+        return self.name.partition("/")[2]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Generic[AScale]):
     """An experiment at a scale, in a folder.
 
     Attributes:
         experiment, scale, folder: these.
         overrides: fields of all runs, whatever the scale says; `data.balanced` of those that draw few rows.
+        made_rows: where the rows are written that are made up for the runs, if they are.
     """
 
-    experiment: Experiment
-    scale: Scale
+    experiment: Experiment[AScale]
+    scale: AScale
     folder: Path
     overrides: Fields = field(default_factory=dict)
+    made_rows: Path | None = None
 
     def cells(self) -> list[Cell]:
         """List all runs."""
         return self.experiment.cells(self)
-
-    def methods(
-        self, *names: str, factors: Sequence[int] | None = None, rates: Mapping[str, float] | None = None
-    ) -> dict[str, Fields]:
-        """Make variants of methods, each at its learning rate, and with each reduction factor that it can have.
-
-        Args:
-            names: of the methods.
-            factors: the reduction factors, by default `scale.one_factor`.
-            rates: learning rates by method, by default `scale.learning_rates`; of others the run's.
-        """
-        rates = self.scale.learning_rates if rates is None else rates
-        variants = {}
-        for name in names:
-            training = {"training": {"learning_rate": rates[name]}} if name in rates else {}
-            if "reduction_factor" not in METHODS[name].model_fields:
-                variants[name] = {"method": {"name": name}, **training}
-                continue
-            for factor in factors or [self.scale.one_factor]:
-                method = {"name": name, "reduction_factor": factor}
-                variants[f"{name},r={factor}"] = {"method": method, **training}
-        return variants
 
     def runs(
         self,
@@ -123,16 +119,17 @@ class Plan:
 
     def picture(self, what: str, svg: str) -> str:
         """Write one of the page's pictures, and return the name of its file."""
-        name = f"{self.experiment.name}-{what}.svg"
+        name = f"{self.experiment.short}-{what}.svg"
         write_atomically(self.folder / name, svg.encode())
         return name
 
 
-def as_printed(*numbers: str) -> str:
-    """Write tables of the HyperFormer paper, by their numbers, for the page of ours."""
-    tables = [published_table("hyperformer", number) for number in numbers]
+def as_printed(paper: str, *numbers: str) -> str:
+    """Write tables of a paper, by their numbers, for a page that has nothing of ours to set beside each number."""
+    tables = [published_table(paper, number) for number in numbers]
     return "\n".join(
-        f"Table {table.number}, {table.split or table.base_model}; {table.unit}:\n\n{markdown(table.printed())}"
+        f"Table {table.number} as printed, {table.split or table.base_model}; {table.unit}:\n\n"
+        f"{markdown(table.printed())}"
         for table in tables
     )
 
@@ -144,12 +141,12 @@ def plan(
     base: str | None = None,
     data_dir: str | None = None,
     overrides: Sequence[str] = (),
-) -> Plan:
+) -> Plan[Any]:
     """Plan an experiment.
 
     Args:
-        name: of `EXPERIMENTS`.
-        scale: of `SCALES`.
+        name: of `EXPERIMENTS`, or of `ALIASES`.
+        scale: of the experiment's.
         output_dir: the scale's runs and pages get a folder there.
         base: another base model, hub name or directory, whose runs and pages get a folder of their own.
         data_dir: a local copy of the data; by default they come from the hub.
@@ -158,31 +155,74 @@ def plan(
     Raises:
         UserError: if the name or the scale is unknown, or an override is not of that form, or of no run.
     """
-    from hyperadapt.experiments import EXPERIMENTS
-
-    if name not in EXPERIMENTS:
-        raise UserError(f"experiment '{name}' is unknown; {nearest(name, EXPERIMENTS)}")
-    if scale not in SCALES:
-        raise UserError(f"--scale '{scale}' is unknown; {nearest(scale, SCALES)}")
-    chosen, folder = SCALES[scale], scale
+    experiment = find(name)
+    if scale not in experiment.scales:
+        raise UserError(f"--scale '{scale}' is unknown; {nearest(scale, experiment.scales)}")
+    chosen, folder = experiment.scales[scale], scale
     if base is not None:
-        chosen = replace(chosen, run={**chosen.run, "model": {"name": base}}, ablated={})
-        folder = f"{scale}-{Path(base).name}"
-    fields: Fields = {} if data_dir is None else {"data": {"data_dir": data_dir}}
-    fields = merged(fields, parse_overrides(overrides))
+        chosen, folder = chosen.on(base), f"{scale}-{Path(base).name}"
     try:
         absolute(str(output_dir))
     except ValueError as error:
         raise UserError(f"--output-dir: {error}") from None
-    planned = Plan(EXPERIMENTS[name], chosen, Path(output_dir) / folder, fields)
+    place = Path(output_dir) / folder
+    made_rows = place / MADE_ROWS if scale == "smoke" and data_dir is None else None
+    fields: Fields = {} if data_dir is None else {"data": {"data_dir": data_dir}}
+    if made_rows is not None:
+        fields = {"data": {"data_dir": str(made_rows)}}
+    fields = merged(fields, parse_overrides(overrides))
+    planned = Plan(experiment, chosen, place / experiment.paper, fields, made_rows)
     balanced = fields.get("data", {}).get("balanced")
     if balanced and not any(cell.config.data.balanced for cell in planned.cells()):
-        raise UserError(f"data.balanced is of runs on few rows; those of {name} have all rows")
+        raise UserError(f"data.balanced is of runs on few rows; those of {experiment.name} have all rows")
     return planned
 
 
+def find(name: str) -> Experiment[Any]:
+    """Find an experiment by its name, or by another that it has had, or has as one of several tables.
+
+    Raises:
+        UserError: if there is none; with the nearest, and all of the paper's if one is named.
+    """
+    from hyperadapt.experiments import ALIASES, EXPERIMENTS
+
+    full = ALIASES.get(name, name)
+    if full in EXPERIMENTS:
+        return EXPERIMENTS[full]
+    names = [*EXPERIMENTS, *ALIASES]
+    paper, stroke, _ = name.partition("/")
+    of_paper = [other for other in names if other.startswith(f"{paper}/")]
+    if stroke and of_paper:
+        there = ", ".join(other.partition("/")[2] for other in of_paper)
+        raise UserError(f"experiment '{name}' is unknown; {nearest(name, of_paper)}; {paper} has {there}")
+    raise UserError(f"experiment '{name}' is unknown; {nearest(name, names)}")
+
+
+def named(name: str | None) -> list[str]:
+    """List the experiments of a name: all of a paper's, one, or with none all that there are.
+
+    Raises:
+        UserError: if there is none; with the nearest.
+    """
+    from hyperadapt.experiments import EXPERIMENTS
+
+    if name is None:
+        return list(EXPERIMENTS)
+    return [of.name for of in EXPERIMENTS.values() if of.paper == name] or [find(name).name]
+
+
+def old_runs(planned: Plan[Any]) -> list[Path]:
+    """Return the folders of runs where versions before 0.5 wrote them, beside the folders of papers."""
+    return [
+        folder
+        for folder in planned.folder.parent.glob("*")
+        if folder.name not in ("hyperformer", "hyperdecoders", "hypergrid", "beyond", MADE_ROWS)
+        and any(folder.glob("*/seed-*/config.yaml"))
+    ]
+
+
 def reproduce(
-    planned: Plan,
+    planned: Plan[Any],
     jobs: int = 1,
     ray: str | None = None,
     processes: int = 1,
@@ -201,13 +241,22 @@ def reproduce(
         UserError: for anything wrong with what was given, before any run begins; or where runs failed, once the others
             are finished and in the page.
     """
+    experiment = planned.experiment
+    cells = [replace(cell, allow_changed_data=allow_changed_data) for cell in planned.cells()]
+    if experiment.timed and (jobs > 1 or ray is not None):
+        raise UserError(
+            f"the runs of {experiment.name} are timed, one by one on this machine: leave --jobs and --ray out"
+        )
+    if ray is None:
+        check_memory([cell.config for cell in cells], processes)
+    if experiment.paper == "hyperformer" and (old := old_runs(planned)):
+        notice(
+            f"{len(old)} folders of runs lie in {planned.folder.parent}, as those of earlier versions; moved to "
+            f"{planned.folder} they would count"
+        )
     with locked(planned.folder):
-        experiment = planned.experiment
-        cells = [replace(cell, allow_changed_data=allow_changed_data) for cell in planned.cells()]
-        if experiment.timed and (jobs > 1 or ray is not None):
-            raise UserError(
-                f"the runs of {experiment.name} are timed, one by one on this machine: leave --jobs and --ray out"
-            )
+        if planned.made_rows is not None:
+            write_made_rows(planned.made_rows, tasks_of(cells))
         check_cells(cells, ray, processes)
         first = [cell for cell in cells if cell.config.start is None]
         then = [cell for cell in cells if cell.config.start is not None]
@@ -223,7 +272,7 @@ def reproduce(
                 train_cells(wave, jobs, ray, processes)
             except UserError as error:
                 failed = failed or error
-        page = planned.folder / f"{experiment.name}.md"
+        page = planned.folder / f"{experiment.short}.md"
         if failed is None or any(cell.finished for cell in cells):
             missing = [cell for cell in cells if not cell.finished]
             gaps = (
@@ -236,6 +285,12 @@ def reproduce(
         if failed is not None:
             raise failed
         return page
+
+
+def tasks_of(cells: Iterable[Cell]) -> list[Task]:
+    """List the tasks of runs."""
+    names = dict.fromkeys(cell.config.data.tasks for cell in cells)
+    return list({task.name: task for given in names for task in resolve_tasks(given)}.values())
 
 
 def overview(
@@ -255,7 +310,7 @@ def overview(
         results = [of for cell in cells if (of := cell.results()) is not None]
         rows.append(
             {
-                "name": name,
+                "name": experiment.name,
                 "paper": experiment.source,
                 "shows": experiment.title,
                 "runs": len(cells),

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 from hyperadapt.comparison import MAJORITY, Cell, markdown, scores_of, spread_of, table_rows
 from hyperadapt.config import merged
 from hyperadapt.errors import UserError
-from hyperadapt.experiments.glue import on_glue
-from hyperadapt.experiments.plan import Experiment, Plan, as_printed
+from hyperadapt.experiments.beside import Ours, Pair, beside, joined, ours
+from hyperadapt.experiments.hyperformer.glue import SOURCE, OurPlan, by_method, on_glue
+from hyperadapt.experiments.hyperformer.scales import SCALES, Target
+from hyperadapt.experiments.plan import Experiment
 from hyperadapt.experiments.scales import DAGGER, FULL, HYPER_PP, Fields
 from hyperadapt.figures import Line, embedding_map, scores_by_size
+from hyperadapt.published import published_table
 from hyperadapt.runs import load_run
 from hyperadapt.tasks import resolve_tasks
 
@@ -24,7 +27,7 @@ METHODS = (FULL, DAGGER, HYPER_PP)
 
 
 def few_rows(
-    planned: Plan, group: str, task: str, samples: int, variants: Mapping[str, Fields]
+    planned: OurPlan, group: str, task: str, samples: int, variants: Mapping[str, Fields]
 ) -> list[Cell]:
     """Make runs on few rows of one task, drawn by each run's seed."""
     scale = planned.scale
@@ -32,7 +35,7 @@ def few_rows(
     return planned.runs(group, variants, scale.few_seeds, scale.transfer, drawn)
 
 
-def continued(planned: Plan, sources: Mapping[str, Cell], init_from: Sequence[str]) -> dict[str, Fields]:
+def continued(planned: OurPlan, sources: Mapping[str, Cell], init_from: Sequence[str]) -> dict[str, Fields]:
     """Make variants that go on from trained runs, of HyperFormer++ one more that trains its task embedding alone.
 
     Args:
@@ -43,7 +46,7 @@ def continued(planned: Plan, sources: Mapping[str, Cell], init_from: Sequence[st
     variants = {}
     for method, source in sources.items():
         start = {"start": {"run": str(source.directory), "init_from": list(init_from)}}
-        [(name, fields)] = planned.methods(method, rates=planned.scale.transfer_rates).items()
+        [(name, fields)] = by_method(planned, method, rates=planned.scale.transfer_rates).items()
         variants[name] = {**fields, **start}
         if method == HYPER_PP:
             rate = planned.scale.task_embedding_rate
@@ -53,7 +56,7 @@ def continued(planned: Plan, sources: Mapping[str, Cell], init_from: Sequence[st
     return variants
 
 
-def by_rows(planned: Plan, runs: Mapping[tuple[str, int], Sequence[Cell]]) -> str:
+def by_rows(planned: OurPlan, runs: Mapping[tuple[str, int], Sequence[Cell]]) -> str:
     """Lay runs on few rows out, a row a task and number of rows, and draw the mean of the tasks of like numbers.
 
     Args:
@@ -95,13 +98,13 @@ def by_rows(planned: Plan, runs: Mapping[tuple[str, int], Sequence[Cell]]) -> st
 # Table 2.
 
 
-def glue_sources(planned: Plan) -> dict[str, Cell]:
+def glue_sources(planned: OurPlan) -> dict[str, Cell]:
     """Return the runs on GLUE from which the transfers start, by method: Table 1's, with the first seed."""
-    cells = on_glue(planned, planned.methods(*METHODS))
+    cells = on_glue(planned, by_method(planned, *METHODS))
     return {cell.config.method["name"]: cell for cell in cells if cell.seed == planned.scale.seeds[0]}
 
 
-def transfers(planned: Plan) -> dict[tuple[str, int], list[Cell]]:
+def transfers(planned: OurPlan) -> dict[tuple[str, int], list[Cell]]:
     """Make the runs of every new task and number of rows."""
     sources, runs = glue_sources(planned), {}
     for target, of in planned.scale.targets.items():
@@ -111,45 +114,70 @@ def transfers(planned: Plan) -> dict[tuple[str, int], list[Cell]]:
     return runs
 
 
-def table_2_cells(planned: Plan) -> list[Cell]:
+def table_2_cells(planned: OurPlan) -> list[Cell]:
     """Make the runs on GLUE, and all that start from them."""
     return [*glue_sources(planned).values(), *(cell for of in transfers(planned).values() for cell in of)]
 
 
-def table_2_page(planned: Plan) -> str:
+def table_2_page(planned: OurPlan) -> str:
     """Write a row for each new task and number of rows, and draw their means."""
     starts = ", ".join(f"{target} from {of.init_from}" for target, of in planned.scale.targets.items())
+    table, runs = published_table("hyperformer", 2), transfers(planned)
+    found: dict[tuple[str, ...], Ours | None] = {}
+    for (task, samples), cells in runs.items():
+        labels = (planned.scale.targets[task].printed, str(samples))
+        if any(row.labels == labels for row in table.rows):
+            found[labels] = joined(
+                *(
+                    ours(variant_of(cells, method), {column: f"{task}.accuracy"})
+                    for column, method in COLUMNS.items()
+                )
+            )
+    pairs = [
+        Pair(f"{', '.join(labels)} rows: HyperFormer++ − {other}", (labels, "HyperFormer++"), (labels, other))
+        for labels in found
+        for other in ("T5", "Adapters")
+    ]
     return (
-        f"{by_rows(planned, transfers(planned))}\n"
+        f"{beside(table, found, pairs)}\n## By rows\n\n{by_rows(planned, runs)}\n"
         f"A new task starts from the parameters of the one most like it ({starts}) in one model trained on GLUE, with "
         f"a reduction factor of {planned.scale.one_factor}. Full fine-tuning trains everything, Adapters-dagger the "
         "task's adapters and all layer norms, HyperFormer++ hypernetworks, task embedding and T5's layer norms, or, "
-        f"as `task_embedding`, that vector alone.\n\n## As printed\n\n{as_printed('2')}"
+        "as `task_embedding`, that vector alone.\n"
     )
+
+
+COLUMNS = {"T5": FULL, "Adapters": DAGGER, "HyperFormer++": HYPER_PP}
+
+
+def variant_of(cells: Sequence[Cell], method: str) -> list[Cell]:
+    """Return a method's runs, of HyperFormer++ those in which the hypernetworks are trained too."""
+    return [
+        cell
+        for cell in cells
+        if cell.config.method["name"] == method and not cell.config.method.get("train_task_embeddings_only")
+    ]
 
 
 # Figure 3.
 
 
-def embeddings_alone(planned: Plan) -> list[Cell]:
-    """Make transfers of the task embedding alone, from the mean of GLUE's, so that none is favoured at first."""
-    scale, runs = planned.scale, []
-    source = {HYPER_PP: glue_sources(planned)[HYPER_PP]}
-    others = [task.name for task in resolve_tasks(scale.run["data"]["tasks"])]
+def most_samples(planned: OurPlan) -> list[Cell]:
+    """Return Table 2's runs of HyperFormer++ with the most samples of each new task, and the first seed."""
+    scale, runs = planned.scale, transfers(planned)
+    chosen = []
     for target, of in scale.targets.items():
-        samples = of.sizes(scale.samples)[-1]
-        _, (name, alone) = continued(planned, source, others).items()
-        cells = few_rows(planned, f"{target}-{samples}-rows-from-the-mean", target, samples, {name: alone})
-        runs += [cell for cell in cells if cell.seed == scale.few_seeds[0]]
-    return runs
+        cells = variant_of(runs[target, of.sizes(scale.samples)[-1]], HYPER_PP)
+        chosen += [cell for cell in cells if cell.seed == scale.few_seeds[0]]
+    return chosen
 
 
-def figure_3_cells(planned: Plan) -> list[Cell]:
-    """Make HyperFormer++'s run on GLUE, and the transfers of its task embedding."""
-    return [glue_sources(planned)[HYPER_PP], *embeddings_alone(planned)]
+def figure_3_cells(planned: OurPlan) -> list[Cell]:
+    """Return HyperFormer++'s run on GLUE, and what it was transferred to."""
+    return [glue_sources(planned)[HYPER_PP], *most_samples(planned)]
 
 
-def figure_3_page(planned: Plan) -> str:
+def figure_3_page(planned: OurPlan) -> str:
     """Draw the task embeddings by their first two principal components, and name the nearest tasks of each."""
     import torch
     from sklearn.decomposition import PCA
@@ -173,21 +201,27 @@ def figure_3_page(planned: Plan) -> str:
         )
         pictures.append(planned.picture(when, picture))
     before, after = pictures
+    targets: Mapping[str, Target] = planned.scale.targets
+    init_from = {task: targets[task].init_from for task in names[old:]}
     return (
-        f"Before:\n\n![before]({before})\n\nAfter transfer, the new tasks' embeddings trained alone, from the mean of "
-        f"the trained tasks':\n\n![after]({after})\n\n{markdown(nearest_tasks(names, embeddings, old))}\n"
-        "Cosines of the differences from the trained tasks' mean, where the new tasks started: of a new task that is "
-        "the way it went.\n"
+        f"Before:\n\n![before]({before})\n\nAfter transfer, hypernetworks and embedding trained, from the most similar "
+        f"task's embedding, with the most samples of Table 2:\n\n![after]({after})\n\n"
+        f"{markdown(nearest_tasks(names, embeddings, old, init_from))}\n"
+        "Cosines of the differences from the trained tasks' mean. A new task started where the task that it is "
+        "initialised from is, so that being nearest to that one says no more than that it has not left.\n"
     )
 
 
-def nearest_tasks(names: Sequence[str], embeddings: Tensor, old: int) -> list[dict[str, Any]]:
-    """Name the trained tasks nearest to each, as seen from their mean, from which the new ones have started.
+def nearest_tasks(
+    names: Sequence[str], embeddings: Tensor, old: int, init_from: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Name the trained tasks nearest to each, as seen from their mean, and how far a new one is from where it began.
 
     Args:
         names: of the tasks, the trained ones first.
         embeddings: (tasks, t').
         old: how many are trained.
+        init_from: the trained task whose embedding a new one began with.
     """
     import torch
 
@@ -200,32 +234,38 @@ def nearest_tasks(names: Sequence[str], embeddings: Tensor, old: int) -> list[di
         near = ", ".join(
             f"{names[at]} {cosine:.2f}" for cosine, at in zip(*(of.tolist() for of in nearest), strict=True)
         )
-        distance = away[number].norm().item()
-        table.append(
-            {"task": name, "nearest trained tasks, cosine": near, "from their mean": f"{distance:.2f}"}
-        )
+        row = {
+            "task": name,
+            "nearest trained tasks, cosine": near,
+            "from their mean": f"{away[number].norm().item():.2f}",
+            "from where it began": "",
+        }
+        if name in init_from:
+            moved = embeddings[number] - embeddings[names.index(init_from[name])]
+            row["from where it began"] = f"{moved.norm().item():.2f} ({init_from[name]})"
+        table.append(row)
     return table
 
 
 # Beyond the paper.
 
 
-def left_out(planned: Plan, task: str) -> tuple[list[Cell], dict[tuple[str, int], list[Cell]]]:
+def left_out(planned: OurPlan, task: str) -> tuple[list[Cell], dict[tuple[str, int], list[Cell]]]:
     """Make the runs on all tasks but one, and those on few rows of it, from them and from the base model."""
     scale = planned.scale
     others = [of.name for of in resolve_tasks(scale.run["data"]["tasks"]) if of.name != task]
     without = {"data": {"tasks": others}}
-    sources = planned.runs(f"glue-without-{task}", planned.methods(*METHODS), scale.seeds[:1], own=without)
-    by_method = {cell.config.method["name"]: cell for cell in sources}
-    anew = {f"{name},from_the_base": fields for name, fields in planned.methods(*METHODS).items()}
-    variants = anew | continued(planned, by_method, others)
+    sources = planned.runs(f"glue-without-{task}", by_method(planned, *METHODS), scale.seeds[:1], own=without)
+    trained = {cell.config.method["name"]: cell for cell in sources}
+    anew = {f"{name},from_the_base": fields for name, fields in by_method(planned, *METHODS).items()}
+    variants = anew | continued(planned, trained, others)
     return sources, {
         (task, samples): few_rows(planned, f"{task}-{samples}-rows-left-out", task, samples, variants)
         for samples in scale.left_out_samples
     }
 
 
-def left_out_cells(planned: Plan) -> list[Cell]:
+def left_out_cells(planned: OurPlan) -> list[Cell]:
     """Make the runs without each task in turn, and all that start from them."""
     cells = []
     for task in planned.scale.left_out:
@@ -234,7 +274,7 @@ def left_out_cells(planned: Plan) -> list[Cell]:
     return cells
 
 
-def left_out_page(planned: Plan) -> str:
+def left_out_page(planned: OurPlan) -> str:
     """Write a row for each task left out and number of rows, and draw their means."""
     runs: dict[tuple[str, int], list[Cell]] = {}
     for task in planned.scale.left_out:
@@ -246,15 +286,27 @@ def left_out_page(planned: Plan) -> str:
 
 
 TABLE_2 = Experiment(
-    "table-2", "Table 2", "transfer of a GLUE model to new tasks", table_2_cells, table_2_page
+    "hyperformer/table-2",
+    SOURCE.format("Table 2"),
+    "transfer of a GLUE model to new tasks",
+    table_2_cells,
+    table_2_page,
+    SCALES,
 )
 FIGURE_3 = Experiment(
-    "figure-3", "Figure 3", "task embeddings before and after transfer", figure_3_cells, figure_3_page
+    "hyperformer/figure-3",
+    SOURCE.format("Figure 3"),
+    "task embeddings before and after transfer",
+    figure_3_cells,
+    figure_3_page,
+    SCALES,
 )
 LEAVE_ONE_OUT = Experiment(
-    "leave-one-out",
-    "Beyond the paper",
+    "hyperformer/leave-one-out",
+    "Beyond the HyperFormer paper",
     "each task left out of the mixture, then transferred to",
     left_out_cells,
     left_out_page,
+    SCALES,
 )
+EXPERIMENTS: tuple[Experiment[Any], ...] = (TABLE_2, FIGURE_3, LEAVE_ONE_OUT)

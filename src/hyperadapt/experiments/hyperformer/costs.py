@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from hyperadapt.comparison import Cell, markdown, spread_of
 from hyperadapt.counting import count_without_weights, model_config
-from hyperadapt.experiments.plan import Experiment, Plan, as_printed
+from hyperadapt.experiments.beside import Labels, Ours, Pair, beside
+from hyperadapt.experiments.hyperformer.glue import SOURCE, OurPlan, by_method
+from hyperadapt.experiments.hyperformer.scales import SCALES
+from hyperadapt.experiments.plan import Experiment
 from hyperadapt.experiments.scales import ADAPTERS, DAGGER, FULL, HYPER, HYPER_PP, Fields
 from hyperadapt.figures import Line, scores_by_size
 from hyperadapt.methods import METHODS
+from hyperadapt.published import published_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -26,47 +30,63 @@ TIMED: Fields = {
 }
 
 
-def timed(planned: Plan) -> list[Cell]:
+def timed(planned: OurPlan) -> list[Cell]:
     """Make the timed runs in rounds, each begun by another method, so that what else the machine does falls on all."""
     scale = planned.scale
-    variants = planned.methods(FULL, DAGGER, HYPER, HYPER_PP)
+    variants = by_method(planned, FULL, DAGGER, HYPER, HYPER_PP)
     cells = planned.runs("timed", variants, scale.few_seeds, scale.timed, TIMED)
     rounds = [[cell for cell in cells if cell.seed == seed] for seed in scale.few_seeds]
     turned = [of[number % len(of) :] + of[: number % len(of)] for number, of in enumerate(rounds)]
     return [cell for of in turned for cell in of]
 
 
-def timed_page(planned: Plan) -> str:
-    """Write time and memory of training, with their ratios to full fine-tuning's of the same round."""
-    cells = timed(planned)
-    rounds: dict[int, dict[str, dict[str, float]]] = {}
-    for cell in cells:
+MODELS = {"T5": FULL, "Adapters†": DAGGER, "HyperFormer": HYPER, "HyperFormer++": HYPER_PP}
+# What the columns of Tables 5 and 6 are of, by the names of results.json and in the paper's units.
+MEASURES = {
+    "5": ("memory (GB)", "peak_memory_mb", 1 / 1024),
+    "6": ("time (min)", "step_seconds", 1000 / 60),
+}
+
+
+def by_round(planned: OurPlan) -> dict[int, dict[str, dict[str, Any]]]:
+    """Return the results of the rounds of which every method is finished, by method."""
+    rounds: dict[int, dict[str, dict[str, Any]]] = {}
+    for cell in timed(planned):
         if (results := cell.results()) is not None:
-            loaded, peak = results["loaded_memory_mb"], results["peak_memory_mb"]
-            rounds.setdefault(cell.seed, {})[cell.variant] = {
-                "1,000 steps (s)": 1000 * results["step_seconds"],
-                "memory (MB)": peak,
-                "added by training (MB)": peak - loaded,
-            }
-    variants = dict.fromkeys(cell.variant for cell in cells)  # the first round has them in order
-    whole = [of for of in rounds.values() if len(of) == len(variants)]
-    rows: list[dict[str, Any]] = []
-    for variant in variants if whole else ():
-        row: dict[str, Any] = {"variant": variant}
-        for measure in whole[0][variant]:
-            row[measure] = spread_of([of[variant][measure] for of in whole])
-            ratios = [of[variant][measure] / of[FULL][measure] for of in whole if of[FULL][measure]]
-            ratio, deviation = spread_of(ratios) if ratios else (None, None)
-            row[f"of T5's {measure.partition(' (')[0]}"] = " ± ".join(
-                f"{number:.2f}" for number in (ratio, deviation) if number is not None
-            )
-        rows.append(row)
-    steps = cells[0].config.training.max_steps
+            rounds.setdefault(cell.seed, {})[cell.config.method["name"]] = results
+    return {seed: of for seed, of in rounds.items() if of.keys() == set(MODELS.values())}
+
+
+def timed_page(planned: OurPlan) -> str:
+    """Set time and memory of training beside the printed ones, and their change from T5's of the round."""
+    rounds, parts = by_round(planned), []
+    for number, (column, field, unit) in MEASURES.items():
+        table = published_table("hyperformer", number)
+        found: dict[Labels, Ours | None] = {}
+        for model, method in MODELS.items():
+            absolute = {seed: of[method][field] * unit for seed, of in rounds.items()}
+            change = {seed: 100 * (of[method][field] / of[FULL][field] - 1) for seed, of in rounds.items()}
+            found[(model,)] = Ours({column: absolute, "change (%)": change}) if rounds else None
+        pairs = [
+            Pair(f"{model} − T5", ((model,), column), (("T5",), column)) for model in MODELS if model != "T5"
+        ]
+        parts.append(beside(table, found, pairs))
+    added = [
+        {
+            "method": method,
+            "added by training (MB)": spread_of(
+                [of[method]["peak_memory_mb"] - of[method]["loaded_memory_mb"] for of in rounds.values()]
+            ),
+        }
+        for method in (MODELS.values() if rounds else ())
+    ]
+    steps = planned.cells()[0].config.training.max_steps
     return (
-        f"{markdown(rows)}\n{len(whole)} rounds of {steps} steps, a process each, one after another: mean and "
-        "deviation of each run's own median step, and of its peak of memory (the device's allocator; on the CPU the "
-        "process; what it held before the first step, libraries, data and model, is left out of what is added).\n\n"
-        f"## As printed\n\n{as_printed('5', '6')}"
+        f"{parts[0]}\n{parts[1]}\n{markdown(added)}\n"
+        f"{len(rounds)} rounds of {steps} steps, a process each, one after another: mean and deviation of each run's "
+        "own median step, times 1,000, and of its peak of memory (the device's allocator; on the CPU the process, with "
+        "libraries, data and model, which are left out of what is added). A round is a seed; seconds have no rows to "
+        "be drawn.\n"
     )
 
 
@@ -106,7 +126,7 @@ def real_count(method: str, config: PreTrainedConfig, tasks: int, **options: Any
     return counted.total - counted.base
 
 
-def parameters_page(planned: Plan) -> str:
+def parameters_page(planned: OurPlan) -> str:
     """Set the formulas beside real counts, by tasks and by layers, draw them, and say where they cross."""
     from transformers import T5Config
 
@@ -153,14 +173,26 @@ def parameters_page(planned: Plan) -> str:
         "Adapters: T (4 L (2 h d + 3 h + d) + (5 L + 2) h), with T5's own layer norms, which are each task's own. "
         "Adapters-dagger: 4 L (T (2 h d + h + d) + 2 h). HyperFormer++: T z + 2 (L z + 2 z + (3 z e + e + e t + t) + "
         "2 t + (t + 1) (2 h d + 3 h + d)). For L layers a stack, T tasks, z = 64, e = 128: `adapters_count`, "
-        "`adapters_dagger_count` and `hyperformer_pp_count` of `hyperadapt.experiments.costs` take any numbers.\n\n"
+        "`adapters_dagger_count` and `hyperformer_pp_count` of `experiments.hyperformer.costs` take any numbers.\n\n"
         f"![by tasks]({pictures[0]})\n\n![by layers]({pictures[1]})\n"
     )
 
 
 TABLES_5_6 = Experiment(
-    "tables-5-6", "Tables 5 and 6", "memory and time of training", timed, timed_page, timed=True
+    "hyperformer/tables-5-6",
+    SOURCE.format("Tables 5 and 6"),
+    "memory and time of training",
+    timed,
+    timed_page,
+    SCALES,
+    timed=True,
 )
-PARAMETERS = Experiment(
-    "parameters", "Section 4.1", "parameters by tasks and layers", lambda planned: [], parameters_page
+PARAMETER_COUNTS = Experiment(
+    "hyperformer/parameters",
+    SOURCE.format("section 4.1"),
+    "parameters by tasks and layers",
+    lambda planned: [],
+    parameters_page,
+    SCALES,
 )
+EXPERIMENTS: tuple[Experiment[Any], ...] = (TABLES_5_6, PARAMETER_COUNTS)

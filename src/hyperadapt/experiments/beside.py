@@ -1,0 +1,401 @@
+"""What a paper prints beside what our runs come to: the numbers, their differences, and whether the order is the same.
+
+A printed row stands beside the runs that train what it names, and a printed column beside the metrics that it is of; a
+column of averages is averaged from our columns as the paper averages its own. Two rows are told apart by a paired
+t-test over the seeds and by a paired bootstrap over the rows (hyperadapt.resampling): both must exclude no difference.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import numpy as np
+
+from hyperadapt.comparison import Cell, markdown, scores_of, spread_of
+from hyperadapt.predictions import PredictedRow, read_predictions
+from hyperadapt.published import PublishedTable
+from hyperadapt.resampling import Interval, over_rows, over_seeds, resampled
+from hyperadapt.tasks import resolve_tasks
+
+if TYPE_CHECKING:
+    from hyperadapt.tasks import Task
+
+# What a column is of: "mrpc.f1", a metric of a task; or several, of which it is the mean.
+Measure = str | Sequence["Measure"]
+Columns = Mapping[str, Measure]
+Labels = tuple[str, ...]
+
+
+def mean_of(measure: Measure, value: Callable[[str], Any]) -> Any:
+    """Work a measure out of the metrics' values, numbers or arrays of them."""
+    if isinstance(measure, str):
+        return value(measure)
+    return sum(mean_of(part, value) for part in measure) / len(measure)
+
+
+def metrics_of(measure: Measure) -> list[str]:
+    """List the metrics that a measure is made of."""
+    return [measure] if isinstance(measure, str) else [name for part in measure for name in metrics_of(part)]
+
+
+def columns_of(table: PublishedTable, metrics: Columns) -> dict[str, Measure]:
+    """Name what a table's columns are of: metrics, and averages of them as the paper averages.
+
+    Args:
+        table: the table.
+        metrics: of columns that are no averages; one that is left out is not compared, nor an average over it.
+    """
+    columns: dict[str, Measure] = dict(metrics)
+
+    def measured(part: str | Sequence[str]) -> Measure:
+        return columns[part] if isinstance(part, str) else [columns[name] for name in part]
+
+    for average, parts in table.averages.items():
+        if average not in columns and all(name in columns for part in parts for name in _names(part)):
+            columns[average] = [measured(part) for part in parts]
+    return {name: columns[name] for name in table.columns if name in columns}
+
+
+def _names(part: str | Sequence[str]) -> Sequence[str]:
+    return [part] if isinstance(part, str) else part
+
+
+@dataclass(frozen=True)
+class Ours:
+    """Our numbers for a row of a table.
+
+    Attributes:
+        by_seed: column -> seed -> number.
+        drawn: column -> (draws,), the mean over the seeds on rows drawn with replacement.
+        rows: metric's task -> a digest of the rows that were scored, which are the same ones for two runs to be paired.
+    """
+
+    by_seed: dict[str, dict[int, float]]
+    drawn: dict[str, np.ndarray] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+
+    def __getitem__(self, column: str) -> float:
+        return fmean(self.by_seed[column].values())
+
+
+# A run's metrics by "task.metric", the same on draws of the rows, (draws,), and a digest of the rows by task.
+Read = tuple[dict[str, float], dict[str, np.ndarray], dict[str, int]]
+
+
+def ours(
+    cells: Iterable[Cell],
+    columns: Columns,
+    split: str | None = None,
+    read: Callable[[Cell], Read] | None = None,
+) -> Ours | None:
+    """Measure what runs have scored; None where no seed of them is finished.
+
+    Args:
+        cells: the runs, of each seed one for all tasks, or one a task; a seed of which one is not finished is left out.
+        columns: what is measured; "trained", "trained a task", "total" and "billions" are parameters: those trained in
+            percent of the base model's, the same over the tasks, all that the tasks take as a multiple of it, and the
+            same in billions. Columns of tasks or metrics that the runs have not are left out.
+        split: whose scores, by default the test rows', or the validation rows' of runs that have no test rows.
+        read: reads a run's scores elsewhere.
+    """
+    read = read or partial(scored, split=split)
+    by_seed: dict[int, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        by_seed[cell.seed].append(cell)
+    whole = {seed: of for seed, of in by_seed.items() if all(cell.finished for cell in of)}
+    if not whole:
+        return None
+    numbers: dict[str, dict[int, float]] = defaultdict(dict)
+    drawn: list[dict[str, np.ndarray]] = []
+    rows: dict[str, int] = {}
+    for seed, of in whole.items():
+        values, on_draws = counted(of), dict[str, np.ndarray]()
+        for cell in of:
+            scores, draws, digests = read(cell)
+            values, on_draws, rows = values | scores, on_draws | draws, rows | digests
+        drawn.append(on_draws)
+        for column, measure in columns.items():
+            if all(name in values for name in metrics_of(measure)):
+                numbers[column][seed] = mean_of(measure, values.__getitem__)
+    means = {
+        column: np.mean([mean_of(measure, of.__getitem__) for of in drawn], axis=0)
+        for column, measure in columns.items()
+        if all(name in of for of in drawn for name in metrics_of(measure))
+    }
+    return Ours(dict(numbers), means, rows)
+
+
+def scored(cell: Cell, split: str | None = None) -> Read:
+    """Read what a run has scored on a split."""
+    results = cell.results()
+    assert results is not None
+    split = split or ("test" if "test" in results else "validation")
+    values = {
+        f"{task}.{metric}": value
+        for task, of in results[split]["tasks"].items()
+        for metric, value in of["metrics"].items()
+    }
+    return values, *on_draws(cell.directory, split, resolve_tasks(cell.config.data.tasks))
+
+
+def on_draws(
+    directory: Path, split: str, tasks: Sequence[Task]
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Score the predictions in a directory on draws of their rows, by "task.metric"; and digests of the rows."""
+    rows: dict[str, list[PredictedRow]] = defaultdict(list)
+    for row in read_predictions(directory, split, tasks):
+        rows[row.task].append(row)
+    by_name = {task.name: task for task in tasks}
+    draws, digests = {}, {}
+    for name, of in rows.items():
+        digests[name] = crc32(repr([(row.input, row.target) for row in of]).encode())
+        texts, targets = [row.written for row in of], [row.target for row in of]
+        for metric, values in resampled(by_name[name], texts, targets, seed=crc32(name.encode())).items():
+            draws[f"{name}.{metric}"] = values
+    return draws, digests
+
+
+def counted(cells: Sequence[Cell]) -> dict[str, float]:
+    """Count the parameters of a model for all tasks, or of one for each, whose frozen parameters they share."""
+    counts = [results["parameters"] for cell in cells if (results := cell.results()) is not None]
+    base, trained = counts[0]["base"], sum(of["trained"] for of in counts)
+    return {
+        "trained": 100 * trained / base,
+        "trained a task": 100 * trained / sum(of["tasks"] for of in counts) / base,
+        "total": (counts[0]["total"] - counts[0]["trained"] + trained) / base,
+        "billions": (counts[0]["total"] - counts[0]["trained"] + trained) / 1e9,
+    }
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two cells of a table, of which one is claimed to be the better.
+
+    Attributes:
+        name: what people read.
+        first, second: row and column of each.
+    """
+
+    name: str
+    first: tuple[Labels, str]
+    second: tuple[Labels, str]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What two rows of ours differ by: over seeds that both have, and over the rows that both were scored on."""
+
+    mean: float
+    seeds: Interval | None
+    rows: Interval | None
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether there is a test, and none that holds no difference possible."""
+        tests = [interval for interval in (self.seeds, self.rows) if interval is not None]
+        return bool(tests) and all(interval.excludes_zero for interval in tests)
+
+    def order(self, printed: float) -> str:
+        """Say how the order stands to that of the printed difference."""
+        if not self.told_apart:
+            return "not told apart"
+        if printed == 0:
+            return "printed alike"
+        return "same" if (self.mean > 0) == (printed > 0) else "reversed"
+
+
+def difference(first: tuple[Ours, str], second: tuple[Ours, str]) -> Difference | None:
+    """Compare two of our numbers, each of a row and a column; None where they have no seed in common."""
+    (one, column), (other, of_other) = first, second
+    seeds = one.by_seed.get(column, {}).keys() & other.by_seed.get(of_other, {}).keys()
+    if not seeds:
+        return None
+    apart = [one.by_seed[column][seed] - other.by_seed[of_other][seed] for seed in sorted(seeds)]
+    rows = None
+    if column in one.drawn and of_other in other.drawn and one.rows == other.rows:
+        rows = over_rows(one.drawn[column] - other.drawn[of_other])
+    return Difference(fmean(apart), over_seeds(apart), rows)
+
+
+def against(table: PublishedTable, reference: Labels, column: str) -> list[Pair]:
+    """Pair a row with each of the others, in a column."""
+    return [
+        Pair(f"{' '.join(reference)} − {row.name}", (reference, column), (row.labels, column))
+        for row in table.rows
+        if row.labels != reference
+    ]
+
+
+def number(value: float | None, decimals: int = 1, sign: str = "") -> str:
+    """Write a number, or nothing."""
+    return "" if value is None else f"{value:{sign}.{decimals}f}"
+
+
+def beside(table: PublishedTable, found: Mapping[Labels, Ours | None], pairs: Sequence[Pair]) -> str:
+    """Write a table's numbers beside ours, what they differ by, and whether the order is the same.
+
+    Args:
+        table: as printed.
+        found: our numbers by the labels of its rows; None, or left out, where there are none.
+        pairs: whose order is asked for.
+    """
+    there = {labels: of for labels, of in found.items() if of is not None and of.by_seed}
+    title = ", ".join(filter(None, [f"Table {table.number}", table.split or table.base_model, table.unit]))
+    columns = [name for name in table.columns if any(name in of.by_seed for of in there.values())]
+    numbers = []
+    for row in table.rows:
+        line: dict[str, Any] = dict(zip(table.labels, row.labels, strict=True))
+        mine = there.get(row.labels)
+        line["seeds"] = "" if mine is None else str(max(map(len, mine.by_seed.values())))
+        for name in columns:
+            cell = row.cells[name]
+            mean = None if mine is None or name not in mine.by_seed else mine.by_seed[name].values()
+            line[name] = f"{written(mean)} ({'' if cell is None else cell.text})".replace("()", "(-)")
+        numbers.append(line)
+    return (
+        f"{title}: ours, mean ± deviation over seeds, and printed in brackets.\n\n{markdown(numbers)}\n"
+        f"{distances(table, there, pairs)}{orders(table, there, pairs)}"
+    )
+
+
+def written(values: Iterable[float] | None) -> str:
+    """Write the mean and deviation of numbers."""
+    if values is None:
+        return "-"
+    mean, deviation = spread_of(list(values))
+    return number(mean) if deviation is None else f"{number(mean)} ± {number(deviation)}"
+
+
+def distances(table: PublishedTable, there: Mapping[Labels, Ours], pairs: Sequence[Pair]) -> str:
+    """Write how far our numbers are from those printed, with their interval over the seeds, of the pairs' rows."""
+    lines = []
+    asked = dict.fromkeys(cell for pair in pairs for cell in (pair.first, pair.second))
+    several = len({column for _, column in asked}) > 1
+    for labels, column in asked:
+        printed, mine = table.row(*labels).cells[column], there.get(labels)
+        if printed is None or mine is None or column not in mine.by_seed:
+            continue
+        apart = [value - printed.number for value in mine.by_seed[column].values()]
+        interval = over_seeds(apart)
+        lines.append(
+            {
+                "row": ", ".join(labels),
+                **({"column": column} if several else {}),
+                "printed": printed.text,
+                "ours": number(mine[column]),
+                "ours − printed": number(fmean(apart), sign="+"),
+                "95 % over seeds": "" if interval is None else str(interval),
+            }
+        )
+    return f"Our distance from what is printed:\n\n{markdown(lines)}\n" if lines else ""
+
+
+def orders(table: PublishedTable, there: Mapping[Labels, Ours], pairs: Sequence[Pair]) -> str:
+    """Write each pair's difference, printed and ours, with its intervals, and one sentence on the order of them all."""
+    told = []
+    for pair in pairs:
+        (labels, column), (of_second, other) = pair.first, pair.second
+        printed = [table.row(*labels).cells[column], table.row(*of_second).cells[other]]
+        if labels not in there or of_second not in there or None in printed:
+            continue
+        apart = difference((there[labels], column), (there[of_second], other))
+        if apart is not None:
+            first, second = (cell.number for cell in printed if cell is not None)
+            told.append(
+                (pair.name, number(round(first - second, 6), sign="+"), round(first - second, 6), apart)
+            )
+    return in_order(told)
+
+
+def claimed(pairs: Mapping[str, tuple[Ours | None, Ours | None]], column: str, claim: str) -> str:
+    """Write the differences of pairs whose first is said to be above the second, without printed numbers.
+
+    Args:
+        pairs: by what people read.
+        column: of both.
+        claim: what is said, and where.
+    """
+    told = []
+    for name, (first, second) in pairs.items():
+        if first is not None and second is not None:
+            apart = difference((first, column), (second, column))
+            if apart is not None:
+                told.append((name, "+", 1.0, apart))
+    return f"{claim}\n\n{in_order(told)}"
+
+
+def in_order(told: Sequence[tuple[str, str, float, Difference]]) -> str:
+    """Write differences, and one sentence on their order.
+
+    Args:
+        told: of each, what people read; the printed difference in words, and as a number; and ours.
+    """
+    if not told:
+        return "No two of them have runs that are finished, so the order cannot be told.\n"
+    lines, found = [], defaultdict[str, list[str]](list)
+    for name, in_words, printed, apart in told:
+        order = apart.order(printed)
+        found[order].append(name)
+        lines.append(
+            {
+                "difference": name,
+                "printed": in_words,
+                "ours": number(apart.mean, sign="+"),
+                "95 % over seeds": str(apart.seeds or ""),
+                "p": "" if apart.seeds is None else f"{apart.seeds.p:.3f}",
+                "95 % over rows": str(apart.rows or ""),
+                "order": order,
+            }
+        )
+    said = "; ".join(
+        f"{order} in {len(names)} of {len(lines)}" + (f" ({', '.join(names)})" if order == "reversed" else "")
+        for order in ("same", "reversed", "not told apart", "printed alike")
+        if (names := found[order])
+    )
+    untested = sum(apart.seeds is None and apart.rows is None for *_, apart in told)
+    alone = f" {untested} of them have neither several seeds nor rows, so no test." if untested else ""
+    return (
+        f"{markdown(lines)}\n**Order: {said}.**{alone} Told apart is a difference whose intervals all exclude 0: of "
+        "the paired t-test over seeds, where there are two or more, and of the paired bootstrap over rows. The p are "
+        "each pair's own, so that one in twenty is below 0.05 by chance.\n"
+    )
+
+
+def joined(*parts: Ours | None) -> Ours | None:
+    """Join numbers of one row whose columns are of different runs, which were scored on the same rows."""
+    there = [part for part in parts if part is not None]
+    if not there:
+        return None
+    alike = all(part.rows == there[0].rows for part in there)
+    return Ours(
+        {column: of for part in there for column, of in part.by_seed.items()},
+        {column: of for part in there for column, of in part.drawn.items()} if alike else {},
+        there[0].rows,
+    )
+
+
+def averages_by_seed(cells: Sequence[Cell], split: str | None = None) -> dict[int, float]:
+    """Return the average over all tasks of each seed whose runs, one or one a task, are finished."""
+    scores: dict[int, list[list[float]]] = defaultdict(list)
+    for cell in cells:
+        results = cell.results()
+        tasks = [] if results is None else (results[split] if split else scores_of(results))["tasks"].values()
+        scores[cell.seed].append([of["score"] for of in tasks])
+    return {seed: fmean(score for run in of for score in run) for seed, of in scores.items() if all(of)}
+
+
+def best_on_validation(candidates: Sequence[Sequence[Cell]]) -> Sequence[Cell]:
+    """Choose the runs with the best mean average on the validation rows, the first where none is finished."""
+
+    def validation(cells: Sequence[Cell]) -> float:
+        averages = averages_by_seed(cells, "validation")
+        return fmean(averages.values()) if averages else float("-inf")
+
+    return max(candidates, key=validation, default=())

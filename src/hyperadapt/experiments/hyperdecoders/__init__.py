@@ -1,0 +1,7 @@
+"""The experiments of Ivison & Peters, EMNLP 2022."""
+
+from __future__ import annotations
+
+from hyperadapt.experiments.hyperdecoders import tables
+
+EXPERIMENTS = (*tables.EXPERIMENTS,)
