@@ -377,6 +377,52 @@ def embed(
         say(f"{task}: linear probe, accuracy {accuracy:.1f}")
 
 
+@app.command("encoder-only")
+def encoder_only(
+    run: RunDirectory,
+    epochs: Annotated[float, typer.Option(help="How often each training row is seen.")] = 3.0,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW, after the warm-up; it falls to 0.")] = 2e-5,
+    warmup_steps: Annotated[int, typer.Option(min=0, help="In which it grows from 0.")] = 500,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Rows in a step; by default as in the run's training.")
+    ] = None,
+    max_rows: Annotated[
+        int | None, typer.Option(min=2, help="Training rows of each task; all by default.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="By default the run's.")] = None,
+    base_model: BaseModel = None,
+    allow_changed_data: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changed-data",
+            help="Take rows that are not those that the run was trained with. The scores are only printed.",
+        ),
+    ] = False,
+) -> None:
+    """Score a run's frozen encoder with new classifiers in its decoder's place, on validation rows.
+
+    The scores are added to its results.json.
+    """
+    from hyperadapt import results_file
+
+    check_run(run, split="validation")
+    from hyperadapt.encoder_only import KEY, check_numbers, score_encoder_only
+
+    check_numbers(epochs, learning_rate, warmup_steps, batch_size)
+    model, kept = results_file.model_entries(run), results_file.read(run)
+    loaded = load(run, base_model)
+    scores = score_encoder_only(
+        loaded, epochs, learning_rate, warmup_steps, batch_size, max_rows, seed, allow_changed_data
+    )
+    changed = scores["changed_data"]
+    show_beside(scores, None if changed else kept["validation"])  # before they are written, which may fail
+    if changed:
+        notice(f"the scores are only printed, as rows have changed: {run} keeps those that it has")
+        return
+    with results_file.adding(run, model):
+        results_file.add(run, {KEY: scores})
+
+
 @app.command()
 def features(
     config: Annotated[
@@ -731,6 +777,36 @@ def show(results: Results, title: str, majority: Mapping[str, Any] | None = None
         for row in rows:
             row["majority"] = f"{of.get(row['task'], majority['average']):.2f}"
     table(title, rows)
+
+
+def show_beside(encoder_only: Mapping[str, Any], whole: Mapping[str, Any] | None) -> None:
+    """Print encoder-only scores beside those of the whole model, averaged over the same tasks.
+
+    Args:
+        encoder_only: of `score_encoder_only`.
+        whole: of the run's validation rows, as results.json has them; None where they are of other rows.
+    """
+    from statistics import fmean
+
+    from hyperadapt.metrics import metric_in_words
+
+    scored = encoder_only["tasks"]
+    rows = [
+        {
+            "task": task,
+            "metrics": "  ".join(metric_in_words(name, value, 2) for name, value in of["metrics"].items()),
+            "encoder-only": f"{of['score']:.2f}",
+            "rows": str(of["rows"]),
+        }
+        for task, of in scored.items()
+    ]
+    average = {"task": "average", "metrics": "", "encoder-only": f"{encoder_only['average']:.2f}", "rows": ""}
+    if whole is not None:
+        of_whole = {task: whole["tasks"][task]["score"] for task in scored}
+        for row in rows:
+            row["encoder-decoder"] = f"{of_whole[row['task']]:.2f}"
+        average["encoder-decoder"] = f"{fmean(of_whole.values()):.2f}"
+    table("validation rows", [*rows, average])
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> None:

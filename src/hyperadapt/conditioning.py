@@ -179,8 +179,7 @@ class EncodedInput(nn.Module):
 
     def __init__(self, d_model: int, mlp: bool) -> None:
         super().__init__()
-        layers = Linear(d_model, d_model), nn.ReLU(), Linear(d_model, d_model)
-        self.mlp: Any = nn.Sequential(*layers) if mlp else None
+        self.mlp: Any = input_projector(d_model) if mlp else None
 
     def forward(self, inputs: Inputs) -> Condition:
         """Embed the inputs of a batch; where no gradient is wanted, those that repeat, as beams do, only once."""
@@ -232,6 +231,11 @@ def task_projector(d_in: int, d_hidden: int, d_out: int) -> nn.Sequential:
         nn.init.normal_(layer.weight, std=0.01)
         nn.init.zeros_(layer.bias)
     return nn.Sequential(first, nn.ReLU(), second)
+
+
+def input_projector(d_model: int) -> nn.Sequential:
+    """Build the two-layer network that turns a mean state into e (Hyperdecoders, eq. 8)."""
+    return nn.Sequential(Linear(d_model, d_model), nn.ReLU(), Linear(d_model, d_model))
 
 
 def keep_rows(table: nn.Parameter, ids: tuple[int, ...]) -> nn.Parameter:

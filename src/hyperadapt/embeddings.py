@@ -7,18 +7,25 @@ on the input the mean of the encoder's states, which e is without its MLP (Hyper
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from hyperadapt.conditioning import EncodedInput, mean_state
+from hyperadapt.conditioning import Condition, EncodedInput, mean_state
 from hyperadapt.errors import UserError
-from hyperadapt.evaluation import SECONDS_BEFORE_PROGRESS_SHOWS, EvaluationSet, padded
+from hyperadapt.evaluation import (
+    SECONDS_BEFORE_PROGRESS_SHOWS,
+    EvaluationSet,
+    encoder_states,
+    evaluating,
+    padded,
+)
 from hyperadapt.files import write_atomically
 from hyperadapt.metrics import label_of
 
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
     from hyperadapt.runs import Run
     from hyperadapt.tasks import Task
 
+Batch = dict[str, Tensor]  # as `padded` makes it
 FOLDER = "embeddings"
 ABOUT = "about.json"  # of which rows they are
 ROWS_IN_MAPS = 2000  # t-SNE takes seconds for them, and a report stays small
@@ -40,7 +48,6 @@ MAPS = {
 }
 
 
-@torch.no_grad()
 def embed(
     run: Run, inputs: Sequence[Sequence[int]], task_ids: Sequence[int], batch_size: int | None = None
 ) -> np.ndarray:
@@ -52,43 +59,70 @@ def embed(
         task_ids: of each.
         batch_size: as in the run's evaluation by default.
     """
-    model, batch_size = run.model, batch_size or run.config.evaluation.batch_size
-    seen: list[torch.Tensor] = []
+    model, thread = run.model, get_ident()
     conditionings = [module for module in model.modules() if isinstance(module, EncodedInput)]
-    thread = get_ident()  # a hook sees the forwards of all
+    if not conditionings:
+        return mean_states(run, inputs, task_ids, batch_size)
+    seen: list[Condition] = []
 
-    def keep_condition(module: Any, args: Any, condition: Any) -> None:
-        if get_ident() != thread:
-            return
-        embedding, rows = condition.embedding, condition.rows
-        of_groups = embedding if rows is None else embedding[rows]
-        seen.append(of_groups.repeat_interleave(len(mask) // len(of_groups), 0))
+    def keep_condition(module: Any, args: Any, condition: Condition) -> None:
+        if get_ident() == thread:  # a hook sees the forwards of all
+            seen.append(condition)
 
-    def keep_states(module: Any, args: Any, output: Any) -> None:
-        if get_ident() == thread:
-            seen.append(mean_state(output[0], mask))
+    def embedding(batch: Batch) -> Tensor:
+        rows = len(batch["input_ids"])
+        model(**batch, decoder_input_ids=torch.full_like(batch["input_ids"][:, :1], start_token))
+        condition = seen[-1]
+        seen.clear()
+        assert condition.embedding is not None
+        of_groups = condition.embedding if condition.rows is None else condition.embedding[condition.rows]
+        return of_groups.repeat_interleave(rows // len(of_groups), 0)
 
+    start_token = model.config.decoder_start_token_id
     # The last in the order of the forward: the decoder's, where it has one.
-    hooks = [module.register_forward_hook(keep_condition) for module in conditionings[-1:]]
-    hooks = hooks or [model.get_encoder().register_forward_hook(keep_states)]
+    hook = conditionings[-1].register_forward_hook(keep_condition)
+    try:
+        return vectors_of(run, inputs, task_ids, embedding, batch_size)
+    finally:
+        hook.remove()
+
+
+def mean_states(
+    run: Run, inputs: Sequence[Sequence[int]], task_ids: Sequence[int], batch_size: int | None = None
+) -> np.ndarray:
+    """Average the encoder's states over the tokens of each input, whatever the method; all as of `embed`."""
+
+    def mean(batch: Batch) -> Tensor:
+        return mean_state(encoder_states(run.model, batch), batch["attention_mask"])
+
+    return vectors_of(run, inputs, task_ids, mean, batch_size)
+
+
+@torch.no_grad()
+def vectors_of(
+    run: Run,
+    inputs: Sequence[Sequence[int]],
+    task_ids: Sequence[int],
+    vectors: Callable[[Batch], Tensor],
+    batch_size: int | None,
+) -> np.ndarray:
+    """Compute a vector of each input, (inputs, d_model), in batches of like length.
+
+    Args:
+        run, inputs, task_ids, batch_size: as of `embed`.
+        vectors: those of a batch, (batch, d_model).
+    """
+    model, batch_size = run.model, batch_size or run.config.evaluation.batch_size
     order = sorted(range(len(inputs)), key=lambda row: len(inputs[row]))
     found = np.zeros((len(inputs), model.config.d_model), dtype=np.float32)
-    model.eval()
-    try:
-        starts = range(0, len(order), batch_size)
+    starts = range(0, len(order), batch_size)
+    with evaluating(model):
         for start in tqdm(starts, desc="embedding", leave=False, delay=SECONDS_BEFORE_PROGRESS_SHOWS):
             rows = order[start : start + batch_size]
             batch = padded(
                 model, run.tokenizer, [inputs[row] for row in rows], [task_ids[row] for row in rows]
             )
-            mask = batch["attention_mask"]
-            seen.clear()
-            start_tokens = mask.new_full((len(rows), 1), model.config.decoder_start_token_id)
-            model(**batch, decoder_input_ids=start_tokens)
-            found[rows] = seen[-1].float().cpu().numpy()
-    finally:
-        for hook in hooks:
-            hook.remove()
+            found[rows] = vectors(batch).float().cpu().numpy()
     return found
 
 
@@ -170,11 +204,15 @@ def write_embeddings(
 
 
 def load_training_rows(
-    run: Run, tasks: Sequence[Task], max_rows: int | None, allow_changed_data: bool
+    run: Run, tasks: Sequence[Task], max_rows: int | None, allow_changed_data: bool, purpose: str = "embed"
 ) -> EvaluationSet:
-    """Load the training rows of the tasks that can be probed, at most as many as the run was trained on."""
+    """Load the training rows of the tasks that can be probed, at most as many as the run was trained on.
+
+    Raises:
+        UserError: if rows have changed since the training, or those of a task have one label alone.
+    """
     probed = [task for task in tasks if task.kind == "class" and "train" in task.splits]
-    train = run.load_rows(probed, "train", "embed", None, max_rows, allow_changed_data)
+    train = run.load_rows(probed, "train", purpose, None, max_rows, allow_changed_data)
     for task, targets in zip(probed, train.targets, strict=True):
         if len(set(map(label_of, targets))) < 2:
             raise UserError(

@@ -93,15 +93,7 @@ class Results:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the scores as they stand in results.json."""
-        tasks = {
-            score.task: {
-                "score": score.score,
-                "metrics": score.metrics,
-                "rows": score.rows,
-                "invalid": score.invalid,
-            }
-            for score in self.scores
-        }
+        tasks = {score.task: score.as_dict() for score in self.scores}
         return {"average": self.average, "num_beams": self.num_beams, "tasks": tasks}
 
 

@@ -298,6 +298,10 @@ class TaskScore:
     rows: int
     invalid: int
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the task's entry in results.json."""
+        return {"score": self.score, "metrics": self.metrics, "rows": self.rows, "invalid": self.invalid}
+
 
 def comparable(
     task: Task, predictions: Sequence[str], targets: Sequence[Target]
