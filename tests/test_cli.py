@@ -709,6 +709,7 @@ COMMANDS_OF_RUNS = (
     ("evaluate",),
     ("report",),
     ("embed",),
+    ("encoder-only",),
     ("predict", "--task", "colour"),
     ("fewshot", "--task", "rte"),
 )

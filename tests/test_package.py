@@ -108,7 +108,7 @@ def test_the_files_and_commands_that_the_readme_names_are_there() -> None:
     for path in re.findall(r"`((?:src|docs|tests)/[\w./-]+|[A-Z]+\.(?:md|cff))`", README):
         assert (ROOT / path).exists(), path
     listed = hyperadapt("--help").out
-    for command in set(re.findall(r"(?:`|^ {4}|\| )hyperadapt (\w+)", README, re.MULTILINE)):
+    for command in set(re.findall(r"(?:`|^ {4}|\| )hyperadapt ([\w-]+)", README, re.MULTILINE)):
         assert f"│ {command} " in listed, command
     for name in re.findall(r"hyperadapt (?:train|compare|pretrain|features) ([\w/+-]+)(?= )", README):
         assert name in bundled.names(), name

@@ -307,6 +307,7 @@ def test_a_run_killed_while_it_writes_its_end_is_unfinished_for_everyone_and_res
         ["report", run],
         ["predict", run, "--task", "colour"],
         ["embed", run],
+        ["encoder-only", run],
         ["fewshot", run, "--task", task],
     ):
         assert_one_line(

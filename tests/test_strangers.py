@@ -62,6 +62,7 @@ def test_no_code_of_a_runs_tokenizer_runs_whatever_is_answered(run: Path, tmp_pa
         ["evaluate", run],
         ["report", run],
         ["embed", run],
+        ["encoder-only", run],
         ["predict", run, "--task", "colour"],
         ["fewshot", run, "--task", task, "--output-dir", tmp_path / "new"],
     ):

@@ -274,6 +274,12 @@ def test_such_tasks_train_and_are_scored(tmp_path: Path, monkeypatch: pytest.Mon
     [row] = pronouns(1)
     assert run.predict("pronoun", [{name: row[name] for name in row if name != "label"}])
     assert hyperadapt("embed", tmp_path / "run", "--probe").code == 0
+    outcome = hyperadapt("encoder-only", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    scores = json.loads((tmp_path / "run/results.json").read_text())["encoder_only"]["tasks"]
+    assert {task: set(of["metrics"]) for task, of in scores.items()} == {
+        "grouped": {"f1", "group_exact_match"}
+    }
 
 
 def test_only_candidates_that_are_right_are_trained_on(tmp_path: Path) -> None:

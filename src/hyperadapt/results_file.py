@@ -1,7 +1,7 @@
 """results.json: what a run scored and cost. It is written last, so that a run is finished once it is there.
 
 It has a digest of its own, of the results and of the model that they are of, rather than an entry in the manifest:
-`evaluate` adds to it, and one file can be replaced in one step, two never.
+`evaluate` and `encoder-only` add to it, and one file can be replaced in one step, two never.
 """
 
 from __future__ import annotations
