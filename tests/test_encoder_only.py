@@ -129,8 +129,8 @@ def test_scores_are_of_the_validation_rows_and_stand_beside_those_of_the_whole_m
         cells[1].strip(): cells[2:-1] for line in outcome.out.splitlines() if (cells := line.split("│"))[1:]
     }
     whole = f"{before['validation']['tasks']['colour']['score']:.2f}"
-    assert [cell.strip() for cell in lines["colour"]] == ["accuracy 100.00  f1 100.00", "100.00", "10", whole]
-    assert [cell.strip() for cell in lines["average"]] == ["", "100.00", "", whole]
+    assert [cell.strip() for cell in lines["colour"]] == [whole, "100.00", "accuracy 100.00  f1 100.00", "10"]
+    assert [cell.strip() for cell in lines["average"]] == [whole, "100.00", "", ""]
     after = results_file.read(run)
     scores = after.pop("encoder_only")
     assert after == before

@@ -791,22 +791,22 @@ def show_beside(encoder_only: Mapping[str, Any], whole: Mapping[str, Any] | None
     from hyperadapt.metrics import metric_in_words
 
     scored = encoder_only["tasks"]
+    of_whole = {} if whole is None else {task: whole["tasks"][task]["score"] for task in scored}
     rows = [
         {
             "task": task,
-            "metrics": "  ".join(metric_in_words(name, value, 2) for name, value in of["metrics"].items()),
+            **({"encoder-decoder": f"{of_whole[task]:.2f}"} if of_whole else {}),
             "encoder-only": f"{of['score']:.2f}",
+            "metrics": "  ".join(metric_in_words(name, value, 2) for name, value in of["metrics"].items()),
             "rows": str(of["rows"]),
         }
         for task, of in scored.items()
     ]
-    average = {"task": "average", "metrics": "", "encoder-only": f"{encoder_only['average']:.2f}", "rows": ""}
-    if whole is not None:
-        of_whole = {task: whole["tasks"][task]["score"] for task in scored}
-        for row in rows:
-            row["encoder-decoder"] = f"{of_whole[row['task']]:.2f}"
+    average = {"task": "average", "encoder-only": f"{encoder_only['average']:.2f}"}
+    if of_whole:
         average["encoder-decoder"] = f"{fmean(of_whole.values()):.2f}"
-    table("validation rows", [*rows, average])
+    rows.append({name: average.get(name, "") for name in rows[0]})
+    table("validation rows", rows)
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> None:
