@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hyperadapt.experiments.glue import printed_rows
 
 from hyperadapt import bundled
 from hyperadapt.comparison import markdown
 from hyperadapt.config import RunConfig
 from hyperadapt.counting import hyperdecoders_table, hyperformer_table, hypergrid_sizes_table
 from hyperadapt.errors import UserError
-from hyperadapt.experiments.glue import printed_rows
 from hyperadapt.experiments.plan import as_printed
 from hyperadapt.methods import METHODS
 from hyperadapt.published import PAPERS, Printed, PublishedTable, published_table, published_tables

@@ -213,7 +213,7 @@ class TrainingConfig(Section):
 
     max_steps: int = Field(262_144, ge=1)
     epochs: float | None = Field(None, gt=0)
-    keep: Literal["best", "last"] = "best"
+    keep: Literal["best", "last", "best_per_task"] = "best"
     best_by: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = ()
     patience: int | None = Field(None, ge=1)
     batch_size: int = Field(32, ge=1)

@@ -92,11 +92,8 @@ def draws_of(units: Sequence[Any], seed: int, draws: int = DRAWS) -> Iterator[Co
     generator = np.random.default_rng(seed)
     while draws > 0:
         now = min(draws, max(1, DRAWN_AT_ONCE // len(units)))
-        drawn = generator.integers(count, size=(now, count))
-        times = np.zeros((now, count))
-        for row, picked in zip(times, drawn, strict=True):
-            row += np.bincount(picked, minlength=count)
-        yield times[:, unit_of_row]
+        times = generator.multinomial(count, np.full(count, 1 / count), size=now)
+        yield times[:, unit_of_row].astype(float)
         draws -= now
 
 

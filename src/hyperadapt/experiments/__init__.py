@@ -10,11 +10,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from hyperadapt.experiments import hyperdecoders, hyperformer, hypergrid
+from hyperadapt.experiments import hyperdecoders, hyperformer, hypergrid, matched
 from hyperadapt.experiments.plan import Experiment, Plan, named, overview, plan, reproduce
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
-    of.name: of for of in (*hyperformer.EXPERIMENTS, *hyperdecoders.EXPERIMENTS, *hypergrid.EXPERIMENTS)
+    of.name: of
+    for of in (
+        *hyperformer.EXPERIMENTS,
+        *hyperdecoders.EXPERIMENTS,
+        *hypergrid.EXPERIMENTS,
+        *matched.EXPERIMENTS,
+    )
 }
 # Other names: those that experiments had while there was one paper, and of tables that have a page together.
 ALIASES = {

@@ -74,7 +74,7 @@ class Ours:
     Attributes:
         by_seed: column -> seed -> number.
         drawn: column -> (draws,), the mean over the seeds on rows drawn with replacement.
-        rows: metric's task -> a digest of the rows that were scored, which are the same ones for two runs to be paired.
+        rows: column -> a digest of the rows that were scored, which are the same ones for two runs to be paired.
     """
 
     by_seed: dict[str, dict[int, float]]
@@ -129,7 +129,14 @@ def ours(
         for column, measure in columns.items()
         if all(name in of for of in drawn for name in metrics_of(measure))
     }
-    return Ours(dict(numbers), means, rows)
+    scored_on = {column: digest_of(metrics_of(columns[column]), rows) for column in means}
+    return Ours(dict(numbers), means, scored_on)
+
+
+def digest_of(metrics: Iterable[str], rows: Mapping[str, int]) -> int:
+    """Return one digest of the rows of all tasks that metrics are of."""
+    tasks = sorted({metric.partition(".")[0] for metric in metrics})
+    return crc32(repr([(task, rows[task]) for task in tasks]).encode())
 
 
 def scored(cell: Cell, split: str | None = None) -> Read:
@@ -155,7 +162,9 @@ def on_draws(
     by_name = {task.name: task for task in tasks}
     draws, digests = {}, {}
     for name, of in rows.items():
-        digests[name] = crc32(repr([(row.input, row.target) for row in of]).encode())
+        # Methods that know the task otherwise have no name of it before the input.
+        plain = [(by_name[name].without_prefix(row.input), row.target) for row in of]
+        digests[name] = crc32(repr(plain).encode())
         texts, targets = [row.written for row in of], [row.target for row in of]
         for metric, values in resampled(by_name[name], texts, targets, seed=crc32(name.encode())).items():
             draws[f"{name}.{metric}"] = values
@@ -219,7 +228,8 @@ def difference(first: tuple[Ours, str], second: tuple[Ours, str]) -> Difference 
         return None
     apart = [one.by_seed[column][seed] - other.by_seed[of_other][seed] for seed in sorted(seeds)]
     rows = None
-    if column in one.drawn and of_other in other.drawn and one.rows == other.rows:
+    drawn = column in one.drawn and of_other in other.drawn
+    if drawn and one.rows[column] == other.rows[of_other]:
         rows = over_rows(one.drawn[column] - other.drawn[of_other])
     return Difference(fmean(apart), over_seeds(apart), rows)
 
@@ -233,9 +243,10 @@ def against(table: PublishedTable, reference: Labels, column: str) -> list[Pair]
     ]
 
 
-def number(value: float | None, decimals: int = 1, sign: str = "") -> str:
-    """Write a number, or nothing."""
-    return "" if value is None else f"{value:{sign}.{decimals}f}"
+def number(value: float, sign: str = "") -> str:
+    """Write a number: percent with one decimal, or of what is small two digits that count."""
+    decimals = 1 if abs(value) >= 1 or value == 0 else 2
+    return f"{value:{sign}.{decimals}f}"
 
 
 def beside(table: PublishedTable, found: Mapping[Labels, Ours | None], pairs: Sequence[Pair]) -> str:
@@ -360,24 +371,28 @@ def in_order(told: Sequence[tuple[str, str, float, Difference]]) -> str:
         if (names := found[order])
     )
     untested = sum(apart.seeds is None and apart.rows is None for *_, apart in told)
-    alone = f" {untested} of them have neither several seeds nor rows, so no test." if untested else ""
-    return (
-        f"{markdown(lines)}\n**Order: {said}.**{alone} Told apart is a difference whose intervals all exclude 0: of "
-        "the paired t-test over seeds, where there are two or more, and of the paired bootstrap over rows. The p are "
-        "each pair's own, so that one in twenty is below 0.05 by chance.\n"
+    alone = (
+        f" {untested} of them have neither several seeds nor the same rows, so no test." if untested else ""
     )
+    return f"{markdown(lines)}\n**Order: {said}.**{alone}\n"
+
+
+HOW_TO_READ = (
+    "How to read the order: a difference is told apart if its intervals all exclude 0, that of the paired t-test over "
+    "seeds, where there are two or more, and that of the paired bootstrap over rows, where both were scored on the "
+    "same. The p are each pair's own, so that one in twenty is below 0.05 by chance.\n"
+)
 
 
 def joined(*parts: Ours | None) -> Ours | None:
-    """Join numbers of one row whose columns are of different runs, which were scored on the same rows."""
+    """Join numbers of one row whose columns are of different runs."""
     there = [part for part in parts if part is not None]
     if not there:
         return None
-    alike = all(part.rows == there[0].rows for part in there)
     return Ours(
         {column: of for part in there for column, of in part.by_seed.items()},
-        {column: of for part in there for column, of in part.drawn.items()} if alike else {},
-        there[0].rows,
+        {column: of for part in there for column, of in part.drawn.items()},
+        {column: of for part in there for column, of in part.rows.items()},
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from hyperadapt.comparison import Cell, cells_of, check_cells, markdown, train_cells
 from hyperadapt.config import CompareConfig, leaves, merged, parse_overrides
 from hyperadapt.errors import UserError, nearest, notice
+from hyperadapt.experiments.beside import HOW_TO_READ
 from hyperadapt.experiments.budget import check_memory
 from hyperadapt.experiments.made_rows import write_made_rows
 from hyperadapt.experiments.scales import Fields, Scale
@@ -281,6 +282,7 @@ def reproduce(
                 else ""
             )
             text = f"# {experiment.source}: {experiment.title}\n\n{gaps}{experiment.page(planned)}"
+            text += f"\n{HOW_TO_READ}" if "**Order: " in text else ""
             write_atomically(page, text.encode())
         if failed is not None:
             raise failed

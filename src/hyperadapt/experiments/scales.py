@@ -79,7 +79,7 @@ SMOKE: Fields = {
             "vocab_size": 384,
             "d_model": 32,
             "d_kv": 8,
-            "d_ff": 48,
+            "d_ff": 64,
             "num_layers": 1,
             "num_heads": 2,
         },

@@ -559,6 +559,10 @@ class Task(Fields):
         """The fewest and the most tokens of a prediction."""
         return self.min_generated_length, self.max_generated_length
 
+    def without_prefix(self, text: str) -> str:
+        """An input without the task's name before it, if it has it."""
+        return text.removeprefix(self._prefix).lstrip()
+
     @property
     def _prefix(self) -> str:
         return self.name if self.prefix is None else self.prefix

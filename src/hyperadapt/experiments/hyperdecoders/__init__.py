@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from hyperadapt.experiments.hyperdecoders import tables
+from hyperadapt.experiments.hyperdecoders import analysis, tables
 
-EXPERIMENTS = (*tables.EXPERIMENTS,)
+EXPERIMENTS = (*tables.EXPERIMENTS, *analysis.EXPERIMENTS)

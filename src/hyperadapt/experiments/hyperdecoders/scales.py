@@ -104,6 +104,7 @@ class HyperdecodersScale(Scale):
         sized: how a row's method is written on GLUE, and `others_sized` elsewhere.
         suites: of summaries and inference, the tasks of each, to be trained alone too.
         question_metrics: what stands for the columns of Tables 4 and 14.
+        encoder_only: in which what is trained on a frozen encoder (Table 7) differs from appendix C.
         unseen: the suite of Tables 5 and 15, none where there is no such data.
     """
 
@@ -116,6 +117,7 @@ class HyperdecodersScale(Scale):
     others_sized: Callable[[PublishedRun], Fields] = as_published
     suites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     question_metrics: Columns = field(default_factory=lambda: MRQA_METRICS)
+    encoder_only: dict[str, Any] = field(default_factory=dict)
     unseen: str | None = "mrqa_out_of_domain"
 
     def on(self, base: str) -> Self:
@@ -150,6 +152,7 @@ SCALES = {
         learning_rates=SMALL_RATES,
         best_per_task=BEST_PER_TASK,
         sized=of_tiny_t5,
+        encoder_only={"learning_rate": 1e-3, "warmup_steps": 100, "max_rows": 4000},
         others_sized=divided(4),
         question_answering=merged(
             SMALL,
@@ -190,6 +193,7 @@ SCALES = {
         many_seeds=(1,),
         best_per_task=BEST_PER_TASK,
         sized=divided(32),
+        encoder_only={"warmup_steps": 2},
         others_sized=divided(64),
         question_answering=merged(SMOKE, {"data": {"tasks": ["mrqa"], "max_source_length": 128}}),
         summarisation_inference=merged(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from hashlib import sha256
 
+from hyperadapt import manifest, results_file
 from hyperadapt.comparison import Cell
 from hyperadapt.experiments.beside import Read, on_draws
 from hyperadapt.files import write_atomically
@@ -23,7 +23,7 @@ def scored_unseen(cell: Cell, suite: str) -> Read:
         suite: whose tasks have test rows; they are predicted once, and the predictions lie beside the run.
     """
     folder = cell.beside(f"-{suite}")
-    model = sha256((cell.directory / "results.json").read_bytes()).hexdigest()
+    model = manifest.digest(results_file.model_entries(cell.directory))
     if not (folder / SCORES).is_file() or parse_json((folder / SCORES).read_text())["of"] != model:
         predict_unseen(cell, suite, model)
     tasks = parse_json((folder / SCORES).read_text())["tasks"]

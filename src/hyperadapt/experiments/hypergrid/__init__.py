@@ -68,6 +68,7 @@ class HyperGridScale(Scale):
         grid: fields in which the runs of grids of many sizes (Figures 3 to 9) differ, by which they have a folder of
             their own; where there are none, they share those of Table 3.
         fan_in, fan_out: the grids' rows and columns.
+        default_grid: of all other runs.
     """
 
     sizes: Mapping[str, Fields] = field(default_factory=dict)
@@ -76,6 +77,7 @@ class HyperGridScale(Scale):
     grid: Fields = field(default_factory=dict)
     fan_in: tuple[int, ...] = (4, 8, 16, 32, 128, 256)
     fan_out: tuple[int, ...] = (8, 16, 32, 128, 256)
+    default_grid: Fields = field(default_factory=dict)
 
     def on(self, base: str) -> Self:
         """Return the scale with another base model, in place of all."""
@@ -124,6 +126,7 @@ SCALES = {
         sizes={"base": {}},
         fan_in=(4,),
         fan_out=(8, 16),
+        default_grid={"fan_in": 4, "fan_out": 8},
     ),
 }
 OurPlan = Plan[HyperGridScale]
@@ -153,7 +156,7 @@ def plain(planned: OurPlan, size: str = "base") -> list[Cell]:
 
 def hypergrid(planned: OurPlan, variant: str, size: str = "base") -> list[Cell]:
     """Make runs of a variant, with the default grid."""
-    return on_both(planned, f"hypergrid,{variant}", gated(variant), size)
+    return on_both(planned, f"hypergrid,{variant}", gated(variant, **planned.scale.default_grid), size)
 
 
 def each_alone(planned: OurPlan) -> list[Cell]:

@@ -1,0 +1,94 @@
+"""What the encoder knows of the labels (Hyperdecoders, Table 7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hyperadapt import results_file
+from hyperadapt.comparison import Cell
+from hyperadapt.experiments.beside import Labels, Measure, Pair, Read, beside, ours
+from hyperadapt.experiments.hyperdecoders.scales import SCALES
+from hyperadapt.experiments.hyperdecoders.tables import OURS, SOURCE, OurPlan, listed, table_1_rows
+from hyperadapt.experiments.plan import Experiment
+from hyperadapt.published import published_table
+from hyperadapt.tasks import resolve_tasks
+
+WHOLE, ONLY = "Encoder-decoder", "Encoder-only"  # the table's columns
+
+
+def table_7_rows(planned: OurPlan) -> dict[Labels, list[Cell]]:
+    """Return Table 1's runs whose encoders are looked at."""
+    rows = table_1_rows(planned)
+    return {(name,): rows[(name,)] for name in (OURS, "Adapter")}
+
+
+def with_encoder_only(cell: Cell, options: dict[str, Any]) -> dict[str, Any]:
+    """Score a run's encoder without its decoder, or read what it has scored with the same options.
+
+    Args:
+        cell: the finished run; the scores are added to its results.
+        options: of `score_encoder_only`.
+    """
+    from hyperadapt.encoder_only import KEY, score_encoder_only
+    from hyperadapt.runs import load_run
+
+    results = results_file.read(cell.directory)
+    trained = results.get(KEY, {}).get("training", {})
+    if not trained or any(trained[name] != value for name, value in options.items()):
+        model = results_file.model_entries(cell.directory)
+        scores = score_encoder_only(load_run(cell.directory), **options)
+        with results_file.adding(cell.directory, model):
+            results_file.add(cell.directory, {KEY: scores})
+        results = results_file.read(cell.directory)
+    return results
+
+
+def table_7_page(planned: OurPlan) -> str:
+    """Set models with and without a decoder beside the printed rows, averaged over the tasks that have labels."""
+    from hyperadapt.encoder_only import KEY
+
+    table, options = published_table("hyperdecoders", 7), planned.scale.encoder_only
+    tasks = [task for task in resolve_tasks(planned.scale.run["data"]["tasks"]) if task.kind == "class"]
+
+    def both(cell: Cell) -> Read:
+        results = with_encoder_only(cell, options)
+        splits = {WHOLE: results["validation"], ONLY: results[KEY]}
+        values = {
+            f"{column}.{task.name}": scores["tasks"][task.name]["score"]
+            for column, scores in splits.items()
+            for task in tasks
+        }
+        return values, {}, {}
+
+    columns: dict[str, Measure] = {
+        column: [f"{column}.{task.name}" for task in tasks] for column in (WHOLE, ONLY)
+    }
+    found = {
+        labels: ours([cell for cell in cells if cell.finished], columns, read=both)
+        for labels, cells in table_7_rows(planned).items()
+    }
+    pairs = [
+        Pair(f"{name}: {WHOLE} − {ONLY}", ((name,), WHOLE), ((name,), ONLY)) for name in (OURS, "Adapter")
+    ]
+    pairs += [
+        Pair(f"{column}: {OURS} − Adapter", ((OURS,), column), (("Adapter",), column))
+        for column in (WHOLE, ONLY)
+    ]
+    said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.items())
+    return (
+        f"{beside(table, found, pairs)}\nAveraged over {len(tasks)} tasks, all but those of scores. The encoder is "
+        "frozen; an MLP that the tasks share and a linear layer for each are trained on it anew"
+        f"{f' ({said}; the rest as in appendix C)' if said else ', as in appendix C'}.\n"
+    )
+
+
+EXPERIMENTS: tuple[Experiment[Any], ...] = (
+    Experiment(
+        "hyperdecoders/table-7",
+        SOURCE.format("Table 7"),
+        "the encoder with and without its decoder",
+        listed(table_7_rows),
+        table_7_page,
+        SCALES,
+    ),
+)

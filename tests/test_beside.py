@@ -1,0 +1,214 @@
+"""Printed numbers beside ours: what is measured, what it differs by, and when the order is told apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+
+from finished import finish
+from hyperadapt.comparison import Cell
+from hyperadapt.experiments import EXPERIMENTS, plan
+from hyperadapt.experiments.beside import (
+    Difference,
+    Ours,
+    Pair,
+    against,
+    beside,
+    best_on_validation,
+    columns_of,
+    difference,
+    ours,
+    scored,
+)
+from hyperadapt.experiments.hyperformer.glue import GLUE_METRICS
+from hyperadapt.experiments.matched import holm
+from hyperadapt.published import published_table
+from hyperadapt.resampling import DRAWS, Interval
+
+
+def cells_of(folder: Path, name: str = "hyperdecoders/table-1") -> list[Cell]:
+    return plan(name, "smoke", folder).cells()
+
+
+def test_an_average_is_the_papers_own(tmp_path: Path) -> None:
+    """HyperFormer counts eleven metrics, Hyperdecoders eight tasks: of the same runs both averages come out."""
+    cells = cells_of(tmp_path)[:1]
+    finish(cells)
+    results = cells[0].results()
+    assert results is not None
+    tasks = results["test"]["tasks"].values()
+    for paper, average in (
+        ("hyperformer", fmean(value for of in tasks for value in of["metrics"].values())),
+        ("hyperdecoders", fmean(of["score"] for of in tasks)),
+    ):
+        columns = columns_of(published_table(paper, 1), GLUE_METRICS)
+        found = ours(cells, columns)
+        assert found is not None
+        assert found["Avg"] == pytest.approx(average)
+        assert len(columns) == 12
+
+
+def test_a_column_whose_tasks_were_not_scored_is_left_out_and_every_average_over_it() -> None:
+    metrics = {name: of for name, of in GLUE_METRICS.items() if name != "RTE"}
+    assert set(columns_of(published_table("hyperformer", 1), metrics)) == set(metrics)
+
+
+def test_what_a_model_for_each_task_scores_is_one_row(tmp_path: Path) -> None:
+    planned = plan("hyperformer/table-1", "smoke", tmp_path)
+    alone = [
+        cell
+        for cell in planned.cells()
+        if "-alone" in str(cell.directory) and cell.variant == "full_fine_tuning"
+    ]
+    assert len(alone) == 8
+    finish(alone)
+    columns = {"average": list(GLUE_METRICS.values()), "total": "total", "of a task": "trained a task"}
+    found = ours(alone, columns)
+    assert found is not None
+    values = [scored(cell)[0] for cell in alone]
+    assert found["average"] == pytest.approx(fmean(value for of in values for value in of.values()))
+    # Of 1,000 parameters each of the eight models trains 150, 50 of them its own base's, beside 950 that all share.
+    assert found["total"] == pytest.approx((1100 - 150 + 8 * 150) / 1000)
+    assert found["of a task"] == pytest.approx(15.0)
+    (alone[0].directory / "results.json").unlink()
+    assert ours(alone, columns) is None  # a seed of which a task is missing is in no average
+
+
+def test_the_bootstrap_of_a_column_is_about_its_value(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path)[:1]
+    finish(cells, right=0.8, rows=200)
+    columns = columns_of(published_table("hyperdecoders", 1), GLUE_METRICS)
+    found = ours(cells, columns)
+    assert found is not None
+    for column in columns:
+        assert found.drawn[column].shape == (DRAWS,)
+        assert found.drawn[column].mean() == pytest.approx(found[column], abs=1.5)
+    # A mean of eight tasks varies less than any one of them.
+    assert found.drawn["Avg"].std() < min(found.drawn[name].std() for name in columns if name != "Avg")
+
+
+def test_runs_are_paired_by_their_rows_whether_or_not_the_task_is_named_in_them(tmp_path: Path) -> None:
+    import gzip
+
+    first, second, third = cells_of(tmp_path)[:3]
+    finish([first, second, third])
+    file = second.directory / "predictions-test.jsonl.gz"
+    with gzip.open(file, "rt") as lines:
+        text = lines.read()
+    with gzip.open(file, "wt") as lines:
+        lines.write(text.replace('"input": "row', '"input": "cola row'))
+    file = third.directory / "predictions-test.jsonl.gz"
+    with gzip.open(file, "wt") as lines:
+        lines.write(text.replace("row 3 of cola", "row 4 of cola"))
+    columns = {"CoLA": "cola.matthews", "RTE": "rte.accuracy"}
+    one, same, other = (ours([cell], columns) for cell in (first, second, third))
+    assert one is not None
+    assert same is not None
+    assert other is not None
+    apart = difference((one, "CoLA"), (same, "CoLA"))
+    assert apart is not None
+    assert apart.rows is not None
+    elsewhere = difference((one, "CoLA"), (other, "CoLA"))
+    assert elsewhere is not None
+    assert elsewhere.rows is None
+    unchanged = difference((one, "RTE"), (other, "RTE"))
+    assert unchanged is not None
+    assert unchanged.rows is not None
+
+
+@pytest.mark.parametrize(
+    ("seeds", "rows", "printed", "order"),
+    [
+        (Interval(2.0, 1.0, 3.0, 0.01), Interval(2.0, 0.5, 3.5), 1.5, "same"),
+        (Interval(2.0, 1.0, 3.0, 0.01), Interval(2.0, 0.5, 3.5), -1.5, "reversed"),
+        (Interval(2.0, 1.0, 3.0, 0.01), Interval(2.0, 0.5, 3.5), 0.0, "printed alike"),
+        (Interval(2.0, -1.0, 5.0, 0.2), Interval(2.0, 0.5, 3.5), 1.5, "not told apart"),
+        (Interval(2.0, 1.0, 3.0, 0.01), Interval(2.0, -0.5, 4.5), 1.5, "not told apart"),
+        (None, Interval(2.0, 0.5, 3.5), 1.5, "same"),
+        (Interval(2.0, 1.0, 3.0, 0.01), None, 1.5, "same"),
+        (None, None, 1.5, "not told apart"),
+    ],
+)
+def test_an_order_is_told_only_where_no_test_holds_it_possible_that_there_is_none(
+    seeds: Interval | None, rows: Interval | None, printed: float, order: str
+) -> None:
+    assert Difference(2.0, seeds, rows).order(printed) == order
+
+
+def test_only_seeds_that_both_have_are_paired() -> None:
+    one = Ours({"x": {1: 5.0, 2: 7.0, 3: 100.0}})
+    other = Ours({"x": {1: 4.0, 2: 5.0, 9: 0.0}})
+    apart = difference((one, "x"), (other, "x"))
+    assert apart is not None
+    assert apart.mean == 1.5
+    assert difference((one, "x"), (Ours({"x": {7: 1.0}}), "x")) is None
+
+
+def test_the_page_says_printed_ours_their_distance_and_the_order() -> None:
+    table = published_table("hyperdecoders", 9)
+    scores = {"Hyperdecoder": (86.0, 88.0), "- MLP": (80.0, 82.2), "+ post-layernorm input": (89.9, 91.8)}
+    found = {
+        (name,): Ours(
+            {"GLUE Avg": dict(enumerate(values))},
+            {"GLUE Avg": np.full(DRAWS, fmean(values)) + np.linspace(-0.1, 0.1, DRAWS)},
+            {"GLUE Avg": 1},
+        )
+        for name, values in scores.items()
+    }
+    text = beside(table, found, against(table, ("Hyperdecoder",), "GLUE Avg"))
+    assert "| Hyperdecoder | 2 | 87.0 ± 1.4 (86.9) |" in text
+    # One sample of two differences from 86.9: 0.1 on average, and 12.7 standard errors of 1 to either side.
+    assert "| Hyperdecoder | 86.9 | 87.0 | +0.10 | [-12.6, +12.8] |" in text
+    assert "| Hyperdecoder − - MLP | +0.20 | +5.9 |" in text
+    assert "**Order: same in 1 of 2; reversed in 1 of 2 (Hyperdecoder − + post-layernorm input).**" in text
+    # Rows without runs are printed all the same, and in no pair.
+    text = beside(table, {("- MLP",): found["- MLP",]}, against(table, ("Hyperdecoder",), "GLUE Avg"))
+    assert "| Hyperdecoder |  | - (86.9) |" in text
+    assert "the order cannot be told" in text
+
+
+def test_pairs_may_be_of_columns_in_a_row() -> None:
+    table = published_table("hyperformer", 2)
+    labels = ("SciTail", "32")
+    found = {labels: Ours({"T5": {1: 80.0, 2: 81.0}, "HyperFormer++": {1: 70.0, 2: 71.05}})}
+    text = beside(table, found, [Pair("++ − T5", (labels, "HyperFormer++"), (labels, "T5"))])
+    assert "| ++ − T5 | +3.9 | -10.0 |" in text
+    assert "**Order: reversed in 1 of 1 (++ − T5).**" in text
+
+
+def test_the_best_is_chosen_by_the_validation_rows(tmp_path: Path) -> None:
+    first, second = cells_of(tmp_path)[:2]
+    assert best_on_validation([[first], [second]]) == [first]  # neither is finished
+    finish([first], right=0.3)
+    finish([second], right=0.9)
+    assert best_on_validation([[first], [second]]) == [second]
+
+
+def test_holms_method() -> None:
+    corrected = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": None})
+    assert corrected == {"a": pytest.approx(0.03), "c": pytest.approx(0.06), "b": pytest.approx(0.06)}
+
+
+def test_every_page_is_written_of_finished_runs(tmp_path: Path) -> None:
+    """But those that look into the models; the numbers are made up, and so is nothing but the runs."""
+    looking = (
+        "hyperformer/figure-3",
+        "hyperdecoders/table-7",
+        "hyperdecoders/tables-4-5",
+        "hyperdecoders/tables-14-15",
+    )
+    for name, experiment in EXPERIMENTS.items():
+        planned = plan(name, "smoke", tmp_path)
+        cells = planned.cells()
+        if name in looking or not cells or "figures" in name:
+            continue
+        finish(cell for cell in cells if not cell.finished)
+        planned.folder.mkdir(exist_ok=True)
+        text = experiment.page(planned)
+        assert "nan" not in text, name
+        if name.split("/")[1] not in ("leave-one-out", "matched") and "figure" not in name:
+            assert " (" in text, name  # printed beside ours
+            assert "−" in text, name
