@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
@@ -11,9 +13,12 @@ import pytest
 import torch
 
 from hyperadapt import figures
-from hyperadapt.embeddings import MAPS, embed, maps
+from hyperadapt.embeddings import MAPS, Embedded, draw_maps, embed, maps, write_embeddings
+from hyperadapt.errors import UserError
+from hyperadapt.evaluation import EvaluationSet
 from hyperadapt.runs import load_run
-from tiny_run import COLOURS, SPLITS, hyperadapt, write_config, write_tasks
+from hyperadapt.tasks import Task
+from tiny_run import COLOURS, SPLITS, contents, hyperadapt, write_config, write_tasks
 
 METHODS = {
     "generated decoder": {"name": "hyperdecoder", "encoder_bottleneck_dim": 4, "decoder_bottleneck_dim": 4},
@@ -46,32 +51,93 @@ def test_every_row_and_task_is_written_with_the_embedding_that_its_parameters_co
         found = pyarrow.parquet.read_table(of_tasks).to_pylist()
         z = [run.model.hyperadapt.conditioning.of[stack].z[1] for stack in ("encoder", "decoder")]
         assert found[1]["embedding"] == pytest.approx(torch.cat(z).tolist())
-    assert all((folder / f"{name}.svg").is_file() for name in MAPS)
+    drawn = {name for name in MAPS if (folder / f"{name}.svg").is_file()}
+    assert drawn == {"pca-task", "pca-prediction", "tsne-task", "tsne-prediction"}, "there are no questions"
     assert hyperadapt("report", tmp_path / "run").code == 0
     page = (tmp_path / "run/report.html").read_text()
-    assert all(title in page for title in MAPS.values())
+    assert {name for name, title in MAPS.items() if title in page} == drawn
 
 
 def test_maps_show_some_of_many_rows_and_the_table_has_all(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = []
-    monkeypatch.setattr("hyperadapt.embeddings.ROWS_IN_MAPS", 5)
+    monkeypatch.setattr("hyperadapt.embeddings.ROWS_IN_MAPS", 20)
     monkeypatch.setattr("hyperadapt.embeddings.maps", lambda *drawn: shown.append(drawn) or maps(*drawn))
-    shutil.copytree(trained, tmp_path / "run")
-    assert hyperadapt("embed", tmp_path / "run").code == 0
-    folder = tmp_path / "run/embeddings"
+    folder = run / "embeddings"
+    folder.mkdir()
+    (folder / "pca-answer.svg").write_text("of other rows")
+    assert hyperadapt("embed", run).code == 0
     table = pyarrow.parquet.read_table(folder / "rows.parquet").to_pylist()
-    assert len(table) == 2 * SPLITS["test"]
+    assert [row["row"] for row in table] == [*range(SPLITS["test"])] * 2
     assert {row["label"] for row in table[: SPLITS["test"]]} == {"0", "1"}
-    assert all((folder / f"{name}.svg").is_file() for name in MAPS)
-    assert hyperadapt("report", tmp_path / "run").code == 0
-    page = (tmp_path / "run/report.html").read_text()
-    assert page.count(f", of 5 of {2 * SPLITS['test']} test rows: what each row") == len(MAPS)
     ((points, groups),) = shown
-    assert len(points) == len(groups["task"]) == len(groups["prediction"]) == 5
     known = {tuple(np.float32(row["embedding"])): row["task"] for row in table}
     assert [known[tuple(point)] for point in points] == groups["task"]
+    scores = groups["task"].count("warmth")
+    assert 0 < scores <= SPLITS["test"]
+    assert [name is None for name in groups["prediction"]] == [name == "warmth" for name in groups["task"]]
+    assert groups["answer"] == [None] * 20
+    assert not (folder / "pca-answer.svg").exists()
+    assert hyperadapt("report", run).code == 0
+    page = (run / "report.html").read_text()
+    of_all = f"of {2 * SPLITS['test']} test rows: what"
+    assert page.count(f"From hyperadapt embed, of 20 {of_all}") == 2
+    assert page.count(f"From hyperadapt embed, of {20 - scores} {of_all}") == 2
+    (folder / "about.json").write_text(json.dumps({"split": "test", "rows": 28, "rows_in_maps": 20}))
+    assert hyperadapt("report", run).code == 0
+    assert (run / "report.html").read_text().count(
+        "From hyperadapt embed of an earlier version, with scores"
+    ) == 4
+
+
+def test_maps_can_be_had_without_being_written(trained: Path, tmp_path: Path) -> None:
+    run, before = load_run(trained), contents(trained)
+    drawn, of_one = draw_maps(run, "validation"), draw_maps(run, "validation", ["colour"])
+    assert set(drawn) == set(of_one) == {"pca-task", "pca-prediction", "tsne-task", "tsne-prediction"}
+    assert "<!-- warmth -->" in drawn["pca-task"]
+    assert "<!-- warmth -->" not in of_one["pca-task"]
+    assert drawn["pca-prediction"] == of_one["pca-prediction"]
+    with pytest.raises(UserError, match="did you mean 'colour'"):
+        draw_maps(run, "validation", ["color"])
+    assert contents(trained) == before
+    write_embeddings(replace(run, directory=tmp_path), "validation")
+    assert {file.stem: file.read_text() for file in tmp_path.glob("embeddings/*.svg")} == drawn
+
+
+def test_inputs_are_grouped_by_the_label_or_answer_that_is_written() -> None:
+    label = {"files": {"train": "rows.csv"}, "fields": ["text"]}
+    tasks = (
+        Task(name="colour", labels=["warm", "cold"], metrics=["accuracy"], **label),
+        Task(name="warmth", kind="score", metrics=["pearson"], **label),
+        Task(name="story", kind="text", metrics=["rouge2"], **label),
+        Task(name="places", kind="question_answering", metrics=["answer_f1"], **label),
+    )
+    inputs: list[Any] = [[[5], [6], [7]], [[8]], [[9]], [[10], [11], [12]]]
+    of_rows = [[0, 1, 2], [0], [0], [0, 0, 1]]
+    targets: list[Any] = [["0", "1", "0"], ["3"], ["long ago"], [("Rome", "Roma"), ("",)]]
+    rows = EvaluationSet(tasks, inputs, targets, of_rows, [])
+    written = [["1", "cold", ""], ["3"], [""], ["", "Rome", ""]]
+    embedded = Embedded(rows, written, [np.zeros((len(of_task), 2)) for of_task in inputs])
+    assert embedded.groups() == {
+        "task": ["colour"] * 3 + ["warmth", "story"] + ["places"] * 3,
+        "prediction": ["1", "no label", "no label", None, "text", "text", "text", "text"],
+        "answer": [None] * 5 + ["empty answer", "answer", "empty answer"],
+    }
+    assert embedded.columns()["row"] == [0, 1, 2, 0, 0, 0, 0, 1]
+    assert embedded.columns()["label"][-3:] == ["Rome", "Rome", ""]
+
+
+def test_what_a_map_leaves_out_does_not_turn_its_components() -> None:
+    points = np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32)
+    groups = ["a", "b", None] * 4
+    points[2::3] *= 100
+    kept = [place for place, name in enumerate(groups) if name]
+    names = [name for name in groups if name]
+    both = maps(points, {"prediction": groups, "task": ["a"] * 12})
+    assert both["pca-prediction"] == maps(points[kept], {"prediction": names})["pca-prediction"]
+    assert both["pca-task"] == maps(points, {"task": ["a"] * 12})["pca-task"]
+    assert maps(points[:4], {"prediction": groups[:4], "task": ["a"] * 4}).keys() == {"pca-task", "tsne-task"}
 
 
 @torch.no_grad()

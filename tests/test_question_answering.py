@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 import torch
 import yaml
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
 
 import hyperadapt as ha
+from hyperadapt.embeddings import MAPS, embed_split
 from hyperadapt.errors import UserError
 from hyperadapt.evaluation import generate_answers, log_likelihoods
 from hyperadapt.metrics import METRICS
@@ -222,16 +224,21 @@ def test_every_chunk_is_taught_the_answer_that_it_holds_or_the_empty_text(tmp_pa
     assert all(target[-1] == bytes_.eos_token_id for target in labels)
 
 
-def test_a_run_asks_every_chunk_and_scores_the_best_answer(tmp_path: Path) -> None:
-    task = write_qa(tmp_path)
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run of two steps on that task."""
+    directory = tmp_path_factory.mktemp("places")
     method = {"name": "hyperdecoder", "encoder_bottleneck_dim": 4, "decoder_bottleneck_dim": 4}
-    config = write_config(tmp_path, [str(task)], method=method)
-    few_steps = ["training.max_steps=2", "training.eval_steps=2"]
-    outcome = hyperadapt("train", config, *few_steps)
+    config = write_config(directory, [str(write_qa(directory))], method=method)
+    outcome = hyperadapt("train", config, "training.max_steps=2", "training.eval_steps=2")
     assert outcome.code == 0, outcome.err
-    run = load_run(tmp_path / "run")
+    return directory / "run"
+
+
+def test_a_run_asks_every_chunk_and_scores_the_best_answer(places: Path) -> None:
+    run = load_run(places)
     results = run.evaluate("test")
-    rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (places.parent / "test.jsonl").read_text().splitlines()]
     assert len(results.predictions[0]) == results.scores[0].rows == len(rows)
     asked = [{key: row[key] for key in ("question", "context")} for row in rows]
     assert [prediction.text for prediction in run.predict("places", asked)] == results.predictions[0]
@@ -263,6 +270,48 @@ def test_a_run_asks_every_chunk_and_scores_the_best_answer(tmp_path: Path) -> No
     other = replace(run, config=run.config.model_copy(update={"evaluation": by_mean}))
     assert other.evaluate("test").predictions[0][1] == best["mean"][1]
     assert other.predict("places", asked)[1].text == best["mean"][1]
+
+
+def test_every_chunk_has_an_embedding_and_an_answer_of_its_own(places: Path) -> None:
+    outcome = hyperadapt("embed", places)
+    assert outcome.code == 0, outcome.err
+    table = pyarrow.parquet.read_table(places / "embeddings/rows.parquet").to_pylist()
+    run = load_run(places)
+    expected = []
+    for number, line in enumerate((places.parent / "test.jsonl").read_text().splitlines()):
+        row = json.loads(line)
+        question, context = run.tasks[0].inputs(row, prefix=True).values()
+        label = (row["answers"] or [""])[0]
+        expected += [(number, label, chunk.ids) for chunk in chunks(question, context, run.tokenizer, 48, 12)]
+    assert [(of["row"], of["label"]) for of in table] == [(row, label) for row, label, _ in expected]
+    for line, (_, _, ids) in list(zip(table, expected, strict=True))[::9]:
+        tokens = torch.tensor([ids])
+        text = run.tokenizer.decode(
+            run.model.generate(tokens, max_new_tokens=6)[0], skip_special_tokens=True
+        ).strip()
+        assert line["written"] == text
+        with torch.no_grad():
+            states = run.model.encoder(tokens).last_hidden_state.mean(1)
+            e = run.model.hyperadapt.conditioning.of["decoder"].mlp(states)[0]
+        assert line["embedding"] == pytest.approx(e.tolist(), abs=1e-5)
+    assert hyperadapt("report", places).code == 0
+    page = (places / "report.html").read_text()
+    assert MAPS["pca-answer"] in page
+    assert page.count(f", of {len(table)} of {len(table)} chunks of 12 test rows: what") == len(MAPS)
+
+
+def test_chunks_are_embedded_with_answers_that_nothing_forces(places: Path) -> None:
+    run = load_run(places)
+    task = run.tasks[0].model_copy(update={"min_generated_length": 1})
+    rows = run.load_rows([task], "test", "embed")
+    end_then_a = torch.zeros(384)
+    end_then_a[run.tokenizer.eos_token_id], end_then_a[run.tokenizer.convert_tokens_to_ids("a")] = 1000, 500
+    run.model.lm_head.register_forward_hook(lambda module, args, logits: logits + end_then_a)
+    assert not run.config.evaluation.empty_answers
+    assert set(run.score(rows).predictions[0]) == {"a"}
+    embedded = embed_split(run, rows)
+    assert set(embedded.groups()["answer"]) == {"empty answer"}
+    assert len(embedded.written[0]) == len(rows.sources[0]) > len(rows.targets[0])
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])

@@ -348,6 +348,33 @@ def evaluate(
     rule: ChunkRule = DEFAULT_RULE,
 ) -> Results:
     """Predict the rows of all tasks and score them; arguments as in `generate_answers`, and the rule for chunks."""
+    answers = answer_inputs(model, tokenizer, rows, batch_size, num_beams, rank, world_size, rule)
+    predictions = [
+        predicted_texts(task, of_task, places, len(targets))
+        for task, of_task, places, targets in zip(rows.tasks, answers, rows.rows, rows.targets, strict=True)
+    ]
+    scores = [
+        score_task(task, predicted, targets)
+        for task, predicted, targets in zip(rows.tasks, predictions, rows.targets, strict=True)
+    ]
+    return Results(scores, average(scores), num_beams, rows, predictions)
+
+
+def answer_inputs(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: EvaluationSet,
+    batch_size: int = 64,
+    num_beams: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    rule: ChunkRule = DEFAULT_RULE,
+) -> list[list[Answer]]:
+    """Answer each input of all tasks, of a long context each chunk; arguments as of `evaluate`.
+
+    Returns:
+        For each task, an answer to each of its inputs.
+    """
     sizes = [len(sources) for sources in rows.sources]
     # By name: a run may be evaluated on some of its tasks.
     task_of = [task for task, size in zip(rows.tasks, sizes, strict=True) for _ in range(size)]
@@ -365,16 +392,7 @@ def evaluate(
         progress="evaluating",
         per_token=rule.rank_chunks == "mean",
     )
-    ends = list(accumulate(sizes))
-    predictions = [
-        predicted_texts(task, answers[end - size : end], of, len(targets))
-        for task, end, size, of, targets in zip(rows.tasks, ends, sizes, rows.rows, rows.targets, strict=True)
-    ]
-    scores = [
-        score_task(task, predicted, targets)
-        for task, predicted, targets in zip(rows.tasks, predictions, rows.targets, strict=True)
-    ]
-    return Results(scores, average(scores), num_beams, rows, predictions)
+    return [answers[end - size : end] for end, size in zip(accumulate(sizes), sizes, strict=True)]
 
 
 def predicted_texts(task: Task, answers: Sequence[Answer], rows: Sequence[int], n_rows: int) -> list[str]:

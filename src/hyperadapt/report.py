@@ -293,23 +293,25 @@ def pictures(run: Any, history: list[dict[str, float]]) -> list[dict[str, str]]:
         manifest.check(file)
         if file.is_file():
             caption = (
-                f"From hyperadapt embed{rows_of_maps(run)}: what each row's parameters are generated from, or its mean "
-                "encoder state."
+                f"From hyperadapt embed{rows_of_map(run, name)}: what the parameters of each are generated from, or "
+                "its mean encoder state."
             )
             drawn.append(picture(title, shown_text(file), caption))
     return drawn
 
 
-def rows_of_maps(run: Any) -> str:
-    """Say of which rows a run's maps are; nothing of those of earlier versions, which kept it nowhere."""
+def rows_of_map(run: Any, name: str) -> str:
+    """Say of which rows a run's map is; of an earlier version, which kept it otherwise or nowhere, that it is one."""
     from hyperadapt.embeddings import ABOUT, FOLDER
 
     file = run.directory / FOLDER / ABOUT
-    if not file.is_file():
-        return ""
-    about = json.loads(shown_text(file))
+    about = json.loads(shown_text(file)) if file.is_file() else {}
+    if "shown" not in about:
+        return " of an earlier version, with scores and the first chunks of contexts"
+    shown = about["shown"][name.partition("-")[2]]
+    chunks = f"{about['inputs']:,} chunks of " if about["inputs"] != about["rows"] else ""
     changed = ", which are not those that the run was trained with" if about["changed_data"] else ""
-    return f", of {about['rows_in_maps']:,} of {about['rows']:,} {about['split']} rows{changed}"
+    return f", of {shown:,} of {chunks}{about['rows']:,} {about['split']} rows{changed}"
 
 
 def picture(title: str, svg: str, caption: str) -> dict[str, str]:
