@@ -160,7 +160,7 @@ def test_a_section_that_two_commands_have_is_listed_once_and_of_another_only_wha
 def test_one_task_and_one_method_are_told_in_full() -> None:
     facts = dict(cells for cells in table_rows(hyperadapt("tasks", "inference").out) if cells[0])
     assert facts["labels"] == "entailment, neutral, contradiction"
-    assert facts["columns"] == "premise, hypothesis, label"
+    assert facts["columns"].startswith("premise (text), hypothesis (text), label (0 entailment, 1 neutral, ")
     assert set(json.loads(facts["a row to predict"])) == {"premise", "hypothesis"}
     assert re.fullmatch(r"premise: .+ hypothesis: .+", facts["such an input"])
     assert re.fullmatch(r"[012] \((entailment|neutral|contradiction)\)", facts["and its answer"])
@@ -403,7 +403,9 @@ BAD_OVERRIDES = {
     "max_steps": "override 'max_steps' is not of the form key=value",
     # missing and impossible places
     "data={tasks: [cola], data_dir: nowhere}": "nowhere/glue/cola/train.parquet does not exist",
+    "data={tasks: [rte, cola], data_dir: tasks}": "the hub is nyu-mll/glue, config rte; 1 more task lacks its",
     "data={tasks: [cola]}": "cannot be had from the hub",
+    "data={tasks: [glue]}": "config cola; 7 more tasks lack their rows: sst2, stsb, mrpc, qqp, mnli, qnli, rte",
     "model={name: no/such-model, config: null}": "'no/such-model' is neither a local directory",
     "model={name: tasks, config: null}": "model.name: 'tasks' is neither a local directory with the right files",
     "model.tokenizer=nowhere": "model.tokenizer: 'nowhere' is neither a local directory",
@@ -848,6 +850,17 @@ def test_predict_says_where_its_predictions_are_and_a_training_what_comes_next(c
     )
     assert predicted == Outcome(0, "The predictions are in predictions.csv: 4 rows\n", predicted.err)
     assert Path("predictions.csv").is_file()
+
+
+def test_evaluate_says_of_all_tasks_whose_rows_are_missing_what_they_must_be(
+    config: Path, trained: Path
+) -> None:
+    arguments = ("evaluate", trained, "--unseen", "rte", "--unseen", "squad", "--data-dir", config.parent)
+    outcome = hyperadapt(*arguments)
+    assert_one_line(outcome, "glue/rte/validation.parquet does not exist")
+    assert_one_line(
+        outcome, "; its name on the hub is nyu-mll/glue, config rte; 1 more task lacks its rows: squad"
+    )
 
 
 def test_a_configuration_given_as_a_task_is_told_so(config: Path, trained: Path) -> None:

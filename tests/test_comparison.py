@@ -268,6 +268,15 @@ def test_the_runs_of_a_ray_cluster_are_those_of_this_process(compared: Path, tmp
         ({"variants": {"a": {"method": "adapters", "data": {"tasks": ["colla"]}}}}, "did you mean 'cola'?"),
         ({"variants": {"a": {"method": "adapters", "data": {"data_dir": "nowhere"}}}}, "there is no folder"),
         (
+            {
+                "variants": {
+                    task: {"method": "adapters", "data": {"data_dir": ".", "tasks": [task]}}
+                    for task in ("rte", "cola", "xsum")
+                }
+            },
+            "; 2 more tasks lack their rows: cola, xsum",
+        ),
+        (
             {"variants": {"a": {"method": "adapters", "training": {"arguments": {"bf61": True}}}}},
             "field 'bf61' is unknown; did you mean 'bf16'?",
         ),

@@ -82,6 +82,7 @@ def test_a_run_takes_the_features_and_does_not_train_them(tmp_path: Path, config
     [
         (["--kind", "txt"], "--kind 'txt' is unknown; did you mean 'text'?"),
         (["data.tasks=[colours]"], "task 'colours' is unknown"),
+        (["data={tasks: [sick, snli]}"], "the hub has no such data set; 1 more task lacks its rows: snli"),
         (["--output", "{there}"], "there is a file"),
     ],
 )

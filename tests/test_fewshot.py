@@ -131,6 +131,10 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(trained: Path) -> None:
     [
         (["--samples", 49], "task 'shade' has 48 training rows; 49 samples are asked for"),
         (["--samples", 8, "--task", "glue"], "task 'glue' is unknown and no .yaml file"),
+        (
+            ["--samples", 8, "--task", "snli"],
+            "data_dir is to hold transfer/snli/ with train.parquet and validation.",
+        ),
         (["--samples", 8, "--init-from", "colours"], "has no task 'colours'; did you mean 'colour'?"),
         (["--samples", 8, "method.reduction_factor=4"], "has method.reduction_factor 2, not 4"),
         (["--samples", 8, "method={name: adapters}"], "has method.name 'hyperformer++', not 'adapters'"),

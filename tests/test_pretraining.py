@@ -511,6 +511,7 @@ def test_our_own_config_is_that_of_the_model_that_comes_with_the_package() -> No
         ),
         ({"model": {"config": BASE, "tokenizer": "bytes"}}, "give either the model's tokenizer"),
         ({"multitask": {"share": 0.5, "tasks": ["colla"]}}, "did you mean 'cola'?"),
+        ({"multitask": {"share": 0.5, "tasks": ["sick", "snli"]}}, "set; 1 more task lacks its rows: snli"),
         ({"distillation": {"directory": "nowhere"}}, "sentences.txt"),
         ({"distillation": {"directory": "."}}, "it must be (100, size)"),
         ({"distillation": {"directory": "DAMAGED"}}, "DAMAGED cannot be read"),

@@ -316,6 +316,10 @@ def test_timed_runs_are_set_beside_full_fine_tuning_of_their_own_round(tmp_path:
         (["hypergrid/tables-5-6", "--scale", "paper"], "takes at least 8"),
         (["table-2", "--data-dir", "nowhere"], "there is no folder"),
         (["table-2", "--data-dir", "."], "holds no 'glue'"),
+        (
+            ["table-2", "--data-dir", "."],
+            "config cola; 14 more tasks lack their rows: sst2, stsb, mrpc, qqp, ",
+        ),
         (["table-3", "data.balancd=true"], "field 'data.balancd' is unknown; did you mean 'balanced'?"),
         (
             ["table-3", "data.balanced=true"],

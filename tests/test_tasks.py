@@ -19,6 +19,7 @@ from hyperadapt.tasks import (
     SUITES,
     TASKS,
     Task,
+    check_there,
     get_task,
     input_texts,
     load_split,
@@ -498,7 +499,7 @@ def test_a_data_set_is_read_row_by_row_with_its_places(
         {"title": "Lamp", "body": "Bright.", "stars": 1},
         {"title": "Fan", "body": None, "stars": 0},
     ]
-    with pytest.raises(UserError, match=r"set test cannot be had from the hub .*: Unknown split \"test\""):
+    with pytest.raises(UserError, match=r"set test cannot be had from the hub: Unknown split \"test\""):
         list(read_dataset(str(folder), None, "test", columns, None))
     with pytest.raises(UserError, match="is no name on the hub, as OWNER/NAME"):
         reviews(files=None, hub=str(folder))
@@ -509,11 +510,15 @@ def test_a_dataset_that_the_hub_does_not_give_is_named(
 ):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     task = reviews(files=None, hub="hyperadapt/no-such-set", hub_config="tiny")
-    with pytest.raises(
-        UserError,
-        match=r"^task 'reviews': hyperadapt/no-such-set tiny train cannot be had from .+ \(data_dir reads .+",
-    ):
+    with pytest.raises(UserError) as refusal:
         load_split(task, "train")
+    said, _, rest = str(refusal.value).partition("; ")
+    assert said.startswith("task 'reviews': hyperadapt/no-such-set tiny train cannot be had from the hub: ")
+    assert rest == (
+        "rows of your own (.jsonl, .json, .csv, .tsv, .parquet) go by `files` in place of hub, with the columns title "
+        "(text), body (text), stars (0 bad, 1 good: the number or the name); its name on the hub is "
+        "hyperadapt/no-such-set, config tiny"
+    )
 
 
 # --- mistakes in a task file
@@ -672,8 +677,10 @@ def test_missing_rows_are_named_with_what_is_there_instead(tmp_path: Path, revie
         load_split(TASKS["cola"], "train", tmp_path)
     assert str(refusal.value) == (
         f"task 'cola', train rows: {tmp_path / 'glue' / 'cola' / 'train.parquet'} does not exist: "
-        f"{tmp_path / 'glue'} holds no 'cola'; did you mean 'colla'? (choices: colla); the hub has "
-        "them as nyu-mll/glue cola"
+        f"{tmp_path / 'glue'} holds no 'cola'; did you mean 'colla'? (choices: colla); data_dir is to hold glue/cola/ "
+        "with train.parquet and validation.parquet, whose columns are sentence (text), label (0 unacceptable, 1 "
+        "acceptable: the number or the name); other formats (.jsonl, .json, .csv, .tsv) are read as `files` of a task "
+        "file; its name on the hub is nyu-mll/glue, config cola"
     )
     with pytest.raises(UserError, match=r"holds no 'nowhere'; choices: .*train\.jsonl"):
         load_split(TASKS["cola"], "train", tmp_path / "nowhere")
@@ -690,9 +697,77 @@ def test_missing_rows_are_named_with_what_is_there_instead(tmp_path: Path, revie
 
 def test_a_task_of_local_rows_asks_for_data_dir(reviews: Callable[..., Task]):
     with pytest.raises(
-        UserError, match=r"^task 'reviews' has its rows in the folder my/set: data_dir must say whe"
+        UserError,
+        match=r"^task 'reviews' has its rows in the folder my/set: data_dir must say where; data_dir is to hold "
+        r"my/set/ with train\.parquet, validation\.parquet and test\.parquet, .*; the hub has no such data set$",
     ):
         load_split(reviews(files=None, local="my/set"), "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("stsb", "sentence1 (text), sentence2 (text), label (number);"),
+        ("art", "label (0, 1, 2); "),
+        ("xsum", "document (text), summary (text); "),
+        ("squad", "answers (list of texts, or {text: [...], answer_start: [...]}); "),
+        ("record", "entities (list of texts), passage (text), answers (list of texts); "),
+        (
+            "mrqa-nq",
+            'subset ("NaturalQuestionsShort" in rows of this task), detected_answers ({text: [...], char_spans: '
+            "[{start: [...], end: [...]}]}, an end is the last character); ",
+        ),
+        (
+            "wsc",
+            "columns are span1_text (text), label (0 False, 1 True: the number or the name), text (text), ",
+        ),
+        ("anli", "nli/anli/ with train_r1.parquet, train_r2.parquet, train_r3.parquet, dev_r1.parquet, "),
+        ("scitail", "; its name on the hub is allenai/scitail, config tsv_format"),
+        ("sick", "; the hub has no such data set"),
+    ],
+)
+def test_what_rows_must_hold_is_said_where_there_are_none(tmp_path: Path, name: str, words: str):
+    with pytest.raises(UserError) as refusal:
+        check_there([TASKS[name]], tmp_path)
+    assert words in str(refusal.value)
+
+
+def test_all_tasks_without_rows_are_said_together(tmp_path: Path):
+    tasks = resolve_tasks(["glue", "transfer", "sentiment"])
+    for source in ("train", "validation"):
+        (tmp_path / "glue/sst2").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "glue/sst2" / f"{source}.parquet").write_bytes(b"")
+    with pytest.raises(UserError) as refusal:
+        check_there(tasks, tmp_path)
+    assert str(refusal.value).startswith("task 'cola', train rows: ")
+    assert str(refusal.value).endswith(
+        "; 13 more tasks lack their rows: stsb, mrpc, qqp, mnli, qnli, rte, scitail, transfer-cb, transfer-boolq, "
+        "imdb, yelp_polarity, paws, …"
+    )
+    with pytest.raises(UserError, match=r"; 1 more task lacks its rows: mnli$"):
+        check_there(resolve_tasks(["rte", "sst2", "mnli", "sentiment"]), tmp_path)
+    check_there(resolve_tasks(["sst2", "sentiment"]), tmp_path)
+    (tmp_path / "glue/mnli").mkdir()
+    (tmp_path / "glue/mnli/validation_matched.parquet").write_bytes(b"")
+    check_there([TASKS["mnli"]], tmp_path, ["test"])
+
+
+def test_what_only_a_silent_hub_has_is_said_together_unless_it_was_loaded_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None
+):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "prepared")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "downloaded"))
+    tasks = resolve_tasks(["imdb", "squad", "mlqa", "trec"])
+    with pytest.raises(UserError) as refusal:
+        check_there(tasks, None)
+    assert str(refusal.value).startswith(
+        "task 'imdb': stanfordnlp/imdb cannot be had from the hub: HF_HUB_OFFLINE is set; data_dir is to hold "
+        "transfer/imdb/ with train.parquet and test.parquet, whose columns are text (text), label (0 negative, "
+    )
+    assert str(refusal.value).endswith("; 3 more tasks lack their rows: squad, mlqa, trec")
+    (tmp_path / "prepared/stanfordnlp___imdb").mkdir(parents=True)
+    (tmp_path / "downloaded/datasets--rajpurkar--squad").mkdir(parents=True)
+    check_there(resolve_tasks(["imdb", "squad"]), None)
 
 
 GOOD = b'{"title": "Lamp", "body": "Bright.", "stars": 1}\n'

@@ -208,11 +208,14 @@ def check_given(runs: Sequence[RunConfig]) -> None:
     from hyperadapt.tasks import check_trainable, resolve_tasks
     from hyperadapt.training import checked_arguments
 
+    # Of all runs together, so that all that is missing is said at once.
+    read: dict[str | None, list[Task]] = {}
     for tasks, data_dir in dict.fromkeys((run.data.tasks, run.data.data_dir) for run in runs):
+        read.setdefault(data_dir, []).extend(resolve_tasks(tasks))
+    for data_dir, of_all in read.items():
         if data_dir is not None and not Path(data_dir).is_dir():
             raise UserError(f"data.data_dir: there is no folder {data_dir}")
-        for task in resolve_tasks(tasks):
-            check_trainable(task, data_dir)
+        check_trainable(of_all, data_dir)
     for arguments in {repr(run.training.arguments): run.training.arguments for run in runs}.values():
         checked_arguments(arguments)
     for model in {run.model.tokenizer or run.model.name: run.model for run in runs}.values():

@@ -48,14 +48,16 @@ def write_features(
     from transformers import set_seed
 
     from hyperadapt.runs import build_base, check_vocabulary, load_tokenizer
-    from hyperadapt.tasks import load_split, resolve_tasks
+    from hyperadapt.tasks import check_there, load_split, resolve_tasks
     from hyperadapt.training import tokenize_rows
 
     if kind not in KINDS:
         raise UserError(f"--kind '{kind}' is unknown; {nearest(kind, KINDS)}")
     if output.exists():
         raise UserError(f"--output: there is a file {output} already")
-    data, tasks, tokenizer = config.data, resolve_tasks(config.data.tasks), load_tokenizer(config.model)
+    data, tasks = config.data, resolve_tasks(config.data.tasks)
+    check_there(tasks, data.data_dir, ["train"])
+    tokenizer = load_tokenizer(config.model)
     set_seed(config.seed)
     model: Any = build_base(config.model, config.seed).eval()
     check_vocabulary(model, tokenizer)

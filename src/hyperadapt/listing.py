@@ -137,16 +137,17 @@ def task_in_words(name: str) -> list[dict[str, str]]:
     if name not in TASKS:
         raise UserError(f"task '{name}' is unknown; {nearest(name, TASKS)}")
     task = TASKS[name]
-    place = " ".join(filter(None, [task.hub, task.hub_config])) or "a local copy, data.data_dir"
+    place = f"the hub's {task.hub_in_words}" if task.hub else "a local copy alone"
     facts = {
         "suites": ", ".join(suite for suite in SUITES if name in members_of(suite)),
         "input": " ".join(f"{field}: …" if field else "…" for field in task.fields),
-        "columns": ", ".join([*task.fields.values(), task.label]),
+        "columns": task.columns_in_words,
         "kind": task.kind,
         "labels": ", ".join(task.labels or ()),
         "metrics": ", ".join(task.metrics),
         **dict[str, str](task.splits.items()),
         "rows": "generated" if task.generated else place,
+        "a local copy": "" if task.local is None else f"in data.data_dir: {task.copy_in_words}",
         "a row to predict": task.row_in_words,
     }
     if task.generated:

@@ -63,7 +63,7 @@ from hyperadapt.runs import (
     versions,
     write_tasks,
 )
-from hyperadapt.tasks import load_split, resolve_tasks
+from hyperadapt.tasks import check_there, load_split, resolve_tasks
 from hyperadapt.tasks.chunks import default_overlap
 from hyperadapt.tokenizing import check_labels
 from hyperadapt.training import (
@@ -396,6 +396,7 @@ class TaskRows:
         self.digests: dict[str, dict[str, same_data.SplitDigest]] = {}
         self.tasks: list[Task] = []
         tasks = resolve_tasks(config.tasks)
+        check_there(tasks, config.data_dir, ["train"])
         for task in tasks:
             check_labels(task, tokenizer)
         for number, task in enumerate(tasks):

@@ -61,6 +61,7 @@ from hyperadapt.tasks import (
     DEV,
     SPLITS,
     Task,
+    check_there,
     check_trainable,
     input_texts,
     load_split,
@@ -133,8 +134,8 @@ def train(config: RunConfig, resume: bool = False, allow_changed_data: bool = Fa
         config.training, config.seed, directory / "checkpoints", best=training.kept_by(config.training)
     )
     check_trackers(args.report_to)
-    for task in resolve_tasks(config.data.tasks):  # before it is said that there is a run already
-        check_trainable(task, config.data.data_dir)
+    # Before it is said that there is a run already.
+    check_trainable(resolve_tasks(config.data.tasks), config.data.data_dir)
     with held(directory, args):
         last = checkpoint_to_start_from(directory, config, resume)
         prepared = prepare(config, args, last, allow_changed_data)
@@ -1049,6 +1050,7 @@ def load_evaluation_set(
 ) -> EvaluationSet:
     """Load and tokenize a split of several tasks, at most max_rows of each, else as many as in training."""
     data = config.data
+    check_there(tasks, data.data_dir, [split])
     rows = [load_rows(task, split, config, max_rows) for task in tasks]
     tokenized = [
         tokenize_inputs(

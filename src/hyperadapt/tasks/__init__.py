@@ -15,6 +15,7 @@ from hyperadapt.tasks.superglue import SUPER_GLUE
 from hyperadapt.tasks.task import (
     SPLITS,
     Task,
+    check_there,
     check_trainable,
     input_texts,
     load_split,
@@ -32,6 +33,7 @@ __all__ = [
     "TASK_FILES",
     "Task",
     "check_no_file_is_meant",
+    "check_there",
     "check_trainable",
     "get_task",
     "input_texts",

@@ -42,7 +42,13 @@ IN_DOMAIN: dict[Split, str] = {"train": "train", "validation": "validation", "te
 ROUNDS = {split: "+".join(f"{split}_r{number}" for number in (1, 2, 3)) for split in ("train", "dev", "test")}
 
 
-@preprocessor("mrqa", ("answers", "detected_answers"))
+@preprocessor(
+    "mrqa",
+    {
+        "answers": "list of texts",
+        "detected_answers": "{text: [...], char_spans: [{start: [...], end: [...]}]}, an end is the last character",
+    },
+)
 def mrqa(row: Row) -> dict[str, Any]:
     """Take the places of the answers from where MRQA marks them, by their first and last characters."""
     if "answers" not in row:

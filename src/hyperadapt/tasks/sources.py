@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperadapt.errors import UserError, nearest, reason_of
-from hyperadapt.hub import asking
+from hyperadapt.hub import asking, is_downloaded
 from hyperadapt.yaml_and_json import parse_json
 
 if TYPE_CHECKING:
@@ -63,6 +63,10 @@ class WrongCell(UserError):  # noqa: N818 - as what it is
     def __init__(self, column: str, value: object, wrong: str, remedy: str = "") -> None:
         self.column, self.held, self.wrong = column, reprlib.repr(value), wrong
         super().__init__(f"column '{column}' holds {self.held}, which {wrong}{remedy}")
+
+
+class MissingData(UserError):  # noqa: N818 - as what it is
+    """A data set's rows are not where they should lie, or cannot be had from the hub."""
 
 
 def value_of(row: Row, column: str) -> Any:
@@ -222,10 +226,28 @@ def read_dataset(
         try:
             rows = load_dataset(hub, config, split=source)
         except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"{name} cannot be had from the hub (data_dir reads a local copy): {unreachable or reason_of(error)}"
+            raise MissingData(
+                f"{name} cannot be had from the hub: {unreachable or reason_of(error)}"
             ) from None
     return _rows_of_table(rows.with_format("arrow")[:], name, columns, where or {})
+
+
+def was_loaded(hub: str) -> bool:
+    """Tell whether something of a data set of the hub was downloaded or read before, so that it may do without."""
+    from datasets import config
+    from datasets.naming import camelcase_to_snakecase
+
+    *owner, name = hub.split("/")
+    prepared = Path(config.HF_DATASETS_CACHE) / "___".join([*owner, camelcase_to_snakecase(name)])
+    return is_downloaded(hub) or prepared.is_dir()
+
+
+def why_not_asked(hubs: Iterable[str | None]) -> str | None:
+    """Tell why the hub cannot be asked for data sets, by the first of them; None where it can, or there are none."""
+    for hub in filter(None, hubs):
+        with asking(hub, "hub") as unreachable:
+            return unreachable
+    return None
 
 
 def suffix_of(path: Path) -> str:

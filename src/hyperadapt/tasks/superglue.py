@@ -21,14 +21,20 @@ from hyperadapt.tasks.task import HALVE_VALIDATION, Task, preprocessor
 MULTIRC = ("question", "answer", "paragraph")
 
 
-@preprocessor("multirc", MULTIRC)
+@preprocessor("multirc", dict.fromkeys(MULTIRC, "text"))
 def multirc(row: Row) -> dict[str, str]:
     """Take the markup out of the texts."""
     plain = {name: re.sub("</?b>", "", text_of(row, name).replace("<br>", " ")) for name in MULTIRC}
     return {name: " ".join(text.split()) for name, text in plain.items()}
 
 
-@preprocessor("record", ("passage", "query", "entities", "answers"))
+@preprocessor(
+    "record",
+    {
+        **dict.fromkeys(("passage", "query"), "text"),
+        **dict.fromkeys(("entities", "answers"), "list of texts"),
+    },
+)
 def record(row: Row) -> dict[str, Any]:
     """Write the entities as a list in words, and a passage's highlights as its last sentences."""
     *parts, last = [part.strip() for part in text_of(row, "passage").split("@highlight") if part.strip()] or [
@@ -43,7 +49,14 @@ def record(row: Row) -> dict[str, Any]:
     }
 
 
-@preprocessor("wsc", ("text", "span1_text", "span2_text", "span2_index"))
+@preprocessor(
+    "wsc",
+    {
+        **dict.fromkeys(("text", "span1_text", "span2_text"), "text"),
+        "span2_index": "the number of a word, from 0",
+    },
+    new=("marked",),
+)
 def wsc(row: Row) -> dict[str, str]:
     """Put stars around the pronoun: of its occurrences the one nearest to the word that is said to be it."""
     words, pronoun = text_of(row, "text").split(), text_of(row, "span2_text")

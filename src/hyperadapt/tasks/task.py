@@ -34,6 +34,7 @@ from hyperadapt.tasks.sources import (
     NO_LABEL,
     SUFFIXES,
     MissingColumn,
+    MissingData,
     PlacedRow,
     Row,
     WrongCell,
@@ -45,6 +46,8 @@ from hyperadapt.tasks.sources import (
     suffix_of,
     text_of,
     value_of,
+    was_loaded,
+    why_not_asked,
 )
 from hyperadapt.yaml_and_json import read_yaml
 
@@ -77,6 +80,8 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _TARGET_LENGTH = {"class": 5, "score": 8, "text": 128, "question_answering": 64, "coreference": 32}
 _NAME_LENGTH = 16
 
+MOST_LISTED = 12  # labels, or tasks, of which a message tells
+
 
 def _target_length(fields: dict[str, Any]) -> int:
     return _NAME_LENGTH if fields.get("writes") == "name" else _TARGET_LENGTH[fields["kind"]]
@@ -87,20 +92,27 @@ def _generated_length(fields: dict[str, Any]) -> int:
 
 
 class Preprocessor(NamedTuple):
-    """What rewrites a task's rows before its fields are read: the columns it needs, and the columns it gives."""
+    """What rewrites a task's rows before its fields are read.
 
-    columns: tuple[str, ...]
+    Attributes:
+        columns: that it needs, and what each holds, in words.
+        rewrite: makes columns of a row, new ones or in place of those that it has.
+        new: columns that no row has before.
+    """
+
+    columns: Mapping[str, str]
     rewrite: Callable[[Row], Mapping[str, Any]]
+    new: tuple[str, ...] = ()
 
 
 PREPROCESSORS: dict[str, Preprocessor] = {}
 
 
-def preprocessor(name: str, columns: tuple[str, ...]) -> Callable[[Any], Any]:
+def preprocessor(name: str, columns: Mapping[str, str], new: tuple[str, ...] = ()) -> Callable[[Any], Any]:
     """Name a function that rewrites rows, for `Task.preprocess`."""
 
     def named(rewrite: Callable[[Row], Mapping[str, Any]]) -> Callable[[Row], Mapping[str, Any]]:
-        PREPROCESSORS[name] = Preprocessor(columns, rewrite)
+        PREPROCESSORS[name] = Preprocessor(columns, rewrite, new)
         return rewrite
 
     return named
@@ -547,6 +559,63 @@ class Task(Fields):
             {name: self.fields[name] for name in names}, row, self._prefix if prefix else ""
         )
         return {"source": f"{question} {last}: ".lstrip(), "context": text_of(row, self.fields[last])}
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns of its rows that are read, and what each holds, in words."""
+        texts = [*self.fields.values(), *self.group, *filter(None, [self.candidate])]
+        held = dict.fromkeys(texts, "text") | {self.label: self._answer_in_words}
+        for column, text in (self.where or {}).items():
+            held[column] = f'"{text}" in rows of this task'
+        if self.preprocess is None:
+            return held
+        of = PREPROCESSORS[self.preprocess]
+        return {column: words for column, words in {**held, **of.columns}.items() if column not in of.new}
+
+    @property
+    def columns_in_words(self) -> str:
+        """The columns that are read, each with what it holds."""
+        return ", ".join(f"{column} ({words})" for column, words in self.columns.items())
+
+    @property
+    def _answer_in_words(self) -> str:
+        """What the label column holds."""
+        if self.kind not in ("class", "coreference"):
+            return {
+                "score": "number",
+                "text": "text",
+                "question_answering": "list of texts, or {text: [...], answer_start: [...]}",
+            }[self.kind]
+        by_name = self._label_choices.keys() <= set(self._label_names.values())
+        labels = [name if by_name else f"{number} {name}" for number, name in self._label_names.items()]
+        listed = ", ".join(labels[:MOST_LISTED]) + (", …" if len(labels) > MOST_LISTED else "")
+        return listed if by_name else f"{listed}: the number or the name"
+
+    @property
+    def hub_in_words(self) -> str:
+        """The name of its data set on the hub, and which configuration of it."""
+        return ", config ".join(filter(None, [self.hub, self.hub_config]))
+
+    @property
+    def copy_in_words(self) -> str:
+        """What a local copy of its data set is, below data_dir."""
+        *first, last = (f"{source}.parquet" for source in self.sources)
+        return f"{self.local}/ with {' and '.join(filter(None, [', '.join(first), last]))}"
+
+    @property
+    def data_set_in_words(self) -> str:
+        """What rows of its data set must be like, and where to get them."""
+        columns, other = self.columns_in_words, [suffix for suffix in SUFFIXES if suffix != ".parquet"]
+        if self.local is None:
+            formats = ", ".join(SUFFIXES)
+            held = f"rows of your own ({formats}) go by `files` in place of hub, with the columns {columns}"
+        else:
+            held = (
+                f"data_dir is to hold {self.copy_in_words}, whose columns are {columns}; other formats "
+                f"({', '.join(other)}) are read as `files` of a task file"
+            )
+        place = f"its name on the hub is {self.hub_in_words}" if self.hub else "the hub has no such data set"
+        return f"{held}; {place}"
 
     @property
     def row_in_words(self) -> str:
@@ -1018,10 +1087,13 @@ def _read_source(task: Task, source: str, data_dir: str | Path | None) -> Iterab
 
         return [(f"task '{task.name}'", row) for row in generate_rows(task.name, source)]
     if (path := _file(task, source, data_dir)) is not None:
-        return read_file(path, _columns(task), task.where)
+        return read_file(path, list(task.columns), task.where)
     assert task.hub is not None
     with naming(f"task '{task.name}'"):
-        return read_hub(task.hub, task.hub_config, source, _columns(task), task.where)
+        try:
+            return read_hub(task.hub, task.hub_config, source, list(task.columns), task.where)
+        except MissingData as error:
+            raise _with_data_set(task, error) from None
 
 
 def _file(task: Task, source: str, data_dir: str | Path | None) -> Path | None:
@@ -1033,25 +1105,69 @@ def _file(task: Task, source: str, data_dir: str | Path | None) -> Path | None:
         try:
             return _existing(path, f"task '{task.name}', {source} rows")
         except UserError as error:
-            place = " ".join(filter(None, [task.hub, task.hub_config]))
-            raise UserError(f"{error}; the hub has them as {place}" if place else str(error)) from None
+            raise _with_data_set(task, error) from None
     if task.hub is None and not task.generated:
-        raise UserError(
-            f"task '{task.name}' has its rows in the folder {task.local}: data_dir must say where"
+        raise _with_data_set(
+            task, f"task '{task.name}' has its rows in the folder {task.local}: data_dir must say where"
         )
     return None
 
 
-def check_trainable(task: Task, data_dir: str | Path | None) -> None:
-    """Check that a task has the splits of a training, and their files are there; what the hub has is not asked for.
+def _with_data_set(task: Task, missing: object) -> MissingData:
+    return MissingData(f"{missing}; {task.data_set_in_words}")
+
+
+def check_trainable(tasks: Sequence[Task], data_dir: str | Path | None) -> None:
+    """Check that tasks have the splits of a training, and that their rows can be had, as `check_there` does.
 
     Raises:
-        UserError: if one is missing: which, what is there instead, and where to get it.
+        UserError: if a split is missing, and what is there instead; or as `check_there`.
     """
-    for split in SPLITS[:2]:
-        _rows_of(task, split)
-    for source in task.sources:
-        _file(task, source, data_dir)
+    for task in tasks:
+        for split in SPLITS[:2]:
+            _rows_of(task, split)
+    check_there(tasks, data_dir)
+
+
+def check_there(tasks: Sequence[Task], data_dir: str | Path | None, splits: Sequence[str] = SPLITS) -> None:
+    """Check that the files of tasks are there, and that the hub answers where data sets must be loaded from it.
+
+    What the hub answers to all else, reading finds out.
+
+    Args:
+        tasks: any.
+        data_dir: as of `load_split`.
+        splits: that are needed, of the tasks that have them.
+
+    Raises:
+        UserError: some have no rows: which is the first, what its data set is and where to get it, and which the
+            others are.
+    """
+    missing: dict[str, MissingData] = {}
+    from_hub: dict[str, Task] = {}
+    for task in tasks:
+        parts = [task.splits[split] for split in splits if split in task.splits]
+        try:
+            files = [
+                _file(task, source, data_dir) for part in parts for source in _source_of(part).split("+")
+            ]
+        except MissingData as error:
+            missing[task.name] = error
+        else:
+            if task.hub is not None and None in files and not was_loaded(task.hub):
+                from_hub[task.name] = task
+    if (unreachable := why_not_asked(task.hub for task in from_hub.values())) is not None:
+        for name, task in from_hub.items():
+            why = f"task '{name}': {task.hub_in_words} cannot be had from the hub: {unreachable}"
+            missing[name] = _with_data_set(task, why)
+    if not missing:
+        return
+    first, *others = dict.fromkeys(task.name for task in tasks if task.name in missing)
+    if not others:
+        raise missing[first]
+    lack = "1 more task lacks its" if len(others) == 1 else f"{len(others)} more tasks lack their"
+    names = ", ".join([*others[:MOST_LISTED], *["…"] * (len(others) > MOST_LISTED)])
+    raise MissingData(f"{missing[first]}; {lack} rows: {names}")
 
 
 def _existing(path: Path, what: str) -> Path:
@@ -1061,9 +1177,3 @@ def _existing(path: Path, what: str) -> Path:
     if path.is_dir():
         raise UserError(f"{what}: {path} is a folder, expected a file")
     raise UserError(f"{what}: {path} does not exist: {nothing_at(path)}")
-
-
-def _columns(task: Task) -> list[str]:
-    """The columns of a source that a task reads."""
-    columns = [*task.fields.values(), task.label, *task.group, *filter(None, [task.candidate])]
-    return columns if task.preprocess is None else [*PREPROCESSORS[task.preprocess].columns, *columns]
