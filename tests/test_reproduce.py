@@ -14,15 +14,19 @@ from transformers import T5Config
 
 from hyperadapt.counting import count_without_weights, model_config
 from hyperadapt.errors import UserError
-from hyperadapt.experiments import EXPERIMENTS, overview, plan, reproduce
+from hyperadapt.experiments import ALIASES, EXPERIMENTS, named, overview, plan, reproduce
+from hyperadapt.experiments.budget import check_memory, cost_in_words
+from hyperadapt.experiments.hyperdecoders.tables import UNSAID
 from hyperadapt.experiments.hyperformer.costs import (
     adapters_count,
     adapters_dagger_count,
     hyperformer_pp_count,
     real_count,
 )
+from hyperadapt.experiments.hyperformer.glue import by_method
 from hyperadapt.experiments.hyperformer.scales import Target
 from hyperadapt.experiments.hyperformer.transfer import by_rows, nearest_tasks
+from hyperadapt.experiments.matched import TOLERANCE
 from hyperadapt.experiments.scales import HYPER, HYPER_PP
 from hyperadapt.methods import method_from
 from hyperadapt.published import published_table
@@ -307,7 +311,7 @@ def test_timed_runs_are_set_beside_full_fine_tuning_of_their_own_round(tmp_path:
         (["table-9"], "experiment 'table-9' is unknown; did you mean 'table-"),
         (
             ["hyperdecoders/tabel-9"],
-            "is unknown; did you mean 'hyperdecoders/table-9'?; hyperdecoders has table-1,",
+            "is unknown; did you mean 'hyperdecoders/table-9'? (choices: ",
         ),
         (["hypergrid/table-7"], "experiment 'hypergrid/table-7' is unknown; did you mean 'hypergrid/table-"),
         (["table-9", "--list"], "experiment 'table-9' is unknown; did you mean 'table-"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -191,12 +193,10 @@ def find(name: str) -> Experiment[Any]:
     if full in EXPERIMENTS:
         return EXPERIMENTS[full]
     names = [*EXPERIMENTS, *ALIASES]
-    paper, stroke, _ = name.partition("/")
-    of_paper = [other for other in names if other.startswith(f"{paper}/")]
-    if stroke and of_paper:
-        there = ", ".join(other.partition("/")[2] for other in of_paper)
-        raise UserError(f"experiment '{name}' is unknown; {nearest(name, of_paper)}; {paper} has {there}")
-    raise UserError(f"experiment '{name}' is unknown; {nearest(name, names)}")
+    of_paper = [other for other in names if other.startswith(f"{name.partition('/')[0]}/")]
+    raise UserError(
+        f"experiment '{name}' is unknown; {nearest(name, of_paper or names)}; `hyperadapt reproduce --list` has all"
+    )
 
 
 def named(name: str | None) -> list[str]:
@@ -256,9 +256,8 @@ def reproduce(
             f"{planned.folder} they would count"
         )
     with locked(planned.folder):
-        if planned.made_rows is not None:
-            write_made_rows(planned.made_rows, tasks_of(cells))
-        check_cells(cells, ray, processes)
+        with made_up(planned, tasks_of(cells)):
+            check_cells(cells, ray, processes)
         first = [cell for cell in cells if cell.config.start is None]
         then = [cell for cell in cells if cell.config.start is not None]
         wanted = {
@@ -287,6 +286,26 @@ def reproduce(
         if failed is not None:
             raise failed
         return page
+
+
+@contextmanager
+def made_up(planned: Plan[Any], tasks: Sequence[Task]) -> Iterator[None]:
+    """Write the rows that are made up for a plan, and take them away again if what follows them is refused."""
+    rows = planned.made_rows
+    if rows is None:
+        yield
+        return
+    fresh = not rows.exists()
+    write_made_rows(rows, tasks)
+    try:
+        yield
+    except UserError:
+        if fresh:
+            shutil.rmtree(rows)
+            with suppress(OSError):  # a folder that holds something else stays
+                for folder in rows.parents[:2]:
+                    folder.rmdir()
+        raise
 
 
 def tasks_of(cells: Iterable[Cell]) -> list[Task]:

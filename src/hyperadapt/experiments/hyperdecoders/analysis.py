@@ -1,14 +1,23 @@
-"""What the encoder knows of the labels (Hyperdecoders, Table 7)."""
+"""What the encoder knows of the labels (Hyperdecoders, Table 7), and maps of what it hands on (Figures 2 to 4)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hyperadapt import results_file
 from hyperadapt.comparison import Cell
+from hyperadapt.errors import UserError, nearest
 from hyperadapt.experiments.beside import Labels, Measure, Pair, Read, beside, ours
 from hyperadapt.experiments.hyperdecoders.scales import SCALES
-from hyperadapt.experiments.hyperdecoders.tables import OURS, SOURCE, OurPlan, listed, table_1_rows
+from hyperadapt.experiments.hyperdecoders.tables import (
+    OURS,
+    SOURCE,
+    OurPlan,
+    listed,
+    table_1_rows,
+    table_4_rows,
+)
 from hyperadapt.experiments.plan import Experiment
 from hyperadapt.published import published_table
 from hyperadapt.tasks import resolve_tasks
@@ -82,7 +91,54 @@ def table_7_page(planned: OurPlan) -> str:
     )
 
 
+# By figure: whose run it is drawn of, which map, and what it shows.
+FIGURES: dict[str, tuple[Callable[[OurPlan], dict[Labels, list[Cell]]], str, str]] = {
+    "2": (table_1_rows, "tsne-task", "GLUE's validation rows by task, t-SNE"),
+    "3": (table_1_rows, "pca-prediction", "GLUE's validation rows by predicted label, without STS-B"),
+    "4": (table_4_rows, "pca-answer", "chunks of NewsQA by whether their answer is empty"),
+}
+
+
+def first_hyperdecoder(number: str) -> Callable[[OurPlan], dict[Labels, list[Cell]]]:
+    """Make a function that returns the one run that a figure is drawn of."""
+    rows, _, _ = FIGURES[number]
+    return lambda planned: {(OURS,): rows(planned)[(OURS,)][:1]}
+
+
+def map_page(number: str) -> Callable[[OurPlan], str]:
+    """Make the page of a figure: the embeddings e of rows, from which the decoder's adapters are generated."""
+
+    def page(planned: OurPlan) -> str:
+        from hyperadapt.embeddings import draw_maps
+        from hyperadapt.runs import load_run
+
+        _, name, shows = FIGURES[number]
+        [cell] = first_hyperdecoder(number)(planned)[(OURS,)]
+        if not cell.finished:
+            raise UserError(f"{cell.directory} is not finished: there are no embeddings to draw")
+        tasks = planned.scale.mapped if number == "4" else ()
+        drawn = draw_maps(load_run(cell.directory), "validation", tasks, planned.scale.rows_in_maps)
+        if name not in drawn:
+            raise UserError(f"{cell.directory} has no map '{name}'; {nearest(name, drawn)}")
+        picture = planned.picture(name, drawn[name])
+        of_tasks = f" Of {', '.join(tasks)}." if tasks else ""
+        return f"![{shows}]({picture})\n\nOf the Hyperdecoder's run {cell.name}.{of_tasks}\n"
+
+    return page
+
+
 EXPERIMENTS: tuple[Experiment[Any], ...] = (
+    *(
+        Experiment(
+            f"hyperdecoders/figure-{number}",
+            SOURCE.format(f"Figure {number}"),
+            shows,
+            listed(first_hyperdecoder(number)),
+            map_page(number),
+            SCALES,
+        )
+        for number, (_, _, shows) in FIGURES.items()
+    ),
     Experiment(
         "hyperdecoders/table-7",
         SOURCE.format("Table 7"),

@@ -105,6 +105,8 @@ class HyperdecodersScale(Scale):
         suites: of summaries and inference, the tasks of each, to be trained alone too.
         question_metrics: what stands for the columns of Tables 4 and 14.
         encoder_only: in which what is trained on a frozen encoder (Table 7) differs from appendix C.
+        mapped: the task of Figure 4.
+        rows_in_maps: of each task, at most.
         unseen: the suite of Tables 5 and 15, none where there is no such data.
     """
 
@@ -118,6 +120,8 @@ class HyperdecodersScale(Scale):
     suites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     question_metrics: Columns = field(default_factory=lambda: MRQA_METRICS)
     encoder_only: dict[str, Any] = field(default_factory=dict)
+    mapped: tuple[str, ...] = ("mrqa-newsqa",)
+    rows_in_maps: int | None = None
     unseen: str | None = "mrqa_out_of_domain"
 
     def on(self, base: str) -> Self:
@@ -173,6 +177,7 @@ SCALES = {
             "Avg": ["squad.answer_f1", "quoref.answer_f1", "mlqa.answer_f1"],
         },
         unseen=None,
+        mapped=("quoref",),
         summarisation_inference=merged(
             SMALL,
             {
