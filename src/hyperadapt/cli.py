@@ -328,7 +328,10 @@ def evaluate(
         ),
     ] = False,
 ) -> None:
-    """Score a trained run on a split of its tasks; scores of all tasks are added to its results.json."""
+    """Score a trained run's model on a split of its tasks; scores of all tasks are added to its results.json.
+
+    Of a run that keeps best_per_task they are only printed: it has each task's by its own best checkpoint.
+    """
     from hyperadapt import results_file
 
     check_run(run, task or [], None if unseen else split)  # a task that is new to it may have other splits
@@ -345,7 +348,12 @@ def evaluate(
     results = loaded.evaluate(split, chosen, data_dir, batch_size, num_beams, allow_changed_data)
     majority = None if results.rows.changed else kept.get("majority", {}).get(split)
     show(results, f"{split} rows", majority)  # before they are written, which may fail
-    if chosen:
+    if per_task := loaded.config.training.keep == "best_per_task":
+        notice(
+            f"the scores are of the run's model, and only printed: {run} keeps those of each task by its own best "
+            "checkpoint (training.keep: best_per_task), which train … --resume makes anew"
+        )
+    if chosen or per_task:
         return
     if results.rows.changed:
         notice(f"the scores are only printed, as rows have changed: {run} keeps those that it has")
@@ -776,6 +784,9 @@ def show(results: Results, title: str, majority: Mapping[str, Any] | None = None
         }
         for row in rows:
             row["majority"] = f"{of.get(row['task'], majority['average']):.2f}"
+    if results.steps:
+        for row in rows:
+            row["step"] = str(results.steps.get(row["task"], ""))
     table(title, rows)
 
 

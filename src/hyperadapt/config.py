@@ -187,9 +187,12 @@ class TrainingConfig(Section):
         max_steps: optimizer steps.
         epochs: in place of max_steps, how often as many rows are drawn as there are of all tasks; a chunk of a long
             context is a row.
-        keep: which checkpoint becomes the model: the "best" on the validation rows, or the "last".
+        keep: which checkpoint becomes the model: the "best" on the validation rows, or the "last". With "best_per_task"
+            it is the best too, but the run's scores are each task's by the checkpoint that is best for it alone. But
+            for "last", scores on the validation rows are of the rows by which checkpoints were chosen.
         best_by: tasks and suites whose average score tells the best; by default all tasks.
-        patience: evaluations without a better one after which training stops; by default it goes to its end.
+        patience: evaluations without a better one, with best_per_task of any task, after which training stops; by
+            default it goes to its end.
         batch_size: rows in a step, over all processes and accumulated batches.
         gradient_accumulation_steps: batches in a step.
         learning_rate: of AdamW, or of the optimizer that is chosen; the highest of its schedule.
@@ -201,7 +204,8 @@ class TrainingConfig(Section):
             AdamW or of what `arguments.optim` names.
         label_smoothing: share of the probability that is spread over all tokens, in the loss; 0 is none.
         eval_steps: steps between checkpoints, each evaluated on the validation rows.
-        save_total_limit: checkpoints kept: the best and the last, and older ones up to this number.
+        save_total_limit: checkpoints kept: the best, with best_per_task that of each task too, and the last, and older
+            ones up to this number.
         logging_steps: steps between logged losses.
         threads: with which PyTorch computes on a CPU; the command line decides it by what is free, unless
             OMP_NUM_THREADS does, and keeps it for resuming.
@@ -213,7 +217,7 @@ class TrainingConfig(Section):
 
     max_steps: int = Field(262_144, ge=1)
     epochs: float | None = Field(None, gt=0)
-    keep: Literal["best", "last", "best_per_task"] = "best"
+    keep: Literal["best", "best_per_task", "last"] = "best"
     best_by: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = ()
     patience: int | None = Field(None, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -244,6 +248,8 @@ class TrainingConfig(Section):
         if self.keep == "last" and (self.best_by or self.patience):
             named = "best_by" if self.best_by else "patience"
             raise ValueError(f"keep: last keeps the last checkpoint, whatever it scores; leave {named} out")
+        if self.keep == "best_per_task" and self.best_by:
+            raise ValueError("keep: best_per_task keeps each task's best by its own score; leave best_by out")
         return self
 
     def with_steps(self, rows: int) -> TrainingConfig:

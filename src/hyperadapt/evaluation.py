@@ -6,11 +6,11 @@ sets cost one pass instead of eight.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import accumulate, groupby
+from itertools import accumulate, compress, groupby
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -64,6 +64,18 @@ class EvaluationSet:
     texts: list[Dataset]
     changed: bool = False
 
+    def of(self, names: Collection[str]) -> EvaluationSet:
+        """Return the rows of some of the tasks."""
+        chosen = [task.name in names for task in self.tasks]
+        return EvaluationSet(
+            tuple(compress(self.tasks, chosen)),
+            list(compress(self.sources, chosen)),
+            list(compress(self.targets, chosen)),
+            list(compress(self.rows, chosen)),
+            list(compress(self.texts, chosen)),
+            self.changed,
+        )
+
 
 @dataclass(frozen=True)
 class Results:
@@ -75,6 +87,7 @@ class Results:
         num_beams: with which it was generated; 1 is greedy.
         rows: that were predicted.
         predictions: for each task, the predicted texts.
+        steps: of each task, after which the model was that scored it; none where one model scored all.
     """
 
     scores: list[TaskScore]
@@ -82,6 +95,7 @@ class Results:
     num_beams: int
     rows: EvaluationSet = field(repr=False, compare=False)
     predictions: list[list[str]] = field(repr=False)
+    steps: Mapping[str, int] = field(default_factory=dict)
 
     def flat(self) -> dict[str, float]:
         """Return all numbers by name, as "cola_matthews", "cola_score" and "average", for logs."""
@@ -93,7 +107,10 @@ class Results:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the scores as they stand in results.json."""
-        tasks = {score.task: score.as_dict() for score in self.scores}
+        tasks = {
+            score.task: score.as_dict() | ({"step": self.steps[score.task]} if self.steps else {})
+            for score in self.scores
+        }
         return {"average": self.average, "num_beams": self.num_beams, "tasks": tasks}
 
 
@@ -393,6 +410,24 @@ def answer_inputs(
         per_token=rule.rank_chunks == "mean",
     )
     return [answers[end - size : end] for end, size in zip(accumulate(sizes), sizes, strict=True)]
+
+
+def joined(rows: EvaluationSet, parts: Sequence[Results], steps: Mapping[str, int]) -> Results:
+    """Put together the results of a set's parts, each of which was scored by a model of another step.
+
+    Args:
+        rows: of all tasks.
+        parts: in which each task is scored once.
+        steps: of each task.
+    """
+    of_task = {
+        score.task: (score, predictions)
+        for part in parts
+        for score, predictions in zip(part.scores, part.predictions, strict=True)
+    }
+    in_order = [of_task[task.name] for task in rows.tasks]
+    scores, predictions = [score for score, _ in in_order], [texts for _, texts in in_order]
+    return Results(scores, average(scores), parts[0].num_beams, rows, predictions, steps)
 
 
 def predicted_texts(task: Task, answers: Sequence[Answer], rows: Sequence[int], n_rows: int) -> list[str]:

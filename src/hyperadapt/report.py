@@ -246,6 +246,7 @@ def score_table(split: str, results: dict[str, Any]) -> dict[str, Any]:
             "majority": f"{majority['tasks'][task]['score']:.1f}",
             "rows": f"{score['rows']:,}",
             "invalid": f"{score['invalid']:,}",
+            "step": f"{score['step']:,}" if "step" in score else None,
         }
         for task, score in scores["tasks"].items()
     ]
@@ -275,6 +276,8 @@ def pictures(run: Any, history: list[dict[str, float]]) -> list[dict[str, str]]:
         kept = run.config.training
         best = f"average of {', '.join(kept.best_by)}" if kept.best_by else "average"
         caption = f"The checkpoint of the {'last step' if kept.keep == 'last' else f'best {best}'} was kept."
+        if kept.keep == "best_per_task":
+            caption += " Each task is scored by its own best checkpoint."
         drawn.append(picture("Validation scores", curves(lines, "score"), caption))
     embeddings = run.model.hyperadapt.task_embeddings()
     if embeddings is not None and len(run.tasks) > 2:

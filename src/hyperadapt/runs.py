@@ -109,7 +109,7 @@ TRAINED = ("model", "history.json")
 
 
 def train(config: RunConfig, resume: bool = False, allow_changed_data: bool = False) -> dict[str, Results]:
-    """Train a run, and evaluate its best checkpoint on the validation and test rows.
+    """Train a run, and evaluate what it has kept on the validation and test rows.
 
     Everything is read, checked and tried out before anything is written, and no other process may write into the run
     from the first check to the end.
@@ -146,7 +146,7 @@ def train(config: RunConfig, resume: bool = False, allow_changed_data: bool = Fa
         if config.model.config is not None:
             prepared.model.config._name_or_path = str((directory / "base").resolve())
         outcome = training.train_until_stopped(prepared.trainer, last)
-        results = {split: prepared.trainer.score(rows) for split, rows in prepared.evaluation_sets.items()}
+        results = prepared.trainer.score_kept(prepared.evaluation_sets)
         with writing(directory):
             finish(directory, prepared, outcome.metrics, results)
     return results
@@ -691,7 +691,9 @@ class Run:
         num_beams: int | None = None,
         allow_changed_data: bool = False,
     ) -> Results:
-        """Evaluate on a split of the run's tasks.
+        """Evaluate the run's model on a split of its tasks.
+
+        With `training.keep: best_per_task` results.json has the scores of each task's own best checkpoint instead.
 
         Args:
             split: "train", "validation" or "test".

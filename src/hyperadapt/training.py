@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean, median
@@ -45,7 +45,7 @@ from transformers import (
 from transformers.optimization import Adafactor
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState, ProgressCallback
-from transformers.trainer_utils import SchedulerType, TrainOutput, rotate_checkpoints
+from transformers.trainer_utils import SchedulerType, TrainOutput
 from transformers.training_args import OptimizerNames, trainer_log_levels
 from transformers.utils import SAFE_WEIGHTS_NAME
 
@@ -66,6 +66,7 @@ from hyperadapt.evaluation import (
     check_beams,
     evaluate,
     generate_answers,
+    joined,
 )
 from hyperadapt.fields import AS_WRITTEN
 from hyperadapt.files import writing
@@ -235,7 +236,7 @@ class ResumableTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.totals.add_up()
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        folder = self.checkpoint(self.state.global_step)
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             with writing(folder):
@@ -247,17 +248,27 @@ class ResumableTrainer(Trainer):
                     manifest.add(folder)
         finally:
             self.args.save_total_limit = limit
-        if self.args.should_save:
-            # Older ones go only now, when this one is whole.
-            rotate_checkpoints(str(folder.parent), limit, self.state.best_model_checkpoint, use_mtime=True)
+        if self.args.should_save and limit is not None:
+            delete_older(folder, limit)  # only now, when this one is whole
 
     def _init_training_state(self, *arguments: Any) -> Any:
         places = super()._init_training_state(*arguments)
         if self.state.best_global_step:
             # Trainer forgets the best checkpoint of a run that was moved, and would keep the last model for the best.
-            best = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.best_global_step}"
-            self.state.best_model_checkpoint = str(best)
+            self.state.best_model_checkpoint = str(self.checkpoint(self.state.best_global_step))
         return places
+
+    def checkpoint(self, step: int) -> Path:
+        """Return where the checkpoint of a step lies."""
+        return Path(str(self.args.output_dir)) / f"checkpoint-{step}"
+
+    def load_checkpoint(self, step: int) -> None:
+        """Give the model the weights that it had after a step, once training has ended."""
+        best, self.state.best_model_checkpoint = self.state.best_model_checkpoint, str(self.checkpoint(step))
+        try:
+            self._load_best_model()  # as Trainer loads the best one, whole or in shards
+        finally:
+            self.state.best_model_checkpoint = best
 
     def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: float) -> Any:
         return super()._finalize_training(trial, num_train_samples, start_time - self.totals.seconds_before)
@@ -333,6 +344,7 @@ class Totals(TrainerCallback, ExportableState):
             "logged_step": trainer._globalstep_last_logged,
             "unlogged_loss": gather(trainer._tr_loss.clone()).mean().item(),
             "rows_since": getattr(trainer, "rows_since", 0),
+            "best_of_task": getattr(trainer, "best_of_task", {}),
         }
 
     def on_train_begin(
@@ -365,6 +377,7 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
     Attributes:
         rows_since: the step since which the validation rows are those of now. A checkpoint that was the best at this
             step or before was so by others, unless it was scored anew.
+        best_of_task: with `keep: best_per_task`, each task's best step so far and what it scored.
     """
 
     def __init__(
@@ -384,6 +397,7 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
         self.lengths = [[len(ids) for ids in rows["input_ids"]] for rows in train_rows]
         self.unchecked: list[tuple[int, Tensor, Tensor]] = []
         self.rows_since = 0
+        self.best_of_task: dict[str, tuple[int, float]] = {}
         super().__init__(
             model=model,
             args=args,
@@ -405,32 +419,41 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
         if config.training.t5_adafactor:
             self.optimizer_cls_and_kwargs = t5_adafactor(args.learning_rate)
         if config.training.patience is not None:
-            self.add_callback(StopWithoutGain(config.training.patience, lambda: self.rows_since))
+            told_by = [args.metric_for_best_model]
+            if config.training.keep == "best_per_task":
+                told_by = [f"{task.name}_score" for task in evaluation_set.tasks]
+            self.add_callback(StopWithoutGain(config.training.patience, told_by, lambda: self.rows_since))
         self.repeated: CapturedSteps | None = None
         show_progress(self)
 
     def _init_training_state(self, *arguments: Any) -> Any:
         places = super()._init_training_state(*arguments)
         saved: Any = self.state.stateful_callbacks
-        scored_since = saved.get(Totals.__name__, {}).get("attributes", {}).get("rows_since", 0)
+        kept = saved.get(Totals.__name__, {}).get("attributes", {})
+        self.best_of_task = {
+            task: (step, score) for task, (step, score) in kept.get("best_of_task", {}).items()
+        }
         best = self.state.best_global_step
-        if best and best <= self.rows_since != scored_since:
-            self.choose_best_anew([best, self.state.global_step])
+        if best and best <= self.rows_since != kept.get("rows_since", 0):
+            of_tasks = (step for step, _ in self.best_of_task.values())
+            self.choose_best_anew(sorted({best, *of_tasks, self.state.global_step}))
         return places
 
     def choose_best_anew(self, steps: Sequence[int]) -> None:
         """Score checkpoints on the validation rows of now, and take the best of them for the best so far.
 
         Args:
-            steps: the best by the rows before, and the one that the training goes on from, as which the model is now.
+            steps: the best by the rows before, and the one that the training goes on from, as which the model is now;
+                in their order.
         """
         model: Any = self.accelerator.unwrap_model(self.model)
         now = {name: value.detach().clone() for name, value in model.state_dict().items()}
         scores: dict[int, float] = {}
+        self.best_of_task = {}
         with same_random_state():
-            for step in dict.fromkeys(steps):
+            for step in steps:
                 if step != self.state.global_step:
-                    file = Path(str(self.args.output_dir)) / f"checkpoint-{step}" / SAFE_WEIGHTS_NAME
+                    file = self.checkpoint(step) / SAFE_WEIGHTS_NAME
                     if not file.is_file():
                         notice(
                             f"{file.parent} is in shards, which are not scored anew: it is the best no more"
@@ -438,11 +461,13 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
                         continue
                     model.load_state_dict(load_file(file), strict=False)
                 with self.accelerator.autocast():
-                    scores[step] = self.measure(self.score(self.evaluation_set))
+                    results = self.score(self.evaluation_set)
+                scores[step] = self.measure(results)
+                self.note_best_of_task(step, results.flat())
                 model.load_state_dict(now)
         best = max(scores, key=lambda step: scores[step])
         self.state.best_metric, self.state.best_global_step = scores[best], best
-        self.state.best_model_checkpoint = str(Path(str(self.args.output_dir)) / f"checkpoint-{best}")
+        self.state.best_model_checkpoint = str(self.checkpoint(best))
         told = ", ".join(f"that of step {step} scores {score:.2f}" for step, score in scores.items())
         notice(f"validation rows have changed since the best checkpoint was chosen: on those of now {told}")
 
@@ -569,6 +594,25 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
                 options.rule,
             )
 
+    def score_kept(self, sets: Mapping[str, EvaluationSet]) -> dict[str, Results]:
+        """Score sets of rows by the model that was kept, or each task by its own best checkpoint.
+
+        Args:
+            sets: by split, after training.
+        """
+        if not self.best_of_task:
+            return {split: self.score(rows) for split, rows in sets.items()}
+        steps = {task: step for task, (step, _) in self.best_of_task.items()}
+        parts: dict[str, list[Results]] = {split: [] for split in sets}
+        for step in sorted(set(steps.values())):
+            self.load_checkpoint(step)
+            for split, rows in sets.items():
+                of_step = rows.of([task for task in steps if steps[task] == step])
+                if of_step.tasks:
+                    parts[split].append(self.score(of_step))
+        self.load_checkpoint(self.state.best_global_step or self.state.global_step)
+        return {split: joined(rows, parts[split], steps) for split, rows in sets.items()}
+
     def measure(self, results: Results) -> float:
         """Return that of validation results by which the best checkpoint is told."""
         best_by = {name.removesuffix(DEV) for name in spelt_out(self.config.training.best_by)}
@@ -590,6 +634,25 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _determine_best_metric(self, metrics: Any, trial: Any) -> bool:
+        numbers = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+        self.note_best_of_task(self.state.global_step, numbers)
+        return super()._determine_best_metric(metrics, trial)
+
+    def note_best_of_task(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Keep of each task the step that scores best, of equal ones the first; with `best_per_task` alone.
+
+        Args:
+            step: whose checkpoint there is, or is going to be.
+            numbers: of its validation `Results`, flat.
+        """
+        if self.config.training.keep != "best_per_task":
+            return
+        for task in self.evaluation_set.tasks:
+            score = numbers[f"{task.name}_score"]
+            if task.name not in self.best_of_task or score > self.best_of_task[task.name][1]:
+                self.best_of_task[task.name] = step, score
 
 
 @contextmanager
@@ -889,19 +952,26 @@ class StopWithoutGain(TrainerCallback):
     """Stops where so many evaluations have brought nothing better.
 
     What was scored stands in the log, which a checkpoint has; transformers' own callback counts anew on resume.
+
+    Args:
+        patience: so many evaluations.
+        told_by: the metrics of which one must be better than it ever was.
+        since: the step since which they are of the same rows.
     """
 
-    def __init__(self, patience: int, since: Callable[[], int]) -> None:
-        self.patience, self.since = patience, since
+    def __init__(self, patience: int, told_by: Sequence[str | None], since: Callable[[], int]) -> None:
+        self.patience, self.told_by, self.since = patience, told_by, since
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        metric = f"eval_{args.metric_for_best_model}"
-        scores = [
-            entry[metric] for entry in state.log_history if metric in entry and entry["step"] > self.since()
+        metrics = [f"eval_{name}" for name in self.told_by]
+        entries = [
+            entry for entry in state.log_history if metrics[0] in entry and entry["step"] > self.since()
         ]
-        if len(scores) - 1 - scores.index(max(scores)) >= self.patience:
+        scores = [[entry[metric] for entry in entries] for metric in metrics]
+        last_gain = max(of_metric.index(max(of_metric)) for of_metric in scores)
+        if len(entries) - 1 - last_gain >= self.patience:
             notice(
                 f"training stops after step {state.global_step}: {self.patience} evaluations brought nothing better"
             )
@@ -909,7 +979,7 @@ class StopWithoutGain(TrainerCallback):
 
 
 def kept_by(training: TrainingConfig) -> str | None:
-    """Name the metric of `MixtureTrainer.evaluate` that picks the checkpoint to be kept; None keeps the last."""
+    """Name the metric of `MixtureTrainer.evaluate` that picks the checkpoint of the model; None takes the last."""
     if training.keep == "last":
         return None
     return "best_by" if training.best_by else "average"
@@ -1047,7 +1117,7 @@ def checked_arguments(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def last_checkpoint(directory: Path) -> Path | None:
-    """Find the checkpoint to go on from: the last that is whole, and whose best one so far is whole too.
+    """Find the checkpoint to go on from: the last that is whole, and whose best ones so far are whole too.
 
     Returns:
         None if there is none, or none that was written to its end.
@@ -1099,8 +1169,25 @@ def was_finished(checkpoint: Path) -> bool:
         return False
 
 
+def best_so_far(checkpoint: Path) -> set[Path]:
+    """Read which checkpoints were the best as one was written, of all tasks and of each, without which none goes on."""
+    state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
+    totals = (state.get("stateful_callbacks") or {}).get(Totals.__name__, {})
+    of_task = totals.get("attributes", {}).get("best_of_task", {})
+    steps = {state["best_global_step"] or state["global_step"], *(step for step, _ in of_task.values())}
+    return {checkpoint.with_name(f"checkpoint-{step}") for step in steps}
+
+
+def delete_older(last: Path, limit: int) -> None:
+    """Delete checkpoints, the oldest first, until so many are left, but neither the last nor a best one."""
+    needed = {last, *best_so_far(last)}
+    others = [checkpoint for checkpoint in checkpoints_in(last.parent) if checkpoint not in needed]
+    for checkpoint in others[: max(0, len(others) + len(needed) - limit)]:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+
+
 def is_whole(checkpoint: Path) -> bool:
-    """Check a checkpoint and the best one that it names; whether it was written to its end.
+    """Check a checkpoint and the best ones that it names; whether it was written to its end.
 
     Raises:
         CheckpointError: if a file of theirs is missing, or is not what was written.
@@ -1108,10 +1195,10 @@ def is_whole(checkpoint: Path) -> bool:
     if not was_finished(checkpoint):
         return False
     if manifest.check(checkpoint):
-        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
-        best = checkpoint.with_name(f"checkpoint-{state['best_global_step'] or state['global_step']}")
-        if best != checkpoint and not is_whole(best):
-            raise CheckpointError(
-                f"{checkpoint} needs {best.name}, the best so far, which is missing or cut short"
-            )
+        for best in best_so_far(checkpoint) - {checkpoint}:
+            if not was_finished(best):
+                raise CheckpointError(
+                    f"{checkpoint} needs {best.name}, the best so far, which is missing or cut short"
+                )
+            manifest.check(best)  # without those that were the best as it was written
     return True
