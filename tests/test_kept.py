@@ -165,6 +165,10 @@ def test_scores_of_the_runs_model_do_not_take_the_place_of_each_tasks(of_each: P
     assert outcome.code == 0, outcome.err
     assert "note: the scores are of the run's model, and only printed" in outcome.err
     assert contents(run) == before
+    outcome = hyperadapt("encoder-only", run, "--epochs", "1")
+    assert outcome.code == 0, outcome.err
+    assert "encoder-decoder" not in outcome.out
+    assert "note: the scores of the whole model are not beside these" in outcome.err
 
 
 def test_the_page_and_the_table_tell_by_which_checkpoint_a_task_is_scored(

@@ -422,8 +422,14 @@ def encoder_only(
     scores = score_encoder_only(
         loaded, epochs, learning_rate, warmup_steps, batch_size, max_rows, seed, allow_changed_data
     )
-    changed = scores["changed_data"]
-    show_beside(scores, None if changed else kept["validation"])  # before they are written, which may fail
+    changed, per_task = scores["changed_data"], loaded.config.training.keep == "best_per_task"
+    # Before they are written, which may fail.
+    show_beside(scores, None if changed or per_task else kept["validation"])
+    if per_task:
+        notice(
+            f"the scores of the whole model are not beside these: {run} keeps those of each task by its own best "
+            "checkpoint (training.keep: best_per_task)"
+        )
     if changed:
         notice(f"the scores are only printed, as rows have changed: {run} keeps those that it has")
         return
@@ -795,7 +801,7 @@ def show_beside(encoder_only: Mapping[str, Any], whole: Mapping[str, Any] | None
 
     Args:
         encoder_only: of `score_encoder_only`.
-        whole: of the run's validation rows, as results.json has them; None where they are of other rows.
+        whole: of the run's validation rows, as results.json has them; None where they are of other rows or checkpoints.
     """
     from statistics import fmean
 
