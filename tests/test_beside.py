@@ -194,16 +194,17 @@ def test_holms_method() -> None:
 
 def test_every_page_is_written_of_finished_runs(tmp_path: Path) -> None:
     """But those that look into the models; the numbers are made up, and so is nothing but the runs."""
-    looking = (
+    looking = {
         "hyperformer/figure-3",
         "hyperdecoders/table-7",
         "hyperdecoders/tables-4-5",
         "hyperdecoders/tables-14-15",
-    )
+        *(f"hyperdecoders/figure-{number}" for number in (2, 3, 4)),
+    }
     for name, experiment in EXPERIMENTS.items():
         planned = plan(name, "smoke", tmp_path)
         cells = planned.cells()
-        if name in looking or not cells or "figures" in name:
+        if name in looking or not cells:
             continue
         finish(cell for cell in cells if not cell.finished)
         planned.folder.mkdir(exist_ok=True)

@@ -134,7 +134,6 @@ def test_seeds_are_as_many_as_the_papers_have() -> None:
         "hyperdecoder,64,64,128": 25,
         "single_adapter,230,230": 25,
     }
-    assert {name: of for name, of in seeds("hypergrid/table-4").items() if of > 3} == {}
     assert (
         len([c for c in plan("hypergrid/table-3", "paper").cells() if c.variant == "full_fine_tuning"])
         == 4 + 1
