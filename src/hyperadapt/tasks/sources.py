@@ -208,11 +208,20 @@ def read_hub(
     hub: str, config: str | None, source: str, columns: Sequence[str], where: Mapping[str, str] | None
 ) -> Iterator[PlacedRow]:
     """The rows of a split of a dataset on the hub; all else as `read_file`."""
+    check_hub_name(hub)
+    return read_dataset(hub, config, source, columns, where)
+
+
+def check_hub_name(hub: str) -> None:
+    """Check that `datasets` would not take the name of a data set for files here, of pandas even for pickles.
+
+    Raises:
+        UserError: it would.
+    """
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as NO_HUB_NAMES
 
-    if hub in NO_HUB_NAMES or Path(hub).exists():  # datasets would read files here, of pandas even pickles
+    if hub in NO_HUB_NAMES or Path(hub).exists():
         raise UserError(f"hub '{hub}' is no data set on the hub; for files write files: {{train: …}}")
-    return read_dataset(hub, config, source, columns, where)
 
 
 def read_dataset(

@@ -39,6 +39,7 @@ from hyperadapt.tasks.sources import (
     Row,
     WrongCell,
     as_text,
+    check_hub_name,
     naming,
     read_each,
     read_file,
@@ -1144,22 +1145,17 @@ def check_there(tasks: Sequence[Task], data_dir: str | Path | None, splits: Sequ
             others are.
     """
     missing: dict[str, MissingData] = {}
-    from_hub: dict[str, Task] = {}
+    unloaded: dict[str, Task] = {}
     for task in tasks:
-        parts = [task.splits[split] for split in splits if split in task.splits]
         try:
-            files = [
-                _file(task, source, data_dir) for part in parts for source in _source_of(part).split("+")
-            ]
+            if _must_be_loaded(task, data_dir, splits):
+                unloaded[task.name] = task
         except MissingData as error:
             missing[task.name] = error
-        else:
-            if task.hub is not None and None in files and not was_loaded(task.hub):
-                from_hub[task.name] = task
-    if (unreachable := why_not_asked(task.hub for task in from_hub.values())) is not None:
-        for name, task in from_hub.items():
-            why = f"task '{name}': {task.hub_in_words} cannot be had from the hub: {unreachable}"
-            missing[name] = _with_data_set(task, why)
+    if (why := why_not_asked(task.hub for task in unloaded.values())) is not None:
+        for name, task in unloaded.items():
+            told = f"task '{name}': {task.hub_in_words} cannot be had from the hub: {why}"
+            missing[name] = _with_data_set(task, told)
     if not missing:
         return
     first, *others = dict.fromkeys(task.name for task in tasks if task.name in missing)
@@ -1168,6 +1164,17 @@ def check_there(tasks: Sequence[Task], data_dir: str | Path | None, splits: Sequ
     lack = "1 more task lacks its" if len(others) == 1 else f"{len(others)} more tasks lack their"
     names = ", ".join([*others[:MOST_LISTED], *["…"] * (len(others) > MOST_LISTED)])
     raise MissingData(f"{missing[first]}; {lack} rows: {names}")
+
+
+def _must_be_loaded(task: Task, data_dir: str | Path | None, splits: Sequence[str]) -> bool:
+    """Whether rows of splits are the hub's, and none were loaded before; an error if they are files, and not there."""
+    parts = [task.splits[split] for split in splits if split in task.splits]
+    files = [_file(task, source, data_dir) for part in parts for source in _source_of(part).split("+")]
+    if task.hub is None or None not in files:
+        return False
+    with naming(f"task '{task.name}'"):
+        check_hub_name(task.hub)
+    return not was_loaded(task.hub)
 
 
 def _existing(path: Path, what: str) -> Path:
