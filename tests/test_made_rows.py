@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -183,6 +184,19 @@ def test_what_rewrites_rows_finds_what_it_looks_for(made: Path) -> None:
         assert "@highlight" not in row["passage"]
     assert len(load_split(TASKS["record"], "train", made)) > 24, "a row for every answer"
     assert all(row["marked"].replace("*it*", "it") == row["text"] != row["marked"] for row in rows["wsc"])
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_row_to_predict_needs_what_it_is_said_to_need_and_no_more(made: Path, name: str) -> None:
+    task = NAMED[name]
+    needed = set(json.loads(task.row_in_words))
+    whole, *_ = raw_rows(made, str(task.local), next(iter(task.sources)))
+    asked = {column: whole[column] for column in needed}
+    given = task.inputs(task.preprocessed(whole), prefix=True)
+    assert task.inputs(task.preprocessed(asked), prefix=True) == given
+    for column in needed:
+        with pytest.raises(UserError, match=f"'{column}'"):
+            task.inputs(task.preprocessed({other: asked[other] for other in needed - {column}}), prefix=True)
 
 
 def test_what_no_task_reads_is_right_too(made: Path) -> None:

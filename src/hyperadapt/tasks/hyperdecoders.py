@@ -48,6 +48,7 @@ ROUNDS = {split: "+".join(f"{split}_r{number}" for number in (1, 2, 3)) for spli
         "answers": "list of texts",
         "detected_answers": "{text: [...], char_spans: [{start: [...], end: [...]}]}, an end is the last character",
     },
+    answers=("answers", "detected_answers"),
 )
 def mrqa(row: Row) -> dict[str, Any]:
     """Take the places of the answers from where MRQA marks them, by their first and last characters."""

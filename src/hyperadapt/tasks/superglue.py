@@ -34,6 +34,7 @@ def multirc(row: Row) -> dict[str, str]:
         **dict.fromkeys(("passage", "query"), "text"),
         **dict.fromkeys(("entities", "answers"), "list of texts"),
     },
+    answers=("answers",),
 )
 def record(row: Row) -> dict[str, Any]:
     """Write the entities as a list in words, and a passage's highlights as its last sentences."""
@@ -56,6 +57,7 @@ def record(row: Row) -> dict[str, Any]:
         "span2_index": "the number of a word, from 0",
     },
     new=("marked",),
+    answers=("span1_text",),
 )
 def wsc(row: Row) -> dict[str, str]:
     """Put stars around the pronoun: of its occurrences the one nearest to the word that is said to be it."""

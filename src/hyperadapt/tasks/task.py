@@ -99,21 +99,23 @@ class Preprocessor(NamedTuple):
         columns: that it needs, and what each holds, in words.
         rewrite: makes columns of a row, new ones or in place of those that it has.
         new: columns that no row has before.
+        answers: those of the columns that rows to be predicted need not have.
     """
 
     columns: Mapping[str, str]
     rewrite: Callable[[Row], Mapping[str, Any]]
     new: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
 
 
 PREPROCESSORS: dict[str, Preprocessor] = {}
 
 
-def preprocessor(name: str, columns: Mapping[str, str], new: tuple[str, ...] = ()) -> Callable[[Any], Any]:
-    """Name a function that rewrites rows, for `Task.preprocess`."""
+def preprocessor(name: str, columns: Mapping[str, str], **more: tuple[str, ...]) -> Callable[[Any], Any]:
+    """Name a function that rewrites rows, for `Task.preprocess`; the arguments are those of `Preprocessor`."""
 
     def named(rewrite: Callable[[Row], Mapping[str, Any]]) -> Callable[[Row], Mapping[str, Any]]:
-        PREPROCESSORS[name] = Preprocessor(columns, rewrite, new)
+        PREPROCESSORS[name] = Preprocessor(columns, rewrite, **more)
         return rewrite
 
     return named
@@ -621,7 +623,10 @@ class Task(Fields):
     @property
     def row_in_words(self) -> str:
         """A row to be predicted, as JSON, with what the task reads of one."""
-        read = self.fields.values() if self.preprocess is None else PREPROCESSORS[self.preprocess].columns
+        read = list(self.fields.values())
+        if self.preprocess is not None:
+            of = PREPROCESSORS[self.preprocess]
+            read = [column for column in (*read, *of.columns) if column not in (*of.new, *of.answers)]
         return json.dumps(dict.fromkeys(read, "…"), ensure_ascii=False)
 
     @property
