@@ -15,7 +15,7 @@ from transformers import T5Config
 from hyperadapt.counting import count_without_weights, model_config
 from hyperadapt.errors import UserError
 from hyperadapt.experiments import ALIASES, EXPERIMENTS, named, overview, plan, reproduce
-from hyperadapt.experiments.budget import check_memory, cost_in_words
+from hyperadapt.experiments.budget import check_memory, cost_in_words, steps_in_words
 from hyperadapt.experiments.hyperdecoders.tables import UNSAID
 from hyperadapt.experiments.hyperformer.costs import (
     adapters_count,
@@ -165,9 +165,9 @@ def test_the_cost_is_said_before() -> None:
     assert said.startswith("6 runs, 1,572,864 steps: up to ")
     assert "hours of one A100" in said
     assert cost_in_words([]) == "no runs"
-    assert "(6 runs have epochs" in cost_in_words(
-        [cell.config for cell in plan("hyperdecoders/tables-14-15", "paper").cells()]
-    )
+    by_epochs = [cell.config for cell in plan("hyperdecoders/tables-14-15", "paper").cells()]
+    assert cost_in_words(by_epochs).startswith("6 runs, 6 x 4 epochs: ")
+    assert steps_in_words([*by_epochs, *runs]) == "1,572,864 steps and 6 x 4 epochs"
 
 
 @pytest.mark.parametrize(

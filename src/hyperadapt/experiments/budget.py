@@ -117,18 +117,22 @@ def check_memory(runs: Sequence[RunConfig], processes: int = 1) -> None:
         )
 
 
+def steps_in_words(runs: Sequence[RunConfig]) -> str:
+    """Say how many steps runs have; those of runs by epochs follow from their rows, and are in no number."""
+    epochs = [run.training.epochs for run in runs if run.training.epochs is not None]
+    steps = sum(run.training.max_steps for run in runs if run.training.epochs is None)
+    by_epochs = f"{len(epochs)} x {max(epochs):g} epochs" if epochs else ""
+    return " and ".join(filter(None, [f"{steps:,} steps" if steps or not epochs else "", by_epochs]))
+
+
 def cost_in_words(runs: Sequence[RunConfig]) -> str:
-    """Say what runs cost: in steps, and in hours of a processor that everybody knows."""
+    """Say what runs cost: in steps, and in hours of a processor that everybody knows, those by epochs left out."""
     if not runs:
         return "no runs"
     found = budgets(runs)
-    steps, flop = sum(run.training.max_steps for run in runs), sum(budget.flop for budget in found)
+    flop = sum(budget.flop for budget, run in zip(found, runs, strict=True) if run.training.epochs is None)
     largest = max(found, key=lambda budget: budget.memory)
     hours = flop / A100 / SHARE / 3600
     known = f"{hours:,.0f} hours" if hours >= 1 else f"{60 * hours:,.0f} minutes"
-    epochs = sum(run.training.epochs is not None for run in runs)
-    by_rows = f" ({epochs} runs have epochs, whose steps are known with their rows)" if epochs else ""
-    return (
-        f"{len(runs)} runs, {steps:,} steps{by_rows}: up to {flop:.1e} FLOP, {known} of one A100 at "
-        f"{100 * SHARE:.0f} % of its peak; at least {largest.memory / GIB:.1f} GiB of memory beside the activations"
-    )
+    time = f"up to {flop:.1e} FLOP, {known} of one A100 at {100 * SHARE:.0f} % of its peak; " if flop else ""
+    return f"{len(runs)} runs, {steps_in_words(runs)}: {time}at least {largest.memory / GIB:.1f} GiB of memory beside the activations"

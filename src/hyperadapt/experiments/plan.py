@@ -13,7 +13,7 @@ from hyperadapt.comparison import Cell, cells_of, check_cells, markdown, train_c
 from hyperadapt.config import CompareConfig, leaves, merged, parse_overrides
 from hyperadapt.errors import UserError, nearest, notice
 from hyperadapt.experiments.beside import HOW_TO_READ
-from hyperadapt.experiments.budget import check_memory
+from hyperadapt.experiments.budget import check_memory, steps_in_words
 from hyperadapt.experiments.made_rows import write_made_rows
 from hyperadapt.experiments.scales import Fields, Scale
 from hyperadapt.fewshot import check_enough
@@ -335,7 +335,9 @@ def overview(
                 "paper": experiment.source,
                 "shows": experiment.title,
                 "runs": len(cells),
-                "steps": sum(cell.config.training.max_steps for cell in cells),
+                "steps": steps_in_words([cell.config for cell in cells]).removesuffix(" steps")
+                if cells
+                else "0",
                 "finished": len(results),
                 "hours of training": f"{sum(of['train_seconds'] for of in results) / 3600:.1f}",
             }

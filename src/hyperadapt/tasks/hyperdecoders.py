@@ -77,7 +77,7 @@ def _summarisation(name: str, hub: str, document: str, summary: str, **rest: Any
     return Task(
         name=name,
         hub=hub,
-        local=f"summarization/{name}",
+        local=f"summarization/{name.removesuffix('-halved')}",
         fields={"": document},
         label=summary,
         kind="text",
@@ -98,6 +98,8 @@ _TASKS = (
     _question_answering("quoref", "allenai/quoref"),
     _question_answering("mlqa"),  # the hub's has no training rows
     _summarisation("xsum", "EdinburghNLP/xsum", "document", "summary"),
+    # Of a local copy without test rows.
+    _summarisation("xsum-halved", "EdinburghNLP/xsum", "document", "summary", splits=HALVE_VALIDATION),
     _summarisation("cnn_dailymail", "abisee/cnn_dailymail", "article", "highlights", hub_config="3.0.0"),
     _summarisation("wiki_lingua", "GEM/wiki_lingua", "source", "target", hub_config="en"),
     Task(

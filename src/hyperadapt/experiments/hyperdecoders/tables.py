@@ -362,7 +362,7 @@ def table_16_page(planned: OurPlan) -> str:
     tasks = {name for of in planned.scale.suites.values() for name in of}
     there = {
         column: metric
-        for column, metric in {**SUMMARIES, **INFERENCE}.items()
+        for column, metric in {**planned.scale.summaries, **INFERENCE}.items()
         if str(metric).partition(".")[0] in tasks
     }
     of_suite = {
