@@ -349,7 +349,7 @@ def in_order(told: Sequence[tuple[str, str, float, Difference]]) -> str:
         told: of each, what people read; the printed difference in words, and as a number; and ours.
     """
     if not told:
-        return "No two of them have runs that are finished, so the order cannot be told.\n"
+        return "There are no two rows with finished runs, so no order to tell.\n"
     lines, found = [], defaultdict[str, list[str]](list)
     for name, in_words, printed, apart in told:
         order = apart.order(printed)

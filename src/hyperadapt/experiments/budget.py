@@ -135,4 +135,5 @@ def cost_in_words(runs: Sequence[RunConfig]) -> str:
     hours = flop / A100 / SHARE / 3600
     known = f"{hours:,.0f} hours" if hours >= 1 else f"{60 * hours:,.0f} minutes"
     time = f"up to {flop:.1e} FLOP, {known} of one A100 at {100 * SHARE:.0f} % of its peak; " if flop else ""
-    return f"{len(runs)} runs, {steps_in_words(runs)}: {time}at least {largest.memory / GIB:.1f} GiB of memory beside the activations"
+    memory = f"at least {largest.memory / GIB:.1f} GiB of memory beside the activations"
+    return f"{len(runs)} runs, {steps_in_words(runs)}: {time}{memory}"

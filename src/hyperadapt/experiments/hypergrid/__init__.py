@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, Self
 
 from hyperadapt.comparison import Cell, spread_of
@@ -21,6 +22,7 @@ from hyperadapt.experiments.beside import (
 from hyperadapt.experiments.plan import Experiment, Plan
 from hyperadapt.experiments.scales import SMALL, SMOKE, Fields, Scale, as_configured
 from hyperadapt.figures import Line, scores_by_size
+from hyperadapt.methods import HyperGrid, method_from
 from hyperadapt.published import published_table
 from hyperadapt.tasks import DEV, SUITES
 
@@ -277,19 +279,10 @@ def table_4_page(planned: OurPlan) -> str:
 
 
 def largest(planned: OurPlan) -> Rows:
-    """Make the runs of 3B and 11B, trained once each; at a scale that has neither, of its largest size."""
+    """Make the runs of 3B and 11B, trained once each, LG; at a scale that has neither, of its largest size."""
     there = [size for size in ("3B", "11B") if size in planned.scale.sizes] or [list(planned.scale.sizes)[-1]]
-    grid = (f"hypergrid,LG,{FAN_IN}x{FAN_OUT}", gated("LG", fan_in=FAN_IN, fan_out=FAN_OUT))
     sizes = dict(zip(("3B", "11B"), there, strict=False))
-    return {
-        (f"Ours ({printed})",): on_both(planned, *grid, size, planned.scale.seeds[:1])
-        if size != "base"
-        else hypergrid(planned, "LG")
-        for printed, size in sizes.items()
-    }
-
-
-FAN_IN, FAN_OUT = 32, 128
+    return {(f"Ours ({printed})",): hypergrid(planned, "LG", size) for printed, size in sizes.items()}
 
 
 def table_5_page(planned: OurPlan) -> str:
@@ -323,21 +316,18 @@ FIGURES = {
 
 def grids(planned: OurPlan, variant: str) -> dict[tuple[int, int], list[Cell]]:
     """Make the runs of a variant with every grid."""
-    scale = planned.scale
-    return {
-        (rows, columns): planned.runs(
-            "grids" if scale.grid else "en-mix",
-            {
-                f"hypergrid,{variant},{rows}x{columns}": {
-                    "method": gated(variant, fan_in=rows, fan_out=columns)
-                }
-            },
-            scale.seeds[:1],
-            scale.grid,
-        )
-        for rows in scale.fan_in
-        for columns in scale.fan_out
-    }
+    scale, default = planned.scale, method_from(gated(variant, **planned.scale.default_grid))
+    assert isinstance(default, HyperGrid)
+    found = {}
+    for rows, columns in product(scale.fan_in, scale.fan_out):
+        name, method = f"hypergrid,{variant}", gated(variant, fan_in=rows, fan_out=columns)
+        if (rows, columns) != (default.fan_in, default.fan_out):
+            name = f"{name},{rows}x{columns}"
+        else:  # Table 3's run
+            method = gated(variant, **scale.default_grid)
+        group = "grids" if scale.grid else "en-mix"
+        found[rows, columns] = planned.runs(group, {name: {"method": method}}, scale.seeds[:1], scale.grid)
+    return found
 
 
 def grid_page(*figures: str) -> Any:
