@@ -120,7 +120,7 @@ def test_options_come_back_with_the_model(options: dict[str, Any], tmp_path: Pat
 
 
 def test_what_was_trained_is_saved_after_it_is_frozen(tmp_path: Path) -> None:
-    """Transfer to a new task, section 4.4: all but z is frozen, the layer norms trained before are kept."""
+    """Transfer to a new task (HyperFormer, section 3.2): all but z frozen, the layer norms trained before are kept."""
     model = as_if_trained(tiny_adapted())
     model.save_pretrained(tmp_path / "first")
     model = ha.load(tmp_path / "first", base_model=tiny_t5())

@@ -1,8 +1,8 @@
 """Conditioning: what a batch's generated parameters depend on.
 
 Every row of a batch has a condition; each distinct condition is generated once. It is the task, whose embedding
-I_tau = P(z_tau) is learnt (HyperFormer, section 2.1), or the encoded input itself, e = MLP(mean of the encoder's
-states) (Hyperdecoders, section 3.2), or nothing.
+I_tau = P(z_tau) is learnt (HyperFormer, eq. 5), or the encoded input itself, e = MLP(mean of the encoder's states)
+(Hyperdecoders, eq. 8), or nothing.
 """
 
 from __future__ import annotations
@@ -118,6 +118,8 @@ class TaskLookup(nn.Module):
 class TaskEmbedding(TaskLookup):
     """Condition on an embedding of the task: z_tau (learnt or given), and optionally I_tau = W_2 ReLU(W_1 z_tau).
 
+    The latter is eq. 5 of HyperFormer.
+
     Args:
         tasks: names, in the order of their ids.
         dim: size t' of z.
@@ -172,9 +174,11 @@ class TaskEmbedding(TaskLookup):
 class EncodedInput(nn.Module):
     """Condition on the encoded input of each row, e = W_2 ReLU(W_1 h + b_1) + b_2, h the mean of the encoder's states.
 
+    This is eq. 8 of Hyperdecoders.
+
     Args:
         d_model: width of the states, and of e.
-        mlp: without it e = h.
+        mlp: without it e = h (Table 9 there).
     """
 
     def __init__(self, d_model: int, mlp: bool) -> None:
@@ -225,7 +229,7 @@ def mean_state(states: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def task_projector(d_in: int, d_hidden: int, d_out: int) -> nn.Sequential:
-    """Build the two-layer network that turns features into an embedding (section 2.1), weights N(0, 0.01)."""
+    """Build the two-layer network that turns features into an embedding (HyperFormer, eq. 5), weights N(0, 0.01)."""
     first, second = Linear(d_in, d_hidden), Linear(d_hidden, d_out)
     for layer in (first, second):
         nn.init.normal_(layer.weight, std=0.01)

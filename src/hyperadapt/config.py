@@ -2,8 +2,8 @@
 
 Paths are relative to the file in which they stand, in overrides to the working directory (hyperadapt.paths).
 
-`RunConfig` is for training on tasks, each field with the paper's value as its default (HyperFormer, section 4), and
-`PretrainConfig` for pretraining on text. A resolved copy is saved with every run.
+`RunConfig` is for training on tasks, each field with the paper's value as its default (HyperFormer, section 3
+and appendix A), and `PretrainConfig` for pretraining on text. A resolved copy is saved with every run.
 """
 
 from __future__ import annotations
@@ -142,11 +142,12 @@ class DataConfig(Section):
         max_test_rows: the same of test rows.
         subsample_seed: null is the run's seed, for training rows; for the others 42.
         balanced: draw training rows so that each class has as many as the others, while it lasts.
-        temperature: tasks are sampled in proportion to size^(1/temperature).
+        temperature: tasks are sampled in proportion to size^(1/temperature) (HyperFormer, section 3).
         size_limit: rows that a task counts as at most in that proportion.
-        mixed_batches: rows of several tasks in one batch, or one task a batch, as the papers have it.
+        mixed_batches: rows of several tasks in one batch, or one task a batch, as HyperFormer's code has it.
         group_by_length: batch rows of like length together.
-        prefix: put the task's name before the input; null does so for the methods whose papers do.
+        prefix: put the task's name before the input; null does so for the methods whose papers do, and not for
+            HyperFormer (section 2.3).
     """
 
     tasks: TaskNames
@@ -183,13 +184,17 @@ class DataConfig(Section):
 class TrainingConfig(Section):
     """Optimisation and checkpoints.
 
+    Steps, learning rate, schedule and `eval_steps` are HyperFormer's by default (section 3), and so is the batch size,
+    that of T5-base (appendix A).
+
     Attributes:
         max_steps: optimizer steps.
         epochs: in place of max_steps, how often as many rows are drawn as there are of all tasks; a chunk of a long
             context is a row.
         keep: which checkpoint becomes the model: the "best" on the validation rows, or the "last". With "best_per_task"
-            it is the best too, but the run's scores are each task's by the checkpoint that is best for it alone. But
-            for "last", scores on the validation rows are of the rows by which checkpoints were chosen.
+            it is the best too, but the run's scores are each task's by the checkpoint that is best for it alone
+            (Hyperdecoders, Table 2). But for "last", scores on the validation rows are of the rows by which checkpoints
+            were chosen.
         best_by: tasks and suites whose average score tells the best; by default all tasks.
         patience: evaluations without a better one, with best_per_task of any task, after which training stops; by
             default it goes to its end.
@@ -282,8 +287,8 @@ class StartConfig(Section):
 
     Attributes:
         run: its directory; base model and method are to be the same, but for what of the method is trained.
-        init_from: the task of it whose parameters a new task starts from, or several, from whose mean; none draws them
-            anew.
+        init_from: the task of it whose parameters a new task starts from (HyperFormer, section 3.2), or several, from
+            whose mean; none draws them anew.
     """
 
     run: PathText
@@ -296,7 +301,7 @@ class EvaluationConfig(Section):
     Attributes:
         batch_size: rows a batch.
         num_beams: 1 is greedy.
-        empty_answers: a chunk of a long context may be answered with nothing.
+        empty_answers: a chunk of a long context may be answered with nothing (Hyperdecoders, section 3.1.2).
         rank_chunks: of the answers to a question's chunks the one wins whose log-likelihood is the highest, in all
             ("sum") or for each token ("mean").
     """

@@ -129,7 +129,8 @@ def count_published(model: str, method: Method, n_tasks: int) -> ParameterCount:
 def hyperformer_table() -> list[dict[str, Any]]:
     """Set our counts beside those that the paper's Tables 1 and 3 print, for 8 tasks and reduction factor 32.
 
-    A single-task row is one model for each task: what is trained for one task stands eight times, the frozen base once.
+    That of Table 3's Adapters-dagger is 2. A single-task row is one model for each task: what is trained for one task
+    stands eight times, the frozen base once.
     """
     from hyperadapt.methods import METHODS
     from hyperadapt.published import HYPERFORMER_METHODS, published_table
@@ -280,7 +281,10 @@ def hyperdecoders_table() -> list[dict[str, Any]]:
 
 
 def hypergrid_table() -> list[dict[str, Any]]:
-    """Set what HyperGrid's variants add to a layer beside the paper's costs, for grids of 32 by 128."""
+    """Set what HyperGrid's variants add to a layer beside the paper's costs (section 3.2), for grids of 32 by 128.
+
+    "L" and the output gates are no part of these: their costs are the sizes of U in eq. 2 and 7. "L_rows" is ours.
+    """
     from hyperadapt.methods import HyperGrid, OutputGate
 
     d_r, d_c = 32, 128

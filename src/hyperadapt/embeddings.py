@@ -1,8 +1,8 @@
 """What parameters are generated from: the embeddings of a run's rows and tasks, maps of them, and linear probes.
 
 A row's embedding is e, from which a Hyperdecoder generates the row's adapters, and for methods that are not conditioned
-on the input the mean of the encoder's states, which e is without its MLP (Hyperdecoders, section 5). A long context has
-one for each of its chunks: these are encoded one by one, and each is answered with adapters of its own (section 3.1.2).
+on the input the mean of the encoder's states, which e is without its MLP (Hyperdecoders, section 5.1). Of a long
+context each chunk has one (section 3.1.2): it is encoded by itself, and answered with adapters of its own.
 """
 
 from __future__ import annotations
@@ -387,7 +387,7 @@ def probe(
 ) -> float:
     """Train a linear classifier on embeddings, (rows, d_model), and return its accuracy on others in percent.
 
-    The encoder stays as it was trained (Hyperdecoders, Table 7).
+    The encoder stays as it was trained (Hyperdecoders, section 5.1); Table 7, with an MLP, is `score_encoder_only`'s.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

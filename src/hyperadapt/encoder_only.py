@@ -93,6 +93,8 @@ def score_encoder_only(
 ) -> dict[str, Any]:
     """Train classifiers on a run's frozen encoder, and score them on the validation rows of its tasks of kind "class".
 
+    Epochs, learning rate and warm-up are those of appendix C by default.
+
     Args:
         run: of any method.
         epochs: how often each training row is seen.

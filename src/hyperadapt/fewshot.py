@@ -1,4 +1,4 @@
-"""Few-shot transfer: a trained run goes on with a new task of which there are few rows (HyperFormer, section 4.4)."""
+"""Few-shot transfer: a trained run goes on with a new task of which there are few rows (HyperFormer, section 3.2)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def fewshot_config(
             them anew.
         seed: of the rows, and of the run.
         balanced: draw as many rows of each class.
-        task_embedding_only: train the task's embedding alone, so that the other tasks keep what they have.
+        task_embedding_only: train the task's embedding alone, so that the other tasks keep what they have; the paper
+            tried it, and trains the hypernetworks too (section 3.2, footnote 4).
         output_dir: by default a folder of the trained run.
         overrides: as "training.max_steps=100".
 

@@ -23,7 +23,7 @@ def learnt_rows(n_rows: int, n_sites: int, weights: Weights) -> Tensor:
 
 
 class TaskTable(nn.Module):
-    """Every task has parameters of its own (Adapters, Adapters-dagger).
+    """Every task has parameters of its own (Adapters, Adapters-dagger; HyperFormer, section 3).
 
     Args:
         n_tasks, n_sites: how many.
@@ -127,9 +127,9 @@ class SkillTable(nn.Module):
 class SharedHypernet(nn.Module):
     """A hypernetwork, shared by the tasks, that generates every site's parameters.
 
-    With an embedding I (HyperFormer, eq. 3): vec(theta) = W I + b, one (W, b) for each `head`: "site" (HyperFormer),
-    "position" or "stack" (HyperFormer++). With layer and position embeddings, I = LN(P([z_tau; l_i; p_j])), where the
-    projector P is t' -> e -> t (HyperFormer++, eq. 6).
+    With an embedding I: vec(theta) = W I + b (HyperFormer, eq. 6 and 7), one (W, b) for each `head`: "site"
+    (HyperFormer), "position" or "stack" (HyperFormer++). With layer and position embeddings,
+    I = LN(P([z_tau; l_i; p_j])), where the projector P is t' -> e -> t (HyperFormer++, eq. 8).
 
     Args:
         n_layers, n_positions: the sites, numbered layer by layer.
@@ -191,10 +191,11 @@ class SharedHypernet(nn.Module):
 
 
 class BottleneckHypernet(nn.Module):
-    """A hypernetwork with one hidden layer, shared by a stack's sites (Hyperdecoders, section 3.1).
+    """A hypernetwork with one hidden layer, shared by a stack's sites (Hyperdecoders, eq. 3 to 7).
 
-    vec(theta_i) = W_h ReLU(W [e; l_i] + b) + b_h, e the condition's embedding and l_i that of site i. W_h starts after
-    HyperFan-in (Chang et al. 2020), a thousand times smaller, so that training starts close to the frozen model.
+    vec(theta_i) = W_h ReLU(W [e; l_i] + b) + b_h, e the condition's embedding and l_i that of site i (eq. 9). W_h
+    starts after HyperFan-in (Chang et al. 2020), a thousand times smaller, so that training starts close to the frozen
+    model.
 
     Args:
         n_sites: how many.

@@ -110,7 +110,7 @@ def r2(predictions: Sequence[str], targets: Sequence[str]) -> float:
 def read_scores(predictions: Sequence[str], targets: Sequence[str]) -> tuple[list[float], list[float]]:
     """The numbers of predictions and targets; what is unreadable counts as -1, or as 1 less than the lowest target.
 
-    That is -1 where no target is negative, as the papers have it, and never right.
+    That is -1 where no target is negative, as HyperFormer's code has it, and never right.
     """
     scores = [float(text) for text in targets]
     wrong = min(0.0, min(scores)) - 1
@@ -343,6 +343,8 @@ def score_task(task: Task, predictions: Sequence[str], targets: Sequence[Target]
 
 def average(scores: Sequence[TaskScore]) -> float:
     """Mean of the tasks' scores, every task alike whatever its number of rows.
+
+    So is Hyperdecoders' average (Table 1); HyperFormer's (Table 1) is over metrics, of which some tasks have two.
 
     Raises:
         UserError: there are no scores.

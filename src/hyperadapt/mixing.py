@@ -1,8 +1,8 @@
 """Multi-task batches: sampling rates, and a seeded stream of batches that ranks share and a resume continues.
 
 Task i with n_i training rows is drawn with probability p_i = n_i^(1/T) / sum_j n_j^(1/T): T = 1 is
-proportional to size, T = infinity draws all tasks alike (Raffel et al., 2020; with T = 10 Karimi Mahabadi et
-al., 2021).
+proportional to size, T = infinity draws all tasks alike (Raffel et al., 2020, section 3.5.2). HyperFormer has T = 10
+(section 3), Hyperdecoders (section 3.1) and HyperGrid (section 7.2) T = 1.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class MixtureBatchSampler(Sampler[list[int]]):
         batch_size: rows of a GLOBAL batch, over all ranks.
         num_batches: batches in the whole stream.
         temperature: T of `sampling_rates`.
-        mixed: rows of several tasks in one batch; False: one task per batch, as in the papers.
+        mixed: rows of several tasks in one batch; False: one task per batch, as in HyperFormer's code.
         seed: of the tasks drawn, the orders of rows and of batches.
         rank: which of the world_size shares of each batch to yield.
         world_size: number of ranks; divides batch_size.

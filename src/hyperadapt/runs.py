@@ -771,7 +771,7 @@ class Run:
         """Return the run with tasks that it was not trained on, whose parameters are the mean of its tasks'.
 
         Of a hypernetwork that is the mean of the task embeddings, as the Hyperdecoders paper evaluates out of domain
-        (section 4.2); methods without task conditioning need no more than the name. The model is changed in place.
+        (Table 5); methods without task conditioning need no more than the name. The model is changed in place.
 
         Args:
             names: of tasks or suites, or paths of task files.

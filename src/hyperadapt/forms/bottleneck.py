@@ -1,4 +1,4 @@
-"""The Houlsby adapter with a layer norm, after a sub-layer (HyperFormer, section 2.2 and eq. 4).
+"""The Houlsby adapter with a layer norm, after a sub-layer (HyperFormer, eq. 3; its layer norm, eq. 4).
 
     A(x) = LN(U act(D x + b_D) + b_U) + x,    D (b, d_model), U (d_model, b), b = d_model // reduction_factor
 
@@ -27,7 +27,7 @@ FOLDED_FROM = 8
 
 @dataclass(frozen=True)
 class Bottleneck(Form):
-    """Down, activation, up, layer norm, residual.
+    """Down, activation, up, layer norm, residual (eq. 3).
 
     Attributes:
         reduction_factor: d_model over the width of the bottleneck.
@@ -112,7 +112,7 @@ def inverse_deviation(x: Tensor, quadratic: Tensor) -> Tensor:
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Apply to every group of rows a layer norm with its own scale and shift, (G, 1, d_model) each."""
+    """Apply to every group of rows a layer norm with its own scale and shift, (G, 1, d_model) each (eq. 4)."""
     if weight.dtype != x.dtype:
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
     if len(weight) == 1:

@@ -29,14 +29,14 @@ Pool = Literal["first", "mean", "sum"]
 
 @dataclass(frozen=True)
 class Grid(Gate):
-    """The gate of HyperGrid.
+    """The gate of HyperGrid (eq. 2 to 6), and of its output gate (eq. 7).
 
     Attributes:
         fan_in, fan_out: d_r and d_c, blocks along W's output and its input.
         variant: "L2" as above; "LG" learns a vector in place of L_c X' (eq. 4), "GL" in place of L_r X (eq. 5); "L" is
             eq. 2, H = psi(sigma(U X)) * W, a vector along d_in; "L_rows" has it along d_out instead.
-        offset: y = (offset + psi(sigma(...))) * W x; HyperGrid's is 1.
-        pool: X and X' are those of the "first" token, or their "mean" or "sum" over the row's tokens.
+        offset: y = (offset + psi(sigma(...))) * W x; HyperGrid's is 1 (eq. 6), the output gate's 0 (eq. 7).
+        pool: X and X' are those of the "first" token, or their "mean" or "sum" over the row's tokens (section 3.2).
     """
 
     fan_in: int

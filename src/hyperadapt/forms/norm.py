@@ -1,4 +1,4 @@
-"""A backbone's root-mean-square norm: with a scale of the row's own (the paper's single-task Adapters), or trained.
+"""A backbone's root-mean-square norm: with a scale of the row's own (Adapters; HyperFormer, section 3), or trained.
 
 y = w * x / sqrt(mean(x^2) + eps),    w (d_model,)
 """

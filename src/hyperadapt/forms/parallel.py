@@ -1,4 +1,4 @@
-"""The adapter in parallel to a sub-layer (He et al. 2022; Hyperdecoders, section 3.1).
+"""The adapter in parallel to a sub-layer (He et al. 2022; Hyperdecoders, eq. 1 and 2).
 
     y + A(x),    A(x) = U act(D x + b_D) + b_U,    D (b, d_model), U (d_model, b)
 
@@ -18,7 +18,7 @@ from hyperadapt.sites import Site, Weight
 
 @dataclass(frozen=True)
 class ParallelBottleneck(Form):
-    """Down, activation, up, added to the sub-layer's output.
+    """Down, activation, up (eq. 1), added to the sub-layer's output (eq. 2).
 
     Attributes:
         bottleneck_dim: its width b.

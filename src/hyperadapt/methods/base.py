@@ -38,7 +38,8 @@ class Method(Fields):
 
     Attributes:
         name: in configurations and saved models.
-        task_in_input: whether the task's name is put before the input's text, unless the configuration decides.
+        task_in_input: whether the task's name is put before the input's text, unless the configuration decides; it
+            is not where task embeddings tell the tasks apart (HyperFormer, section 2.3).
         says_what_is_trained: options that change nothing else, so that a run may go on from one where they differ.
     """
 
@@ -66,7 +67,7 @@ class FullFineTuning(Method):
     """Train every parameter of the base model on all tasks; the task is named in the input's text alone.
 
     Attributes:
-        train_embeddings: of tokens; HyperGrid's multi-task baseline leaves them as they are (section 4.1).
+        train_embeddings: of tokens; HyperGrid's multi-task baseline leaves them as they are (section 7.2).
     """
 
     name = "full_fine_tuning"

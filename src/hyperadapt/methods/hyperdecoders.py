@@ -34,7 +34,7 @@ Kind = Literal["none", "manual", "manual_specific", "task", "generated"]
 class Hyperdecoder(Method):
     """Adapters in parallel to the feed-forward blocks, those of the decoder generated from the encoded input.
 
-    theta_i = H([e; l_i]) for every row, e = MLP(mean of the encoder's states) (section 3).
+    theta_i = H([e; l_i]) for every row (eq. 9), e = MLP(mean of the encoder's states) (eq. 8).
 
     Attributes:
         encoder: where the encoder's adapters come from; the whole grid of Table 8 can be trained.
@@ -42,9 +42,10 @@ class Hyperdecoder(Method):
         encoder_bottleneck_dim: width of the encoder's adapters.
         decoder_bottleneck_dim: width of the decoder's.
         hypernetwork_bottleneck: width of the hypernetworks' hidden layer.
-        layer_embedding_dim: size of l_i.
-        mlp: without it e is the mean of the encoder's states itself.
-        after_layer_norm: adapters read what the feed-forward block's layer norm returns; else what goes into it.
+        layer_embedding_dim: size of l_i, which the paper does not say.
+        mlp: without it e is the mean of the encoder's states itself (Table 9).
+        after_layer_norm: adapters read what the feed-forward block's layer norm returns (Table 9); else what goes into
+            it (eq. 2).
         fine_tune_encoder: train all of the encoder, which then has no adapters, and the embeddings, which both stacks
             share. In some of the authors' runs this is what "none" means.
         fine_tune_decoder: the same of the decoder, and its output layer; with both it is full fine-tuning.
@@ -141,7 +142,7 @@ class Hyperdecoder(Method):
 
 
 class SingleAdapter(Hyperdecoder):
-    """Learnt adapters in encoder and decoder, shared by all tasks."""
+    """Learnt adapters in encoder and decoder, shared by all tasks (appendix A.1)."""
 
     name = "single_adapter"
 
@@ -149,7 +150,7 @@ class SingleAdapter(Hyperdecoder):
 
 
 class TaskHypernet(Hyperdecoder):
-    """Adapters in encoder and decoder that hypernetworks generate from embeddings of the task."""
+    """Adapters in encoder and decoder that hypernetworks generate from embeddings of the task (appendix A.2)."""
 
     name = "task_hypernet"
 

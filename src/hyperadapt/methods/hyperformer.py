@@ -31,13 +31,13 @@ NORM_WEIGHTS = ("norm_weight", "norm_bias")
 
 
 class BottleneckMethod(Method):
-    """Options of all methods whose form is the Houlsby adapter, A(x) = LN(U act(D x)) + x.
+    """Options of all methods whose form is the Houlsby adapter, A(x) = LN(U act(D x)) + x (eq. 3).
 
     Attributes:
-        reduction_factor: d_model over the width of the bottleneck.
+        reduction_factor: d_model over the width of the bottleneck; parameters are printed for 32 (section 3.1).
         activation: the bottleneck's; "gelu_new" is the reference implementation's.
         positions: the sub-layers after which adapters stand. Their order numbers the position embeddings.
-        train_layer_norms: whether the base model's own layer norms are trained.
+        train_layer_norms: whether the base model's own layer norms are trained (section 2; Table 4).
     """
 
     reduction_factor: int = Field(32, ge=1, strict=True)
@@ -54,7 +54,7 @@ class BottleneckMethod(Method):
 
 
 class AdaptersDagger(BottleneckMethod):
-    """Adapters of its own for every task, everything else shared: layer norms of adapters and base (section 4.2)."""
+    """Adapters of its own for every task, everything else shared: layer norms of adapters and base (section 3)."""
 
     name = "adapters_dagger"
 
@@ -78,7 +78,7 @@ class AdaptersDagger(BottleneckMethod):
 class Adapters(BottleneckMethod):
     """Adapters and layer norms of its own for every task, those of the base model too: nothing is shared.
 
-    Trained on a mixture this equals training each task alone, Houlsby et al. (2019) and the paper's single-task rows.
+    Trained on a mixture this equals training each task alone, Houlsby et al. (2019) and Table 1's single-task rows.
     """
 
     name = "adapters"
@@ -113,17 +113,17 @@ class Adapters(BottleneckMethod):
 class HyperFormer(BottleneckMethod):
     """Adapters and layer norms generated from a task embedding, one hypernetwork a site, shared by the tasks.
 
-    I_tau = W_2 ReLU(W_1 z_tau) (section 2.1);  (U, D) = (W_U, W_D) I_tau (eq. 3);  (gamma, beta) likewise (eq. 5).
+    I_tau = W_2 ReLU(W_1 z_tau) (eq. 5);  (U, D) = (W_U, W_D) I_tau (eq. 6);  (gamma, beta) likewise (eq. 7).
 
     Attributes:
-        task_feature_dim: size t' of z_tau.
-        projector_hidden_dim: size e of the task projector's hidden layer.
-        task_embedding_dim: size t of I_tau, from which parameters are generated.
+        task_feature_dim: size t' of z_tau: 512 (appendix A), and t in HyperFormer++ (section 2.4).
+        projector_hidden_dim: size e of the task projector's hidden layer (section 4.1).
+        task_embedding_dim: size t of I_tau, from which parameters are generated (appendix A).
         conditional_layer_norm: generate the adapters' layer norms; else they are learnt, one a site (Table 4).
         adapter_block: without it the generated layer norm stands alone (Table 4).
         task_projector: without it z_tau feeds the generators directly (Table 4).
-        task_features: a JSON file {task: [numbers]} of given z, which are then not trained.
-        train_task_embeddings_only: freeze all but z, for transfer to a new task (section 4.4).
+        task_features: a JSON file {task: [numbers]} of given z, which are then not trained (section 2.3).
+        train_task_embeddings_only: freeze all but z, for transfer to a new task (section 3.2, footnote 4).
     """
 
     name = "hyperformer"
@@ -192,7 +192,7 @@ class HyperFormer(BottleneckMethod):
 class HyperFormerPlusPlus(HyperFormer):
     """HyperFormer with one hypernetwork a stack, told apart by layer and position embeddings (section 2.4).
 
-    I = LN(P([z_tau; l_i; p_j])) (eq. 6), all three of size t' = `task_feature_dim`, P: 3t' -> e -> t.
+    I = LN(P([z_tau; l_i; p_j])) (eq. 8), all three of size t' = `task_feature_dim`, P: 3t' -> e -> t.
 
     Attributes:
         position_embedding: without it each position has a generator of its own (an option of the reference

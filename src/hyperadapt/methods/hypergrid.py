@@ -1,7 +1,7 @@
 """HyperGrid and the gate it is compared with (Tay et al., ICLR 2021, arXiv 2007.05891).
 
 The second matrix of every feed-forward block is gated by what the block itself reads; the task is known from the
-input's text alone. The whole model is trained but for its embeddings, as in the paper, or the gates alone.
+input's text alone. The whole model is trained but for its embeddings (section 7.2), or the gates alone.
 
 L_r reads the block's input X, d_model numbers, and L_c what the second matrix reads, d_ff numbers, both of the
 row's first token: the reading with the published costs, d_model d_r and d_ff d_c (section 3.2). The other reading, L_c
@@ -84,11 +84,13 @@ class GatedFeedForward(Method):
 class HyperGrid(GatedFeedForward):
     """Grid-wise gates on the second matrix of every feed-forward block, Y = (1 + psi(sigma((L_r X)(L_c X')^T))) * W X.
 
+    This is eq. 6, whose H is that of the variant.
+
     Attributes:
         variant: "L2" computes both factors of the grid from the input (eq. 3); "LG" learns the columns' in place (eq.
             4), "GL" the rows' (eq. 5); "L" has columns alone, fan_out of them (eq. 2, a vector along d_ff); "L_rows"
             has rows alone, fan_in of them, which the text does not have.
-        fan_in: d_r, the grid's rows, along d_model.
+        fan_in: d_r, the grid's rows, along d_model; 32 by 128 is the grid of the largest models (section 4.2.5).
         fan_out: d_c, the grid's columns, along d_ff.
     """
 

@@ -2,6 +2,7 @@
 
 A skill is a low-rank change of every linear map in the attention blocks; a task's change is the mean of the skills'
 parameters, weighted by its row of a tasks x skills matrix that is learnt with them, one matrix for each map.
+Hyperdecoders calls it a modular task hypernetwork, and takes four skills (appendix A.3).
 """
 
 from __future__ import annotations

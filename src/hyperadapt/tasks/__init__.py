@@ -53,7 +53,8 @@ TASKS: dict[str, Task] = {**GLUE, **SUPER_GLUE, **TRANSFER, **HYPERDECODERS, **B
 SUITES: dict[str, tuple[str, ...]] = {
     "glue": tuple(GLUE),
     "super_glue": tuple(SUPER_GLUE),
-    # RTE twice, as T5's mixture has it: its rows are the same in both; scored on the whole development sets.
+    # RTE twice, as T5's mixture has it: its rows are the same in both; scored on the whole development sets
+    # (HyperGrid, sections 4 and 4.2.1).
     "en_mix": tuple(f"{name}{DEV}" for name in (*GLUE, *SUPER_GLUE)),
     "transfer": ("scitail", "transfer-cb", "transfer-boolq", "imdb", "yelp_polarity", "paws", "trec"),
     "mrqa": tuple(MRQA_IN_DOMAIN),

@@ -1,9 +1,10 @@
-"""Long contexts in overlapping chunks, each asked the whole question (Hyperdecoders, section 4.2; Devlin et al. 2019).
+"""Long contexts in overlapping chunks, each asked the whole question (Hyperdecoders, section 3.1.2).
 
-A chunk's target is the answer if the chunk holds all of it, else the empty text. At evaluation every chunk is
-answered, and of the answers that are not empty the most likely wins. In the paper's text a chunk may be answered with
-nothing; its code generates two tokens at least, so that none is, and its losses are sums over the tokens, divided by
-the length of the longest answer in the batch. `ChunkRule` has both, and no number that depends on a batch.
+As in Devlin et al. 2019. A chunk's target is the answer if the chunk holds all of it, else the empty text. At
+evaluation every chunk is answered, and of the answers that are not empty the most likely wins. In the paper's text a
+chunk may be answered with nothing; its code generates two tokens at least, so that none is, and its losses are sums
+over the tokens, divided by the length of the longest answer in the batch. `ChunkRule` has both, and no number that
+depends on a batch.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Answer(NamedTuple):
 
 
 def default_overlap(max_length: int) -> int:
-    """Return how many tokens two chunks share unless it is said: a quarter of a chunk's."""
+    """Return how many tokens two chunks share by default: a quarter, as the paper's 128 of 512 (section 3.1.2)."""
     return max_length // 4
 
 
@@ -162,7 +163,7 @@ def answer_within(references: Sequence[str], spans: Sequence[Span], chunk: Chunk
 
 
 def best_answers(answers: Sequence[Answer], rows: Sequence[int], n_rows: int) -> list[str]:
-    """Take for every row the most likely of its chunks' answers that are not empty, or the empty text.
+    """Take for every row the most likely of its chunks' answers that are not empty, or the empty text (section 3.1.2).
 
     Args:
         answers: one a chunk.

@@ -58,7 +58,8 @@ if TYPE_CHECKING:
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-# The split protocols of the papers, for tasks with fewer and with more than 10,000 training rows.
+# The split protocols of the papers, for tasks with fewer and with more than 10,000 training rows (HyperFormer, section
+# 3; Hyperdecoders, section 3.1.1).
 HALVE_VALIDATION: dict[Split, str] = {
     "train": "train",
     "validation": "validation[:50%]",

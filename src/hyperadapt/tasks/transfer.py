@@ -1,4 +1,4 @@
-"""The tasks to which the HyperFormer paper transfers (section 4.4), and others of their kind.
+"""The tasks to which the HyperFormer paper transfers (section 3.2), and others of their kind.
 
 Texts, label numbers and splits are those of the paper's code, which halves the rows that small sets are evaluated on.
 CB and BoolQ have names of their own, as SuperGLUE's, in T5's form, write words. Where the local copy has no test rows
