@@ -18,6 +18,7 @@ from hyperadapt.methods import METHODS
 from hyperadapt.published import PAPERS, Printed, PublishedTable, published_table, published_tables
 from hyperadapt.published_runs import HYPERDECODERS
 
+ROOT = Path(__file__).resolve().parents[1]
 # Of each table: rows, columns, and cells that are empty; counted in the papers.
 SHAPES = {
     "hyperformer": {
@@ -362,6 +363,84 @@ def test_hypergrids_parameters_are_ours_but_for_sixteen_models_at_once() -> None
     for table in ("1", "2"):
         differing |= {(table, "T5†"): ("3.2", "3.57"), (table, "PTFT"): ("3.2", "3.57")}
     assert that_differ(rows, "parameters (B)", "table", "row") == differing
+
+
+# ------------------------------------------------------------------------------------------------------------ citations
+
+# What else the papers number: the last figure and equation, and the sections; tables are those that are published here.
+LAST = {"hyperformer": (3, 8), "hyperdecoders": (4, 9), "hypergrid": (9, 7)}
+SECTIONS = {
+    "hyperformer": "1 2 2.1 2.2 2.3 2.4 3 3.1 3.2 3.3 4 4.1 4.2 4.3 4.4 5 6 A",
+    "hyperdecoders": "1 2 2.1 2.2 2.3 2.4 3 3.1 3.1.1 3.1.2 3.1.3 3.2 3.3 4 4.1 4.2 4.3 5 5.1 5.2 6 6.1 6.2 6.3 7 "
+    "A A.1 A.2 A.3 B C D D.1 D.2 D.3 E F G H",
+    "hypergrid": "1 2 3 3.1 3.1.1 3.2 4 4.1 4.2 4.2.1 4.2.2 4.2.3 4.2.4 4.2.5 5 6 7 7.1 7.1.1 7.1.2 7.2 7.3",
+}
+# "Hyperdecoders, Tables 1 to 3 and 13", "HyperFormer's section 3.2", "eq. 7"; a list ends after "and" or "to".
+_NUMBER = r"(?:\d+(?:\.\d+)*|[A-H]\b(?:\.\d+)*)"
+CITATION = re.compile(
+    r"(?:(HyperFormer|Hyperdecoders|HyperGrid)(?:\+\+)?(?: paper)?(?:'s?)?,? )?"
+    r"\b(Table|Figure|[Ee]q|[Ss]ection|[Aa]ppendi)(?:s|\.|uations?|x|ces)? "
+    rf"({_NUMBER}(?:(?:, {_NUMBER})*(?: (?:and|to) {_NUMBER})+)?)"
+)
+
+
+def is_in(paper: str, kind: str, number: str) -> bool:
+    """Tell whether a paper has what is cited of it."""
+    if kind in ("section", "appendi"):
+        return number in SECTIONS[paper].split()
+    last = {
+        "table": len(published_tables(paper)),
+        "figure": LAST[paper][0],
+        "eq": LAST[paper][1],
+    }[kind]
+    return number.isdecimal() and 1 <= int(number) <= last
+
+
+def citations(file: Path) -> list[tuple[str, str, str]]:
+    """List what a file cites of the papers, as ("hypergrid", "eq", "7").
+
+    Of which paper is said before it, as "HyperGrid, eq. 7", or by the file's path; what neither says is left out.
+    """
+    text = re.sub(r"\s*\n[ #>]*", " ", file.read_text(encoding="utf-8"))
+    of_file = next((paper for paper in PAPERS if paper in file.relative_to(ROOT).as_posix()), "")
+    return [
+        (named.lower() or of_file, kind.lower(), number)
+        for named, kind, numbers in CITATION.findall(text)
+        for number in re.findall(_NUMBER, numbers)
+        if named or of_file
+    ]
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_nothing_is_cited_that_a_paper_does_not_have(paper: str) -> None:
+    files = [file for folder in ("src", "docs") for file in (ROOT / folder).rglob("*.*")]
+    cited = {
+        file.relative_to(ROOT).as_posix(): [of for of in citations(file) if of[0] == paper]
+        for file in [*files, ROOT / "README.md", ROOT / "CHANGELOG.md"]
+        if file.suffix in (".py", ".yaml", ".md")
+    }
+    kinds = {kind for of in cited.values() for _, kind, _ in of}
+    assert kinds >= {"table", "figure", "eq", "section"}, "citations are not found any more"
+    wrong = {name: [of for of in found if not is_in(*of)] for name, found in cited.items()}
+    assert {name: found for name, found in wrong.items() if found} == {}
+
+
+def test_a_citation_is_of_the_paper_that_is_named_or_else_of_the_files() -> None:
+    found = citations(ROOT / "src/hyperadapt/methods/hyperformer.py")
+    assert {
+        ("hyperformer", "eq", "8"),
+        ("hyperformer", "table", "4"),
+        ("hyperformer", "appendi", "A"),
+    } <= set(found)
+    text = "of the HyperFormer paper's Table 1, and Tables 1 to 3 and 13, 8 tasks (eq. 6 and 7)"
+    assert CITATION.findall(text) == [
+        ("HyperFormer", "Table", "1"),
+        ("", "Table", "1 to 3 and 13"),
+        ("", "eq", "6 and 7"),
+    ]
+    assert not is_in("hyperformer", "eq", "9")
+    assert not is_in("hypergrid", "table", "7")
+    assert not is_in("hyperdecoders", "section", "3.4")
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
