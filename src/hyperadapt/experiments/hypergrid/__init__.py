@@ -304,6 +304,7 @@ def table_5_page(planned: OurPlan) -> str:
 
 # Figures 3 to 9.
 
+# The text here has captions of Figures 6 to 8 alone; 3 to 5 are taken to have the same order.
 FIGURES = {
     "3": ("L2", "fan_in"),
     "4": ("LG", "fan_in"),
