@@ -24,9 +24,8 @@ from hyperadapt.experiments.beside import (
     scored,
 )
 from hyperadapt.experiments.hyperformer.glue import GLUE_METRICS
-from hyperadapt.experiments.matched import holm
 from hyperadapt.published import published_table
-from hyperadapt.resampling import DRAWS, Interval
+from hyperadapt.resampling import DRAWS, Interval, unpaired
 
 
 def cells_of(folder: Path, name: str = "hyperdecoders/table-1") -> list[Cell]:
@@ -84,10 +83,12 @@ def test_the_bootstrap_of_a_column_is_about_its_value(tmp_path: Path) -> None:
     found = ours(cells, columns)
     assert found is not None
     for column in columns:
-        assert found.drawn[column].shape == (DRAWS,)
-        assert found.drawn[column].mean() == pytest.approx(found[column], abs=1.5)
+        [drawn] = found.drawn[column].values()
+        assert drawn.shape == (DRAWS,)
+        assert drawn.mean() == pytest.approx(found[column], abs=1.5)
     # A mean of eight tasks varies less than any one of them.
-    assert found.drawn["Avg"].std() < min(found.drawn[name].std() for name in columns if name != "Avg")
+    spread = {name: of[cells[0].seed].std() for name, of in found.drawn.items()}
+    assert spread["Avg"] < min(of for name, of in spread.items() if name != "Avg")
 
 
 def test_runs_are_paired_by_their_rows_whether_or_not_the_task_is_named_in_them(tmp_path: Path) -> None:
@@ -120,31 +121,57 @@ def test_runs_are_paired_by_their_rows_whether_or_not_the_task_is_named_in_them(
 
 
 @pytest.mark.parametrize(
-    ("seeds", "rows", "printed", "order"),
+    ("rows", "printed", "p", "order"),
     [
-        (Interval(2.0, 1.0, 3.0, 0.01), Interval(2.0, 0.5, 3.5), 1.5, "same"),
-        (Interval(2.0, 1.0, 3.0, 0.01), Interval(2.0, 0.5, 3.5), -1.5, "reversed"),
-        (Interval(2.0, 1.0, 3.0, 0.01), Interval(2.0, 0.5, 3.5), 0.0, "printed alike"),
-        (Interval(2.0, -1.0, 5.0, 0.2), Interval(2.0, 0.5, 3.5), 1.5, "not told apart"),
-        (Interval(2.0, 1.0, 3.0, 0.01), Interval(2.0, -0.5, 4.5), 1.5, "not told apart"),
-        (None, Interval(2.0, 0.5, 3.5), 1.5, "same"),
-        (Interval(2.0, 1.0, 3.0, 0.01), None, 1.5, "same"),
-        (None, None, 1.5, "not told apart"),
+        (Interval(2.0, 0.5, 3.5), 1.5, 0.01, "same"),
+        (Interval(2.0, 0.5, 3.5), -1.5, 0.01, "reversed"),
+        (Interval(2.0, 0.5, 3.5), 0.0, 0.01, "printed alike"),
+        (Interval(2.0, 0.5, 3.5), 1.5, 0.06, "not told apart"),
+        (Interval(2.0, -0.5, 4.5), 1.5, 0.01, "not told apart"),
+        (None, 1.5, 0.01, "same"),  # seconds and bytes have no rows
+        (Interval(2.0, 0.5, 3.5), 1.5, None, "not told apart"),  # of one run each rows alone tell nothing
     ],
 )
 def test_an_order_is_told_only_where_no_test_holds_it_possible_that_there_is_none(
-    seeds: Interval | None, rows: Interval | None, printed: float, order: str
+    rows: Interval | None, printed: float, p: float | None, order: str
 ) -> None:
-    assert Difference(2.0, seeds, rows).order(printed) == order
+    assert Difference(2.0, Interval(2.0, 1.0, 3.0, 0.01), rows).order(printed, p) == order
 
 
-def test_only_seeds_that_both_have_are_paired() -> None:
-    one = Ours({"x": {1: 5.0, 2: 7.0, 3: 100.0}})
-    other = Ours({"x": {1: 4.0, 2: 5.0, 9: 0.0}})
-    apart = difference((one, "x"), (other, "x"))
+def test_runs_are_paired_by_seeds_that_both_have_and_means_are_of_the_same_runs_as_draws() -> None:
+    def of(values: dict[int, float]) -> Ours:
+        return Ours(
+            {"x": values}, {"x": {seed: np.full(3, value) for seed, value in values.items()}}, {"x": 1}
+        )
+
+    one = of({1: 5.0, 2: 7.0, 3: 100.0})
+    apart = difference((one, "x"), (of({1: 4.0, 2: 5.0, 9: 0.0}), "x"))
     assert apart is not None
-    assert apart.mean == 1.5
-    assert difference((one, "x"), (Ours({"x": {7: 1.0}}), "x")) is None
+    assert apart.seeds is not None
+    assert apart.rows is not None
+    assert apart.mean == apart.seeds.mean == apart.rows.mean == 1.5
+    # One run against three, of which one has its seed: not paired, all count.
+    apart = difference((one, "x"), (of({1: 1.0}), "x"))
+    assert apart is not None
+    assert apart.rows is not None
+    assert apart.mean == pytest.approx(apart.rows.mean) == pytest.approx(112 / 3 - 1)
+    assert apart.seeds == unpaired([5.0, 7.0, 100.0], [1.0])
+    # One run each.
+    apart = difference((of({1: 3.0}), "x"), (of({1: 1.0}), "x"))
+    assert apart is not None
+    assert (apart.mean, apart.seeds) == (2.0, None)
+    assert difference((one, "x"), (Ours({}), "x")) is None
+
+
+def test_seeds_that_were_scored_on_other_rows_have_no_draws_in_common(tmp_path: Path) -> None:
+    planned = plan("beyond/matched", "smoke", tmp_path)
+    first, second = (cell for cell in planned.cells() if cell.variant == "hyperformer++")
+    finish([first], rows=6)
+    finish([second], rows=8)
+    found = ours([first, second], {"RTE": "rte.accuracy"})
+    assert found is not None
+    assert len(found.by_seed["RTE"]) == 2
+    assert found.drawn == {}
 
 
 def test_the_page_says_printed_ours_their_distance_and_the_order() -> None:
@@ -162,8 +189,9 @@ def test_the_page_says_printed_ours_their_distance_and_the_order() -> None:
     assert "| Hyperdecoder | 2 | 87.0 ± 1.4 (86.9) |" in text
     # One sample of two differences from 86.9: 0.1 on average, and 12.7 standard errors of 1 to either side.
     assert "| Hyperdecoder | 86.9 | 87.0 | +0.10 | [-12.6, +12.8] |" in text
-    assert "| Hyperdecoder − - MLP | +0.20 | +5.9 |" in text
-    assert "**Order: same in 1 of 2; reversed in 1 of 2 (Hyperdecoder − + post-layernorm input).**" in text
+    # Of +5.8 and +6.0: t = 59, p = 0.011, by Holm's method 0.022; and of -3.9 and -3.8.
+    assert '| Hyperdecoder − "- MLP" | +0.20 | +5.9 | [+4.6, +7.2] | 0.011 | 0.017 |' in text
+    assert '**Order: same in 1 of 2; reversed in 1 of 2 (Hyperdecoder − "+ post-layernorm input").**' in text
     # Rows without runs are printed all the same, and in no pair.
     text = beside(table, {("- MLP",): found["- MLP",]}, against(table, ("Hyperdecoder",), "GLUE Avg"))
     assert "| Hyperdecoder |  | - (86.9) |" in text
@@ -185,11 +213,6 @@ def test_the_best_is_chosen_by_the_validation_rows(tmp_path: Path) -> None:
     finish([first], right=0.3)
     finish([second], right=0.9)
     assert best_on_validation([[first], [second]]) == [second]
-
-
-def test_holms_method() -> None:
-    corrected = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": None})
-    assert corrected == {"a": pytest.approx(0.03), "c": pytest.approx(0.06), "b": pytest.approx(0.06)}
 
 
 def test_every_page_is_written_of_finished_runs(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from hyperadapt import bundled
 from hyperadapt.config import RunConfig
 from hyperadapt.counting import hyperdecoders_table, hyperformer_table, hypergrid_sizes_table
 from hyperadapt.errors import UserError
-from hyperadapt.experiments.plan import as_printed
 from hyperadapt.methods import METHODS
 from hyperadapt.published import PAPERS, Printed, PublishedTable, published_table, published_tables
 from hyperadapt.published_runs import HYPERDECODERS
@@ -492,9 +491,6 @@ def test_a_table_is_read_by_names() -> None:
         "train": "",
         "validation": "1504",
     }
-    page = as_printed("hyperformer", "4", "5")
-    assert "| – Task projector | 81.56 |" in page
-    assert "| T5 | 7.76 |  |" in page
 
 
 def test_what_is_not_there_is_one_line_with_the_nearest() -> None:

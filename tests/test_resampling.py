@@ -8,10 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import ttest_1samp, ttest_ind
 
 from hyperadapt.metrics import METRICS
-from hyperadapt.resampling import METRIC_ON_DRAWS, draws_of, mean_of, over_rows, over_seeds, resampled
+from hyperadapt.resampling import (
+    METRIC_ON_DRAWS,
+    draws_of,
+    holm,
+    mean_of,
+    over_rows,
+    over_seeds,
+    resampled,
+    unpaired,
+)
 from hyperadapt.tasks import TASKS
 
 RANDOM = Random(1)
@@ -32,6 +41,7 @@ ROWS: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
     "answer_f1": (WORDS[:40], [(text, "b") for text in WORDS[40:]]),
     "answer_exact_match": (WORDS[:40], [(text, WORDS[0]) for text in WORDS[40:]]),
     "rouge2": (WORDS[:40], WORDS[40:]),
+    "coreference_accuracy": (WORDS[:40], [(text, RANDOM.choice("01")) for text in WORDS[:40]]),
 }
 
 
@@ -58,6 +68,32 @@ def test_answers_to_one_question_are_drawn_together() -> None:
     assert found.mean() == pytest.approx(200 / 3, abs=5)
 
 
+def test_a_question_that_is_drawn_twice_is_two() -> None:
+    texts = [RANDOM.choice("01") for _ in range(40)]
+    targets = [
+        (text if RANDOM.random() < 0.7 else "x", f"question {row // 4}") for row, text in enumerate(texts)
+    ]
+    [counts] = draws_of([group for _, group in targets], seed=5, draws=25)
+    found = METRIC_ON_DRAWS["group_exact_match"](texts, targets)(counts)
+    for value, times in zip(found, counts, strict=True):
+        rows = [(row, time) for row, often in enumerate(times) for time in range(int(often))]
+        again = METRICS["group_exact_match"](
+            [texts[row] for row, _ in rows],
+            [(targets[row][0], f"{targets[row][1]} {time}") for row, time in rows],
+        )
+        assert value == pytest.approx(again)
+    assert len(set(found)) > 2
+
+
+@pytest.mark.parametrize("rows", [30, 700])
+def test_draws_are_with_replacement_and_of_as_many_rows(rows: int) -> None:
+    [counts] = draws_of(range(rows), seed=2, draws=200)
+    assert (counts.sum(1) == rows).all()
+    assert counts.mean() == 1.0
+    assert counts.var() == pytest.approx(1 - 1 / rows, rel=0.1)  # a binomial's
+    assert (counts == 0).mean() == pytest.approx((1 - 1 / rows) ** rows, rel=0.05)
+
+
 def test_both_runs_are_scored_on_the_same_draws_however_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     task = TASKS["cola"]
     texts, targets = (["unacceptable" if text == "0" else "acceptable" for text in of] for of in CLASSES)
@@ -76,9 +112,32 @@ def test_the_interval_over_seeds_is_that_of_the_t_test() -> None:
     assert found.p == pytest.approx(test.pvalue)
     assert found.excludes_zero == (test.pvalue < 0.05)
     assert over_seeds([1.0]) is None
-    alike = over_seeds([2.0, 2.0])
-    assert alike is not None
-    assert (alike.excludes_zero, alike.p) == (True, 0.0)
+    assert over_seeds([2.0, 2.0]) is None  # by rounding or ties: of no deviation nothing is known
+    assert over_seeds([0.3, 0.1 + 0.2]) is None
+
+
+def test_runs_that_are_not_paired() -> None:
+    first, second = [5.0, 6.5, 7.0, 5.5], [4.0, 4.5, 6.0]
+    test, found = ttest_ind(first, second, equal_var=False), unpaired(first, second)
+    interval = test.confidence_interval(0.95)
+    assert found is not None
+    assert found.p == pytest.approx(test.pvalue)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    # One run more, of as many as have a deviation: Student's test for two samples of one deviation is that.
+    one, pooled = unpaired(first, [3.0]), ttest_ind(first, [3.0])
+    assert one is not None
+    assert one.p == pytest.approx(pooled.pvalue)
+    assert unpaired([3.0], first) is not None
+    assert unpaired([3.0], [1.0]) is None
+
+
+def test_holms_method() -> None:
+    assert holm([0.01, 0.04, 0.03, None]) == [
+        pytest.approx(0.03),
+        pytest.approx(0.06),
+        pytest.approx(0.06),
+        None,
+    ]
 
 
 def test_the_interval_over_rows_covers_the_truth_as_often_as_it_says() -> None:

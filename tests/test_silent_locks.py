@@ -107,7 +107,7 @@ def test_pretrain_compare_and_reproduce_are_refused_as_well(tmp_path: Path) -> N
     commands = {
         tmp_path / "pretrained": ("pretrain", tmp_path / "pretrain.yaml"),
         tmp_path / "table": ("compare", write_comparison(tmp_path)),
-        tmp_path / "paper/smoke": (
+        tmp_path / "paper/smoke/hyperformer": (
             "reproduce",
             "table-1",
             "--scale",

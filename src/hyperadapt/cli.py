@@ -221,7 +221,13 @@ def reproduce(
             help="Of all runs, as training.batch_size=16; data.balanced=true of those on few rows.",
         ),
     ] = None,
-    scale: Annotated[str, typer.Option(help="paper, small or smoke.")] = "small",
+    scale: Annotated[
+        str,
+        typer.Option(
+            help="paper: as reported, for a cluster; small: tiny-t5 on real rows, minutes a run on a core; smoke: two steps "
+            "on rows that are made up."
+        ),
+    ] = "small",
     base: Annotated[str | None, typer.Option(help="Another base model, a hub name or a directory.")] = None,
     data_dir: Annotated[str | None, typer.Option(help="A local copy of the data.")] = None,
     output_dir: Annotated[str, typer.Option(help="Of all runs, and the page.")] = "runs/reproduce",
@@ -230,13 +236,12 @@ def reproduce(
     processes: Processes = 1,
     allow_changed_data: AllowChangedInRuns = False,
     show_list: Annotated[
-        bool, typer.Option("--list", help="What there is, its cost, and what is done.")
+        bool, typer.Option("--list", help="What there is, its runs and steps, and what is done.")
     ] = False,
 ) -> None:
     """Run a table or figure of one of the three papers, and set our numbers beside the printed ones."""
     from hyperadapt.errors import nearest
     from hyperadapt.experiments import EXPERIMENTS, named, overview, plan, reproduce
-    from hyperadapt.experiments.budget import cost_in_words
 
     if show_list:
         table(f"experiments at scale {scale}", overview(scale, output_dir, base, named(name)))
@@ -244,9 +249,6 @@ def reproduce(
     if name is None:
         raise UserError(f"name an experiment; {nearest('', EXPERIMENTS)}")
     planned = plan(name, scale, output_dir, base, data_dir, overrides or [])
-    say(
-        f"{name} at scale {scale}: {cost_in_words([cell.config for cell in planned.cells() if not cell.finished])}"
-    )
     say(f"The page is {reproduce(planned, jobs, ray, processes, allow_changed_data)}")
 
 

@@ -144,7 +144,7 @@ def check_cells(cells: Sequence[Cell], ray: str | None = None, processes: int = 
             f"and give --processes {os.environ['WORLD_SIZE']}"
         )
     if ray is not None:
-        check_ray()
+        check_ray(ray)
     for cell in cells:
         check_unchanged(cell)
         cell.config.training.rows_at_once(processes)
@@ -381,12 +381,19 @@ def terminating(live: set[subprocess.Popen[bytes]], pool: ThreadPoolExecutor) ->
             raise
 
 
-def check_ray() -> None:
-    """Check that Ray is installed."""
+def check_ray(address: str) -> None:
+    """Check that Ray is installed, and that a cluster of a host and port answers there: Ray itself asks for minutes."""
+    import socket
     from importlib.util import find_spec
 
     if find_spec("ray") is None:
         raise UserError("--ray needs the package ray: pip install 'hyperadapt[ray]'")
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"--ray {address}: nothing answers there ({error})") from None
 
 
 def spread_over_ray(

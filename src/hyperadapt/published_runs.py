@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from hyperadapt.published import published_table
+
 
 def widths(
     encoder_width: int, decoder_width: int, hidden: int | None = None, **options: Any
@@ -109,3 +111,49 @@ HYPERDECODERS: dict[str, tuple[str, int, dict[str, PublishedRun | None]]] = {
         },
     ),
 }
+
+# Of Tables 10 to 12, which print how many rows a data set has: our name of each.
+ROWS_OF: dict[str, dict[str, str]] = {
+    "10": {
+        "CoLA": "cola",
+        "SST-2": "sst2",
+        "STS-B": "stsb",
+        "MRPC": "mrpc",
+        "QQP": "qqp",
+        "MNLI": "mnli",
+        "QNLI": "qnli",
+        "RTE": "rte",
+    },
+    "11": {
+        "SQuAD": "mrqa-squad",
+        "HotpotQA": "mrqa-hotpotqa",
+        "TriviaQA": "mrqa-triviaqa",
+        "NewsQA": "mrqa-newsqa",
+        "SearchQA": "mrqa-searchqa",
+        "Natural Qs": "mrqa-nq",
+        "BioASQ": "mrqa-bioasq",
+        "DROP": "mrqa-drop",
+        "DuoRC": "mrqa-duorc",
+        "RACE": "mrqa-race",
+        "Relation Ext.": "mrqa-relations",
+        "TextbookQA": "mrqa-textbookqa",
+    },
+    "12": {
+        "XSum": "xsum",
+        "CNN/Daily Mail": "cnn_dailymail",
+        "Wiki Lingua": "wiki_lingua",
+        "MNLI": "mnli",
+        "Abductive NLI": "art",
+        "Adversarial NLI": "anli",
+    },
+}
+
+
+def published_training_rows() -> dict[str, int]:
+    """Return the printed numbers of training rows, by the names of our tasks."""
+    return {
+        task: int(cell.number)
+        for table, tasks in ROWS_OF.items()
+        for printed, task in tasks.items()
+        if (cell := published_table("hyperdecoders", table).row(printed).cells["train"]) is not None
+    }

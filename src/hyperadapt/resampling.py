@@ -1,6 +1,8 @@
 """How far two runs' scores may be apart by chance: over seeds, and over the rows that happened to be scored.
 
-Seeds: the paired t-test of the differences, and its confidence interval. Rows: the paired bootstrap (Efron, 1979), in
+Seeds: the t-test of runs that are paired by their seeds, Welch's where they are not, and that of one run against
+several; with their confidence intervals, and p-values that Holm's method corrects for there being many. Rows: the
+paired bootstrap (Efron, 1979), in
 which both runs are scored on the same rows, drawn with replacement from those that there are, task by task. A metric on
 drawn rows is not computed anew 2,000 times: it follows from how often each row was drawn, by one product with what the
 row adds to it (right or wrong; a cell of the confusion matrix; moments).
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 Counts = np.ndarray  # (draws, rows): how often each row was drawn
 DRAWS = 2000
-DRAWN_AT_ONCE = 2**24  # numbers: 128 MB of them
+DRAWN_AT_ONCE = 2**22  # numbers: 32 MB of them, several times
+FEW = 500
 CONFIDENCE = 0.95
 
 
@@ -52,21 +55,59 @@ class Interval:
 
 
 def over_seeds(differences: Sequence[float]) -> Interval | None:
-    """The interval of a mean difference by the t-test, of runs that are paired by their seeds; None of one alone.
+    """The interval of a mean difference by the t-test, of runs that are paired by their seeds.
 
     Args:
         differences: of each seed's two runs, or of a run and a number that is fixed.
-    """
-    from scipy.stats import t
 
+    Returns:
+        None of one alone, and of several that are all the same, of which no deviation can be told.
+    """
     if len(differences) < 2:
         return None
-    mean, error = fmean(differences), stdev(differences) / math.sqrt(len(differences))
-    if error == 0:
-        return Interval(mean, mean, mean, 1.0 if mean == 0 else 0.0)
-    freedom = len(differences) - 1
+    return _by_t(fmean(differences), stdev(differences) / math.sqrt(len(differences)), len(differences) - 1)
+
+
+def unpaired(first: Sequence[float], second: Sequence[float]) -> Interval | None:
+    """The interval of the difference of two means, of runs that have no seeds in common.
+
+    Of several runs each by Welch's t-test; of one run and several by the t-test of one more observation, which takes
+    its deviation to be theirs.
+
+    Returns:
+        None of one run each, and where no deviation can be told.
+    """
+    apart, sizes = fmean(first) - fmean(second), (len(first), len(second))
+    if min(sizes) > 1:
+        parts = [stdev(of) ** 2 / len(of) for of in (first, second)]
+        below = sum(part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True))
+        return _by_t(apart, math.sqrt(sum(parts)), sum(parts) ** 2 / below) if below else None
+    if max(sizes) < 2:
+        return None
+    several = max(first, second, key=len)
+    return _by_t(apart, stdev(several) * math.sqrt(1 + 1 / len(several)), len(several) - 1)
+
+
+ALIKE = 1e-9  # a standard error that is rounding
+
+
+def _by_t(mean: float, error: float, freedom: float) -> Interval | None:
+    from scipy.stats import t
+
+    if error < ALIKE:
+        return None
     reach = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
     return Interval(mean, mean - reach, mean + reach, 2 * float(t.sf(abs(mean) / error, freedom)))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Correct p-values for there being several (Holm, 1979); None is of no test, and stays."""
+    known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, (p, place) in enumerate(known):
+        corrected[place] = highest = max(highest, min(1.0, (len(known) - rank) * p))
+    return corrected
 
 
 def over_rows(drawn: np.ndarray) -> Interval:
@@ -92,7 +133,12 @@ def draws_of(units: Sequence[Any], seed: int, draws: int = DRAWS) -> Iterator[Co
     generator = np.random.default_rng(seed)
     while draws > 0:
         now = min(draws, max(1, DRAWN_AT_ONCE // len(units)))
-        times = generator.multinomial(count, np.full(count, 1 / count), size=now)
+        if count < FEW:
+            times = generator.multinomial(count, np.full(count, 1 / count), size=now)
+        else:  # of many rows it is faster to draw them one by one
+            times = np.stack(
+                [np.bincount(generator.integers(count, size=count), minlength=count) for _ in range(now)]
+            )
         yield times[:, unit_of_row].astype(float)
         draws -= now
 

@@ -10,22 +10,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 
 from hyperadapt.comparison import Cell, markdown, scores_of, spread_of
-from hyperadapt.predictions import PredictedRow, read_predictions
+from hyperadapt.predictions import PredictedRow, file_of, read_predictions
 from hyperadapt.published import PublishedTable
-from hyperadapt.resampling import Interval, over_rows, over_seeds, resampled
+from hyperadapt.resampling import CONFIDENCE, Interval, holm, over_rows, over_seeds, resampled, unpaired
 from hyperadapt.tasks import resolve_tasks
-
-if TYPE_CHECKING:
-    from hyperadapt.tasks import Task
 
 # What a column is of: "mrpc.f1", a metric of a task; or several, of which it is the mean.
 Measure = str | Sequence["Measure"]
@@ -73,12 +70,12 @@ class Ours:
 
     Attributes:
         by_seed: column -> seed -> number.
-        drawn: column -> (draws,), the mean over the seeds on rows drawn with replacement.
+        drawn: column -> seed -> (draws,), the number on rows drawn with replacement.
         rows: column -> a digest of the rows that were scored, which are the same ones for two runs to be paired.
     """
 
     by_seed: dict[str, dict[int, float]]
-    drawn: dict[str, np.ndarray] = field(default_factory=dict)
+    drawn: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
 
     def __getitem__(self, column: str) -> float:
@@ -113,24 +110,23 @@ def ours(
     if not whole:
         return None
     numbers: dict[str, dict[int, float]] = defaultdict(dict)
-    drawn: list[dict[str, np.ndarray]] = []
-    rows: dict[str, int] = {}
+    drawn: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+    rows: dict[str, set[int]] = defaultdict(set)
     for seed, of in whole.items():
-        values, on_draws = counted(of), dict[str, np.ndarray]()
+        values, on_draws, digests = counted(of), dict[str, np.ndarray](), dict[str, int]()
         for cell in of:
-            scores, draws, digests = read(cell)
-            values, on_draws, rows = values | scores, on_draws | draws, rows | digests
-        drawn.append(on_draws)
+            scores, draws, of_rows = read(cell)
+            values, on_draws, digests = values | scores, on_draws | draws, digests | of_rows
         for column, measure in columns.items():
-            if all(name in values for name in metrics_of(measure)):
+            metrics = metrics_of(measure)
+            if all(name in values for name in metrics):
                 numbers[column][seed] = mean_of(measure, values.__getitem__)
-    means = {
-        column: np.mean([mean_of(measure, of.__getitem__) for of in drawn], axis=0)
-        for column, measure in columns.items()
-        if all(name in of for of in drawn for name in metrics_of(measure))
-    }
-    scored_on = {column: digest_of(metrics_of(columns[column]), rows) for column in means}
-    return Ours(dict(numbers), means, scored_on)
+            if all(name in on_draws for name in metrics):
+                drawn[column][seed] = mean_of(measure, on_draws.__getitem__)
+                rows[column].add(digest_of(metrics, digests))
+    # Seeds that were scored on other rows than the first are no runs on the same draws.
+    alike = {column: digests.pop() for column, digests in rows.items() if len(digests) == 1}
+    return Ours(dict(numbers), {column: drawn[column] for column in alike}, alike)
 
 
 def digest_of(metrics: Iterable[str], rows: Mapping[str, int]) -> int:
@@ -149,13 +145,29 @@ def scored(cell: Cell, split: str | None = None) -> Read:
         for task, of in results[split]["tasks"].items()
         for metric, value in of["metrics"].items()
     }
-    return values, *on_draws(cell.directory, split, resolve_tasks(cell.config.data.tasks))
+    return values, *drawn_of(cell.directory, split, cell.config.data.tasks)
 
 
-def on_draws(
-    directory: Path, split: str, tasks: Sequence[Task]
+def drawn_of(
+    directory: Path, split: str, names: tuple[str, ...]
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """Score the predictions in a directory on draws of their rows, by "task.metric"; and digests of the rows."""
+    """Score predictions on draws of their rows, none where they were not kept."""
+    file = file_of(directory, split)
+    return on_draws(directory, split, names, file.stat().st_mtime_ns) if file.is_file() else ({}, {})
+
+
+@lru_cache(maxsize=256)
+def on_draws(
+    directory: Path, split: str, names: tuple[str, ...], written: int
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Score the predictions in a directory on draws of their rows, by "task.metric"; and digests of the rows.
+
+    Args:
+        directory, split: as of `read_predictions`.
+        names: of the tasks, or of suites.
+        written: when the predictions were, as a page asks for those of one run several times.
+    """
+    tasks = resolve_tasks(names)
     rows: dict[str, list[PredictedRow]] = defaultdict(list)
     for row in read_predictions(directory, split, tasks):
         rows[row.task].append(row)
@@ -199,21 +211,26 @@ class Pair:
 
 @dataclass(frozen=True)
 class Difference:
-    """What two rows of ours differ by: over seeds that both have, and over the rows that both were scored on."""
+    """What two rows of ours differ by.
+
+    Attributes:
+        mean: the difference.
+        seeds: its interval over seeds, None where both have one run, or no deviation can be told.
+        rows: its interval over rows, None where both were not scored on the same.
+    """
 
     mean: float
     seeds: Interval | None
     rows: Interval | None
 
-    @property
-    def told_apart(self) -> bool:
-        """Whether there is a test, and none that holds no difference possible."""
-        tests = [interval for interval in (self.seeds, self.rows) if interval is not None]
-        return bool(tests) and all(interval.excludes_zero for interval in tests)
+    def order(self, printed: float, p: float | None) -> str:
+        """Say how the order stands to that of the printed difference.
 
-    def order(self, printed: float) -> str:
-        """Say how the order stands to that of the printed difference."""
-        if not self.told_apart:
+        Args:
+            printed: the difference.
+            p: of the test over seeds, corrected for there being several; without that test nothing is told apart.
+        """
+        if p is None or p >= 1 - CONFIDENCE or (self.rows is not None and not self.rows.excludes_zero):
             return "not told apart"
         if printed == 0:
             return "printed alike"
@@ -221,26 +238,45 @@ class Difference:
 
 
 def difference(first: tuple[Ours, str], second: tuple[Ours, str]) -> Difference | None:
-    """Compare two of our numbers, each of a row and a column; None where they have no seed in common."""
+    """Compare two of our numbers, each of a row and a column; None where one of them is not there.
+
+    Runs are paired by the seeds that both have; where these are fewer than two, and one of them has several runs, all
+    of its runs count, unpaired.
+    """
     (one, column), (other, of_other) = first, second
-    seeds = one.by_seed.get(column, {}).keys() & other.by_seed.get(of_other, {}).keys()
-    if not seeds:
+    numbers = one.by_seed.get(column, {}), other.by_seed.get(of_other, {})
+    if not all(numbers):
         return None
-    apart = [one.by_seed[column][seed] - other.by_seed[of_other][seed] for seed in sorted(seeds)]
+    common = sorted(numbers[0].keys() & numbers[1].keys())
+    paired = len(common) > 1 or (bool(common) and max(map(len, numbers)) == 1)
+    used = [common, common] if paired else [sorted(of) for of in numbers]
+    values = [[of[seed] for seed in seeds] for of, seeds in zip(numbers, used, strict=True)]
+    apart = [a - b for a, b in zip(*values, strict=True)] if paired else []
+    seeds = over_seeds(apart) if paired else unpaired(*values)
     rows = None
-    drawn = column in one.drawn and of_other in other.drawn
-    if drawn and one.rows[column] == other.rows[of_other]:
-        rows = over_rows(one.drawn[column] - other.drawn[of_other])
-    return Difference(fmean(apart), over_seeds(apart), rows)
+    if one.rows.get(column, 0) == other.rows.get(of_other, 1):
+        means = [
+            np.mean([drawn[seed] for seed in of], axis=0)
+            for drawn, of in zip((one.drawn[column], other.drawn[of_other]), used, strict=True)
+        ]
+        rows = over_rows(means[0] - means[1])
+    return Difference(fmean(values[0]) - fmean(values[1]), seeds, rows)
 
 
 def against(table: PublishedTable, reference: Labels, column: str) -> list[Pair]:
     """Pair a row with each of the others, in a column."""
     return [
-        Pair(f"{' '.join(reference)} − {row.name}", (reference, column), (row.labels, column))
+        Pair(
+            f"{quoted(', '.join(reference))} − {quoted(row.name)}", (reference, column), (row.labels, column)
+        )
         for row in table.rows
         if row.labels != reference
     ]
+
+
+def quoted(name: str) -> str:
+    """Return a row's name, in quotation marks where it begins with a sign, as "- MLP"."""
+    return name if name[:1].isalnum() else f'"{name}"'
 
 
 def number(value: float, sign: str = "") -> str:
@@ -270,8 +306,10 @@ def beside(table: PublishedTable, found: Mapping[Labels, Ours | None], pairs: Se
             mean = None if mine is None or name not in mine.by_seed else mine.by_seed[name].values()
             line[name] = f"{written(mean)} ({'' if cell is None else cell.text})".replace("()", "(-)")
         numbers.append(line)
+    remarks = "".join(f"- {remark}\n" for remark in table.remarks)
     return (
-        f"{title}: ours, mean ± deviation over seeds, and printed in brackets.\n\n{markdown(numbers)}\n"
+        f"{title}: ours, mean ± standard deviation over seeds, and printed in brackets.\n\n{markdown(numbers)}\n"
+        f"{f'Of the printed table:{chr(10)}{chr(10)}{remarks}{chr(10)}' if remarks else ''}"
         f"{distances(table, there, pairs)}{orders(table, there, pairs)}"
     )
 
@@ -302,7 +340,7 @@ def distances(table: PublishedTable, there: Mapping[Labels, Ours], pairs: Sequen
                 "printed": printed.text,
                 "ours": number(mine[column]),
                 "ours − printed": number(fmean(apart), sign="+"),
-                "95 % over seeds": "" if interval is None else str(interval),
+                "95 % CI, our seeds": "" if interval is None else str(interval),
             }
         )
     return f"Our distance from what is printed:\n\n{markdown(lines)}\n" if lines else ""
@@ -350,18 +388,20 @@ def in_order(told: Sequence[tuple[str, str, float, Difference]]) -> str:
     """
     if not told:
         return "There are no two rows with finished runs, so no order to tell.\n"
+    corrected = holm([None if apart.seeds is None else apart.seeds.p for *_, apart in told])
     lines, found = [], defaultdict[str, list[str]](list)
-    for name, in_words, printed, apart in told:
-        order = apart.order(printed)
+    for (name, in_words, printed, apart), p in zip(told, corrected, strict=True):
+        order = apart.order(printed, p)
         found[order].append(name)
         lines.append(
             {
                 "difference": name,
                 "printed": in_words,
                 "ours": number(apart.mean, sign="+"),
-                "95 % over seeds": str(apart.seeds or ""),
+                "95 % CI, seeds": str(apart.seeds or "no test"),
                 "p": "" if apart.seeds is None else f"{apart.seeds.p:.3f}",
-                "95 % over rows": str(apart.rows or ""),
+                "p, Holm": "" if p is None else f"{p:.3f}",
+                "95 % CI, rows": str(apart.rows or ""),
                 "order": order,
             }
         )
@@ -370,17 +410,22 @@ def in_order(told: Sequence[tuple[str, str, float, Difference]]) -> str:
         for order in ("same", "reversed", "not told apart", "printed alike")
         if (names := found[order])
     )
-    untested = sum(apart.seeds is None and apart.rows is None for *_, apart in told)
+    untested = sum(apart.seeds is None for *_, apart in told)
     alone = (
-        f" {untested} of them have neither several seeds nor the same rows, so no test." if untested else ""
+        f" {untested} of {len(told)} have no test over seeds, being of one run each or of runs all alike."
+        if untested
+        else ""
     )
     return f"{markdown(lines)}\n**Order: {said}.**{alone}\n"
 
 
 HOW_TO_READ = (
-    "How to read the order: a difference is told apart if its intervals all exclude 0, that of the paired t-test over "
-    "seeds, where there are two or more, and that of the paired bootstrap over rows, where both were scored on the "
-    "same. The p are each pair's own, so that one in twenty is below 0.05 by chance.\n"
+    "How to read it: ± is the standard deviation over seeds. Two rows are told apart (their difference is significant) "
+    "if p < 0.05 in the t-test over seeds, by Holm's method over all pairs of a table, and the 95 % confidence "
+    "interval of the paired bootstrap over rows excludes 0, where both were scored on the same rows. Runs are paired "
+    "by their seeds; where only one of the two has several, the other's is taken as one more run of theirs. The "
+    "interval of our distance from a printed number is that of our seeds alone: the printed one is taken as it "
+    "stands.\n"
 )
 
 
@@ -407,10 +452,10 @@ def averages_by_seed(cells: Sequence[Cell], split: str | None = None) -> dict[in
 
 
 def best_on_validation(candidates: Sequence[Sequence[Cell]]) -> Sequence[Cell]:
-    """Choose the runs with the best mean average on the validation rows, the first where none is finished."""
+    """Choose the runs with the best mean average on the validation rows, of those with the most seeds finished."""
 
-    def validation(cells: Sequence[Cell]) -> float:
+    def validation(cells: Sequence[Cell]) -> tuple[int, float]:
         averages = averages_by_seed(cells, "validation")
-        return fmean(averages.values()) if averages else float("-inf")
+        return len(averages), fmean(averages.values()) if averages else 0.0
 
     return max(candidates, key=validation, default=())

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import Any, Self
 
 from hyperadapt.comparison import Cell, markdown
 from hyperadapt.config import merged
+from hyperadapt.errors import UserError
 from hyperadapt.experiments.beside import Measure, Ours, difference, number, ours, written
 from hyperadapt.experiments.hyperformer.glue import GLUE_METRICS
 from hyperadapt.experiments.plan import Experiment, Plan
 from hyperadapt.experiments.scales import SMALL, SMOKE, Fields, Scale, as_configured
+from hyperadapt.resampling import holm
 from hyperadapt.tasks import resolve_tasks
 
 REFERENCE = "full_fine_tuning"  # trains all, and is in no pair
@@ -68,6 +70,17 @@ class MatchedScale(Scale):
 
     methods: Mapping[str, Fields] = field(default_factory=dict)
 
+    def on(self, base: str) -> Self:
+        """Refuse another base model, of which the widths would not match.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            f"--base {base}: beyond/matched has widths that match on {self.run['model'].get('name', 'its own model')}; "
+            "leave --base out"
+        )
+
 
 OurPlan = Plan[MatchedScale]
 SCALES = {
@@ -80,6 +93,15 @@ SCALES = {
         run=merged(SMALL, {"training": {"max_steps": 400, "eval_steps": 200, "warmup_steps": 50}}),
         seeds=(1, 2, 3),
         methods=OF_TINY_T5,
+        # By compare/matched-search, and of similar widths by compare/{glue,hyperdecoders}-search; the gates alone learn
+        # with none of the rates tried.
+        learning_rates={
+            "full_fine_tuning": 1e-3,
+            "single_adapter": 1e-3,
+            "hyperdecoder": 1e-3,
+            "polytropon": 1e-2,
+            "hypergrid": 3e-3,
+        },
     ),
     "smoke": MatchedScale(
         run=SMOKE,
@@ -131,18 +153,17 @@ def page(planned: OurPlan) -> str:
         for name, of in found.items()
     ]
     pairs = pairwise({name: of for name, of in found.items() if name != REFERENCE})
-    base = planned.scale.run["model"].get("name", "a tiny T5")
-    return (
-        f"{markdown(lines)}\n{pairs}\nFrom {base}, {planned.scale.run['training']['max_steps']} steps. Full "
-        f"fine-tuning trains all parameters; what the others train differs by {apart(found)} at most. HyperGrid "
-        "trains its gates alone, which the paper does not: there the whole model is trained.\n"
-    )
-
-
-def apart(found: Mapping[str, Ours]) -> str:
-    """Say by how much the numbers of trained parameters of the matched methods differ at most."""
-    trained = [of["trained (%)"] for name, of in found.items() if name != REFERENCE]
-    return f"{100 * (max(trained) / min(trained) - 1):.0f} %" if trained else "nothing"
+    others = [of["trained (%)"] for name, of in found.items() if name != REFERENCE]
+    apart = max(others) / min(others) - 1 if others else 0.0
+    matched = f"what the others train differs by {100 * apart:.0f} % at most"
+    if apart > TOLERANCE:
+        matched = f"nothing is matched at this scale: {matched}"
+    gates = ""
+    if "hypergrid" in found:
+        gates = (
+            " HyperGrid trains its gates alone, which the paper does not: there the whole model is trained."
+        )
+    return f"{markdown(lines)}\n{pairs}\nFull fine-tuning trains all parameters; {matched}.{gates}\n"
 
 
 def pairwise(found: Mapping[str, Ours]) -> str:
@@ -153,40 +174,29 @@ def pairwise(found: Mapping[str, Ours]) -> str:
             if of.mean < 0:
                 one, other = other, one
                 of = difference((found[one], "average"), (found[other], "average"))
+            assert of is not None
             apart.append((f"{one} − {other}", of))
     if not apart:
         return "No two methods have runs that are finished, so they cannot be told apart.\n"
-    corrected = holm({name: of.seeds.p for name, of in apart if of is not None and of.seeds is not None})
+    ordered = sorted(apart, key=lambda pair: -pair[1].mean)
+    corrected = holm([None if of.seeds is None else of.seeds.p for _, of in ordered])
     lines: list[dict[str, Any]] = []
-    told = 0
-    for name, of in sorted(apart, key=lambda pair: -pair[1].mean if pair[1] is not None else 0):
-        assert of is not None
-        clear = corrected.get(name, 1.0) < 0.05 and of.rows is not None and of.rows.excludes_zero
-        told += clear
+    for (name, of), p in zip(ordered, corrected, strict=True):
         lines.append(
             {
                 "difference of the averages": name,
                 "ours": number(of.mean, sign="+"),
-                "95 % over seeds": str(of.seeds or ""),
-                "p, Holm": f"{corrected[name]:.3f}" if name in corrected else "",
-                "95 % over rows": str(of.rows or ""),
-                "told apart": "yes" if clear else "no",
+                "95 % CI, seeds": str(of.seeds or ""),
+                "p, Holm": "" if p is None else f"{p:.3f}",
+                "95 % CI, rows": str(of.rows or ""),
+                "told apart": "yes" if of.order(1.0, p) == "same" else "no",
             }
         )
+    told = sum(line["told apart"] == "yes" for line in lines)
     return (
-        f"{markdown(lines)}\n**{told} of {len(lines)} pairs are told apart**: by the paired t-test over seeds, "
-        "p < 0.05 by Holm's method over all pairs, and by the paired bootstrap over rows.\n"
+        f"{markdown(lines)}\n**{told} of {len(lines)} pairs are told apart**: by the paired t-test over seeds, p < "
+        "0.05 by Holm's method over all pairs, and by the paired bootstrap over rows.\n"
     )
-
-
-def holm(p_values: Mapping[str, float | None]) -> dict[str, float]:
-    """Correct p-values for there being several (Holm, 1979)."""
-    known = sorted((p, name) for name, p in p_values.items() if p is not None)
-    corrected, highest = {}, 0.0
-    for rank, (p, name) in enumerate(known):
-        highest = max(highest, min(1.0, (len(known) - rank) * p))
-        corrected[name] = highest
-    return corrected
 
 
 EXPERIMENTS: tuple[Experiment[Any], ...] = (

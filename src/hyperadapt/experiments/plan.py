@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -9,18 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from hyperadapt.comparison import Cell, cells_of, check_cells, markdown, train_cells
+from hyperadapt.comparison import Cell, cells_of, check_cells, train_cells
 from hyperadapt.config import CompareConfig, leaves, merged, parse_overrides
 from hyperadapt.errors import UserError, nearest, notice
 from hyperadapt.experiments.beside import HOW_TO_READ
-from hyperadapt.experiments.budget import check_memory, steps_in_words
+from hyperadapt.experiments.budget import check_memory, cost_in_words, steps_in_words
 from hyperadapt.experiments.made_rows import write_made_rows
 from hyperadapt.experiments.scales import Fields, Scale
-from hyperadapt.fewshot import check_enough
 from hyperadapt.files import write_atomically
 from hyperadapt.locks import locked
 from hyperadapt.paths import absolute
-from hyperadapt.published import published_table
 from hyperadapt.tasks import Task, get_task, resolve_tasks
 
 AScale = TypeVar("AScale", bound=Scale)
@@ -68,6 +67,7 @@ class Plan(Generic[AScale]):
         experiment, scale, folder: these.
         overrides: fields of all runs, whatever the scale says; `data.balanced` of those that draw few rows.
         made_rows: where the rows are written that are made up for the runs, if they are.
+        words: scale and overrides, as they were given.
     """
 
     experiment: Experiment[AScale]
@@ -75,6 +75,7 @@ class Plan(Generic[AScale]):
     folder: Path
     overrides: Fields = field(default_factory=dict)
     made_rows: Path | None = None
+    words: str = ""
 
     def cells(self) -> list[Cell]:
         """List all runs."""
@@ -127,16 +128,6 @@ class Plan(Generic[AScale]):
         return name
 
 
-def as_printed(paper: str, *numbers: str) -> str:
-    """Write tables of a paper, by their numbers, for a page that has nothing of ours to set beside each number."""
-    tables = [published_table(paper, number) for number in numbers]
-    return "\n".join(
-        f"Table {table.number} as printed, {table.split or table.base_model}; {table.unit}:\n\n"
-        f"{markdown(table.printed())}"
-        for table in tables
-    )
-
-
 def plan(
     name: str,
     scale: str = "small",
@@ -168,17 +159,44 @@ def plan(
         absolute(str(output_dir))
     except ValueError as error:
         raise UserError(f"--output-dir: {error}") from None
+    asked = parse_overrides(overrides)
+    check_overridable(leaves(asked))
+    if apart := [override for override in overrides if not override.startswith(APART)]:
+        folder = f"{folder}-{re.sub(r'[^A-Za-z0-9.=_-]+', '_', '-'.join(sorted(apart)))[:100]}"
     place = Path(output_dir) / folder
     made_rows = place / MADE_ROWS if scale == "smoke" and data_dir is None else None
     fields: Fields = {} if data_dir is None else {"data": {"data_dir": data_dir}}
     if made_rows is not None:
         fields = {"data": {"data_dir": str(made_rows)}}
-    fields = merged(fields, parse_overrides(overrides))
-    planned = Plan(experiment, chosen, place / experiment.paper, fields, made_rows)
-    balanced = fields.get("data", {}).get("balanced")
+    words = f"--scale {scale}" + "".join(f" {override}" for override in overrides)
+    planned = Plan(experiment, chosen, place / experiment.paper, merged(fields, asked), made_rows, words)
+    balanced = planned.overrides.get("data", {}).get("balanced")
     if balanced and not any(cell.config.data.balanced for cell in planned.cells()):
         raise UserError(f"data.balanced is of runs on few rows; those of {experiment.name} have all rows")
     return planned
+
+
+# Of what has a folder of its own already, or is no field of what a run is.
+APART = ("data.balanced=", "data.data_dir=", "training.threads=")
+
+
+def check_overridable(names: Iterable[str]) -> None:
+    """Check that overrides are of what an experiment leaves open.
+
+    Raises:
+        UserError: naming the option that decides it.
+    """
+    for name in names:
+        for decided, by in (
+            ("seed", "the seeds are the experiment's"),
+            ("output_dir", "--output-dir decides it"),
+            ("model.name", "--base decides it"),
+            ("model.config", "--base decides it"),
+            ("start", "the experiment decides it"),
+            ("method", "each run has its own"),
+        ):
+            if name == decided or (decided in ("start", "method") and name.startswith(f"{decided}.")):
+                raise UserError(f"{name} cannot be overridden: {by}")
 
 
 def find(name: str) -> Experiment[Any]:
@@ -192,6 +210,9 @@ def find(name: str) -> Experiment[Any]:
     full = ALIASES.get(name, name)
     if full in EXPERIMENTS:
         return EXPERIMENTS[full]
+    papers = list(dict.fromkeys(of.paper for of in EXPERIMENTS.values()))
+    if name in papers:
+        raise UserError(f"'{name}' is a paper; `hyperadapt reproduce {name} --list` has its experiments")
     names = [*EXPERIMENTS, *ALIASES]
     of_paper = [other for other in names if other.startswith(f"{name.partition('/')[0]}/")]
     raise UserError(
@@ -249,7 +270,7 @@ def reproduce(
             f"the runs of {experiment.name} are timed, one by one on this machine: leave --jobs and --ray out"
         )
     if ray is None:
-        check_memory([cell.config for cell in cells], processes)
+        check_memory([cell.config for cell in cells if not cell.finished], processes, jobs)
     if experiment.paper == "hyperformer" and (old := old_runs(planned)):
         notice(
             f"{len(old)} folders of runs lie in {planned.folder.parent}, as those of earlier versions; moved to "
@@ -258,11 +279,15 @@ def reproduce(
     with locked(planned.folder):
         with made_up(planned, tasks_of(cells)):
             check_cells(cells, ray, processes)
+        unfinished = [cell.config for cell in cells if not cell.finished]
+        notice(f"{experiment.name}, {planned.words}: {cost_in_words(unfinished)}")
         first = [cell for cell in cells if cell.config.start is None]
         then = [cell for cell in cells if cell.config.start is not None]
         wanted = {
             (cell.config.data.tasks, cell.config.data.max_train_rows): cell.config.data for cell in then
         }
+        from hyperadapt.fewshot import check_enough
+
         for data in wanted.values():
             assert data.max_train_rows is not None
             check_enough(get_task(data.tasks[0]), data.max_train_rows, data.data_dir)
@@ -280,12 +305,29 @@ def reproduce(
                 if missing
                 else ""
             )
-            text = f"# {experiment.source}: {experiment.title}\n\n{gaps}{experiment.page(planned)}"
+            title = f"# {experiment.source}: {experiment.title}\n\n"
+            text = f"{title}{head(planned, cells)}{gaps}{experiment.page(planned)}"
             text += f"\n{HOW_TO_READ}" if "**Order: " in text else ""
             write_atomically(page, text.encode())
         if failed is not None:
             raise failed
         return page
+
+
+def head(planned: Plan[Any], cells: Sequence[Cell]) -> str:
+    """Say what a page's numbers are of: command, base models, steps and rows."""
+    command = f"`hyperadapt reproduce {planned.experiment.name} {planned.words}`"
+    runs = [cell.config for cell in cells]
+    if not runs:
+        return f"{command}\n\n"
+    models = ", ".join(dict.fromkeys(run.model.name or "a tiny T5 with random weights" for run in runs))
+    steps = ", ".join(f"{number:,}" for number in sorted({run.training.max_steps for run in runs}))
+    if planned.made_rows is not None:
+        return (
+            f"{command}: **no result**, but a test that all of it runs, of {models}, {steps} steps, on rows that are "
+            "made up.\n\n"
+        )
+    return f"{command}: from {models}, {steps} steps.\n\n"
 
 
 @contextmanager
@@ -335,11 +377,9 @@ def overview(
                 "paper": experiment.source,
                 "shows": experiment.title,
                 "runs": len(cells),
-                "steps": steps_in_words([cell.config for cell in cells]).removesuffix(" steps")
-                if cells
-                else "0",
+                "steps": steps_in_words([cell.config for cell in cells]).removesuffix(" steps"),
                 "finished": len(results),
-                "hours of training": f"{sum(of['train_seconds'] for of in results) / 3600:.1f}",
+                "hours so far": f"{sum(of['train_seconds'] for of in results) / 3600:.1f}",
             }
         )
     return rows

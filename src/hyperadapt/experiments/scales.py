@@ -37,7 +37,7 @@ class Scale:
     """
 
     run: Fields
-    seeds: tuple[int, ...] = (42,)
+    seeds: tuple[int, ...] = (1,)
     learning_rates: Mapping[str, float] = field(default_factory=dict)
 
     def on(self, base: str) -> Self:

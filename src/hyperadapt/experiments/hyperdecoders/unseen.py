@@ -6,7 +6,7 @@ import json
 
 from hyperadapt import manifest, results_file
 from hyperadapt.comparison import Cell
-from hyperadapt.experiments.beside import Read, on_draws
+from hyperadapt.experiments.beside import Read, drawn_of
 from hyperadapt.files import write_atomically
 from hyperadapt.predictions import write_predictions
 from hyperadapt.tasks import resolve_tasks
@@ -30,7 +30,7 @@ def scored_unseen(cell: Cell, suite: str) -> Read:
     values = {
         f"{task}.{metric}": value for task, metrics in tasks.items() for metric, value in metrics.items()
     }
-    return values, *on_draws(folder, "test", resolve_tasks([suite]))
+    return values, *drawn_of(folder, "test", (suite,))
 
 
 def predict_unseen(cell: Cell, suite: str, model: str) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Tables 5 and 6.
 
-# The batches of the paper's code, of one task each; the same inputs for all, without the task's name before them; and few rows to
+# The batches of the paper's code, of one task each; the same inputs for all, without the task's name; and few rows to
 # score, so that the peak is training's. The median of the step is that of laps, which end where something is logged.
 TIMED: Fields = {
     "data": {"mixed_batches": False, "prefix": False, "max_eval_rows": 8, "max_test_rows": 8},

@@ -17,7 +17,6 @@ from hyperadapt.experiments.plan import Experiment
 from hyperadapt.experiments.scales import DAGGER, FULL, HYPER_PP, Fields
 from hyperadapt.figures import Line, embedding_map, scores_by_size
 from hyperadapt.published import published_table
-from hyperadapt.runs import load_run
 from hyperadapt.tasks import resolve_tasks
 
 if TYPE_CHECKING:
@@ -141,9 +140,9 @@ def table_2_page(planned: OurPlan) -> str:
     return (
         f"{beside(table, found, pairs)}\n## By rows\n\n{by_rows(planned, runs)}\n"
         f"A new task starts from the parameters of the one most like it ({starts}) in one model trained on GLUE, with "
-        f"a reduction factor of {planned.scale.one_factor}. Full fine-tuning trains everything, Adapters-dagger the "
-        "task's adapters and all layer norms, HyperFormer++ hypernetworks, task embedding and T5's layer norms, or, "
-        "as `task_embedding`, that vector alone.\n"
+        f"a reduction factor of {planned.scale.one_factor}, whichever was the best in Table 1. Full fine-tuning "
+        "trains everything, Adapters-dagger the task's adapters and all layer norms, HyperFormer++ hypernetworks, task "
+        "embedding and T5's layer norms, or, as `task_embedding`, that vector alone.\n"
     )
 
 
@@ -181,6 +180,8 @@ def figure_3_page(planned: OurPlan) -> str:
     """Draw the task embeddings by their first two principal components, and name the nearest tasks of each."""
     import torch
     from sklearn.decomposition import PCA
+
+    from hyperadapt.runs import load_run
 
     source, *moved = planned.cells()
     if not source.finished:

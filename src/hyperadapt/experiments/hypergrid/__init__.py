@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from statistics import fmean
 from typing import Any, Self
 
-from hyperadapt.comparison import Cell, spread_of
+from hyperadapt.comparison import Cell, markdown
 from hyperadapt.config import merged
 from hyperadapt.experiments.beside import (
     Columns,
@@ -279,10 +280,9 @@ def table_4_page(planned: OurPlan) -> str:
 
 
 def largest(planned: OurPlan) -> Rows:
-    """Make the runs of 3B and 11B, trained once each, LG; at a scale that has neither, of its largest size."""
-    there = [size for size in ("3B", "11B") if size in planned.scale.sizes] or [list(planned.scale.sizes)[-1]]
-    sizes = dict(zip(("3B", "11B"), there, strict=False))
-    return {(f"Ours ({printed})",): hypergrid(planned, "LG", size) for printed, size in sizes.items()}
+    """Make the runs of 3B and 11B, trained once each, LG; a scale that has neither has no runs."""
+    there = [size for size in ("3B", "11B") if size in planned.scale.sizes]
+    return {(f"Ours ({size})",): hypergrid(planned, "LG", size) for size in there}
 
 
 def table_5_page(planned: OurPlan) -> str:
@@ -331,55 +331,61 @@ def grids(planned: OurPlan, variant: str) -> dict[tuple[int, int], list[Cell]]:
     return found
 
 
-def grid_page(*figures: str) -> Any:
+def grid_page(*figures: str) -> Callable[[OurPlan], str]:
     """Make the page of figures: the maximum, mean and minimum over the other size, along one."""
 
     def page(planned: OurPlan) -> str:
-        parts, average = [], {"AVG": suite_averages()["AVG"]}
-        found: dict[str, dict[tuple[int, int], float]] = {}
-        for variant in dict.fromkeys(FIGURES[figure][0] for figure in figures):
-            measured = {size: ours(cells, average) for size, cells in grids(planned, variant).items()}
-            found[variant] = {
-                size: of["AVG"] for size, of in measured.items() if of is not None and "AVG" in of.by_seed
-            }
+        average: Columns = {"AVG": suite_averages()["AVG"]}
+        parts, scores = [], dict[str, dict[tuple[int, int], float]]()
         for figure in figures:
             variant, axis = FIGURES[figure]
-            lines: dict[str, Line] = {}
-            for size in getattr(planned.scale, axis):
-                values = [
-                    value
-                    for (fan_in, fan_out), value in found[variant].items()
-                    if (fan_in if axis == "fan_in" else fan_out) == size
-                ]
-                if values:
-                    for name, value in (
-                        ("max", max(values)),
-                        ("mean", spread_of(values)[0]),
-                        ("min", min(values)),
-                    ):
-                        lines.setdefault(name, []).append((size, value, None))
-            words = axis.replace("_", "-")
-            if not lines:
-                parts.append(f"Figure {figure}, {words}, {variant}: no run is finished.\n")
-                continue
-            picture = planned.picture(
-                f"{variant}-{words}", scores_by_size(lines, f"{words}, {variant}", "GLUE and SuperGLUE")
-            )
-            best = max(lines["mean"], key=lambda point: point[1])[0]
-            parts.append(
-                f"Figure {figure}, {words}, {variant}; the mean is best at {best}.\n\n![{words}]({picture})\n"
-            )
-        shown = "The macro-average of GLUE and SuperGLUE along one size of the grid: maximum, mean and minimum over"
+            if variant not in scores:
+                measured = {size: ours(cells, average) for size, cells in grids(planned, variant).items()}
+                scores[variant] = {
+                    size: of["AVG"] for size, of in measured.items() if of is not None and "AVG" in of.by_seed
+                }
+            parts.append(grid_figure(planned, figure, variant, axis, scores[variant]))
         return "\n".join(
             [
                 *parts,
-                f"{shown} the other size, one run each. The figures' numbers are not printed; section 4.2.4 says that "
-                "small fan-outs, as 32, and small fan-ins work well, and that above a fan-out of 128 it gets better "
-                "again. Of one run a grid no order is told apart.\n",
+                "The macro-average of GLUE and SuperGLUE along one size of the grid: maximum, mean and minimum over "
+                "the other size, of one run each, so that nothing is tested. The figures' numbers are not printed; "
+                "section 4.2.4 says that small fan-outs, as 32, and small fan-ins work well, and that above a fan-out "
+                "of 128 it gets better again.\n",
             ]
         )
 
     return page
+
+
+def grid_figure(
+    planned: OurPlan, number: str, variant: str, axis: str, scores: Mapping[tuple[int, int], float]
+) -> str:
+    """Draw a figure's curves, and write their numbers.
+
+    Args:
+        planned: gets the picture.
+        number: of the figure.
+        variant: of the gate.
+        axis: "fan_in" or "fan_out".
+        scores: by fan-in and fan-out, of the runs that are finished.
+    """
+    along, words = ("fan_in", "fan_out").index(axis), axis.replace("_", "-")
+    lines: dict[str, Line] = {"max": [], "mean": [], "min": []}
+    for size in getattr(planned.scale, axis):
+        values = [value for sizes, value in scores.items() if sizes[along] == size]
+        for name, of in (("max", max), ("mean", fmean), ("min", min)) if values else ():
+            lines[name].append((size, of(values), None))
+    if not lines["mean"]:
+        return f"Figure {number}, {words}, {variant}: no run is finished that has both averages.\n"
+    picture = planned.picture(
+        f"{variant}-{words}", scores_by_size(lines, f"{words}, {variant}", "GLUE and SuperGLUE")
+    )
+    table = [
+        {words: str(size), **{name: f"{points[place][1]:.1f}" for name, points in lines.items()}}
+        for place, (size, *_) in enumerate(lines["mean"])
+    ]
+    return f"Figure {number}, {words}, {variant}:\n\n![{words}]({picture})\n\n{markdown(table)}"
 
 
 def figure(name: str, source: str, title: str, *figures: str) -> Experiment[HyperGridScale]:
