@@ -72,11 +72,11 @@ def test_smoke(smoke_folder: Path, name: str) -> None:
 @pytest.mark.parametrize("scale", ["paper", "small", "smoke"])
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_run_of_every_scale_is_a_configuration(name: str, scale: str) -> None:
-    planned = plan(name, scale)
-    names = [cell.directory for cell in planned.cells()]
+    cells = plan(name, scale).cells()
+    names = [cell.directory for cell in cells]
     assert len(set(names)) == len(names)
     assert (not names) == (name in WITHOUT_RUNS or (name == "hypergrid/tables-5-6" and scale != "paper"))
-    for cell in planned.cells():
+    for cell in cells:
         cell.config.build_method()
         assert cell.config.training.max_steps <= {"paper": 2**18, "small": 600, "smoke": 2}[scale]
 
@@ -434,13 +434,13 @@ def test_timed_runs_are_set_beside_full_fine_tuning_of_their_own_round(tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["table-9"], "experiment 'table-9' is unknown; did you mean 'table-"),
+        (["table-9"], "experiment 'table-9' is unknown: give its paper, as hyperdecoders/table-9"),
         (
             ["hyperdecoders/tabel-9"],
             "is unknown; did you mean 'hyperdecoders/table-9'? (choices: ",
         ),
         (["hypergrid/table-7"], "experiment 'hypergrid/table-7' is unknown; did you mean 'hypergrid/table-"),
-        (["table-9", "--list"], "experiment 'table-9' is unknown; did you mean 'table-"),
+        (["tabel-1", "--list"], "experiment 'tabel-1' is unknown; did you mean 'table-1'?"),
         (["table-1", "--scale", "smal"], "--scale 'smal' is unknown; did you mean 'small'?"),
         ([], "name an experiment; choices: hyperformer/table-1"),
         (["hypergrid/tables-5-6", "--scale", "paper"], "GiB for weights, gradients, optimizer and a batch"),

@@ -224,8 +224,8 @@ def reproduce(
     scale: Annotated[
         str,
         typer.Option(
-            help="paper: as reported, for a cluster; small: tiny-t5 on real rows, minutes a run on a core; smoke: two steps "
-            "on rows that are made up."
+            help="paper: as reported, for a cluster; small: tiny-t5 on real rows, minutes a run on a core; smoke: two "
+            "steps on rows that are made up."
         ),
     ] = "small",
     base: Annotated[str | None, typer.Option(help="Another base model, a hub name or a directory.")] = None,

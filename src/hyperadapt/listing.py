@@ -128,6 +128,14 @@ def list_methods(name: str | None) -> Iterator[str]:
         yield from _fitted(f"in a configuration: method: {{name: {name}}}", "")
 
 
+def whole_rows(task: Task) -> str | None:
+    """Return the development rows on which a task can be scored whole, None where it is tested on other rows."""
+    try:
+        return task.on_development_set().splits["test"]
+    except UserError:
+        return None
+
+
 def task_in_words(name: str) -> list[dict[str, str]]:
     """Tell all of a task that comes with the package: what it reads and answers, and how a row of it is written.
 
@@ -146,6 +154,7 @@ def task_in_words(name: str) -> list[dict[str, str]]:
         "labels": ", ".join(task.labels or ()),
         "metrics": ", ".join(task.metrics),
         **dict[str, str](task.splits.items()),
+        **({f"as {name}:dev": f"scored on {reported}, whole"} if (reported := whole_rows(task)) else {}),
         "rows": "generated" if task.generated else place,
         "a local copy": "" if task.local is None else f"in data.data_dir: {task.copy_in_words}",
         "a row to predict": task.row_in_words,

@@ -214,6 +214,8 @@ def find(name: str) -> Experiment[Any]:
     if name in papers:
         raise UserError(f"'{name}' is a paper; `hyperadapt reproduce {name} --list` has its experiments")
     names = [*EXPERIMENTS, *ALIASES]
+    if of_others := [other for other in names if other.partition("/")[2] == name]:
+        raise UserError(f"experiment '{name}' is unknown: give its paper, as {' or '.join(of_others)}")
     of_paper = [other for other in names if other.startswith(f"{name.partition('/')[0]}/")]
     raise UserError(
         f"experiment '{name}' is unknown; {nearest(name, of_paper or names)}; `hyperadapt reproduce --list` has all"
