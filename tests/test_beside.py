@@ -12,6 +12,7 @@ from finished import finish
 from hyperadapt.comparison import Cell
 from hyperadapt.experiments import EXPERIMENTS, plan
 from hyperadapt.experiments.beside import (
+    GLUE_METRICS,
     Difference,
     Ours,
     Pair,
@@ -23,7 +24,6 @@ from hyperadapt.experiments.beside import (
     ours,
     scored,
 )
-from hyperadapt.experiments.hyperformer.glue import GLUE_METRICS
 from hyperadapt.published import published_table
 from hyperadapt.resampling import DRAWS, Interval, unpaired
 

@@ -28,6 +28,20 @@ from hyperadapt.tasks import resolve_tasks
 Measure = str | Sequence["Measure"]
 Columns = Mapping[str, Measure]
 Labels = tuple[str, ...]
+# What the columns of the papers' tables on GLUE are of.
+GLUE_METRICS: Columns = {
+    "CoLA": "cola.matthews",
+    "SST-2": "sst2.accuracy",
+    "MRPC accuracy": "mrpc.accuracy",
+    "MRPC F1": "mrpc.f1",
+    "QQP accuracy": "qqp.accuracy",
+    "QQP F1": "qqp.f1",
+    "STS-B Pearson": "stsb.pearson",
+    "STS-B Spearman": "stsb.spearman",
+    "MNLI": "mnli.accuracy",
+    "QNLI": "qnli.accuracy",
+    "RTE": "rte.accuracy",
+}
 
 
 def mean_of(measure: Measure, value: Callable[[str], Any]) -> Any:

@@ -10,8 +10,7 @@ from typing import Any, Self
 from hyperadapt.comparison import Cell, markdown
 from hyperadapt.config import merged
 from hyperadapt.errors import UserError
-from hyperadapt.experiments.beside import Measure, Ours, difference, number, ours, written
-from hyperadapt.experiments.hyperformer.glue import GLUE_METRICS
+from hyperadapt.experiments.beside import GLUE_METRICS, Measure, Ours, difference, number, ours, written
 from hyperadapt.experiments.plan import Experiment, Plan
 from hyperadapt.experiments.scales import SMALL, SMOKE, Fields, Scale, as_configured
 from hyperadapt.resampling import holm

@@ -31,7 +31,7 @@ class Experiment(Generic[AScale]):
     """A table or figure of a paper, or several that the same runs make.
 
     Attributes:
-        name: on the command line: the paper's, a stroke, and that of its page.
+        name: on the command line: the paper's, a slash, and that of its page.
         source: where it stands in the paper.
         title: what it shows.
         cells: makes its runs; those that start from another are trained after it.
@@ -161,7 +161,7 @@ def plan(
         raise UserError(f"--output-dir: {error}") from None
     asked = parse_overrides(overrides)
     check_overridable(leaves(asked))
-    if apart := [override for override in overrides if not override.startswith(APART)]:
+    if apart := [override for override in overrides if not override.startswith(WHERE_THEY_ARE)]:
         folder = f"{folder}-{re.sub(r'[^A-Za-z0-9.=_-]+', '_', '-'.join(sorted(apart)))[:100]}"
     place = Path(output_dir) / folder
     made_rows = place / MADE_ROWS if scale == "smoke" and data_dir is None else None
@@ -176,8 +176,8 @@ def plan(
     return planned
 
 
-# Of what has a folder of its own already, or is no field of what a run is.
-APART = ("data.balanced=", "data.data_dir=", "training.threads=")
+# Overrides with which runs stay where they are: they have a place of their own already, or change no run.
+WHERE_THEY_ARE = ("data.balanced=", "data.data_dir=", "training.threads=")
 
 
 def check_overridable(names: Iterable[str]) -> None:
@@ -193,9 +193,8 @@ def check_overridable(names: Iterable[str]) -> None:
             ("model.name", "--base decides it"),
             ("model.config", "--base decides it"),
             ("start", "the experiment decides it"),
-            ("method", "each run has its own"),
         ):
-            if name == decided or (decided in ("start", "method") and name.startswith(f"{decided}.")):
+            if name == decided or name.startswith(f"{decided}."):
                 raise UserError(f"{name} cannot be overridden: {by}")
 
 

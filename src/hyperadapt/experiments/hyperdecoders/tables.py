@@ -10,6 +10,7 @@ from typing import Any
 from hyperadapt.comparison import Cell, markdown
 from hyperadapt.errors import UserError
 from hyperadapt.experiments.beside import (
+    GLUE_METRICS,
     Columns,
     Labels,
     Measure,
@@ -31,7 +32,6 @@ from hyperadapt.experiments.hyperdecoders.scales import (
     HyperdecodersScale,
 )
 from hyperadapt.experiments.hyperdecoders.unseen import scored_unseen
-from hyperadapt.experiments.hyperformer.glue import GLUE_METRICS
 from hyperadapt.experiments.plan import Experiment, Plan
 from hyperadapt.experiments.scales import Fields
 from hyperadapt.published import published_table

@@ -7,6 +7,7 @@ from typing import Any
 
 from hyperadapt.comparison import MAJORITY, Cell, markdown, spread_of, table_rows
 from hyperadapt.experiments.beside import (
+    GLUE_METRICS,
     Columns,
     Labels,
     against,
@@ -27,20 +28,6 @@ from hyperadapt.published import HYPERFORMER_METHODS, published_table
 from hyperadapt.tasks import resolve_tasks
 
 OurPlan = Plan[HyperFormerScale]
-# What the columns of the papers' tables on GLUE are of.
-GLUE_METRICS: Columns = {
-    "CoLA": "cola.matthews",
-    "SST-2": "sst2.accuracy",
-    "MRPC accuracy": "mrpc.accuracy",
-    "MRPC F1": "mrpc.f1",
-    "QQP accuracy": "qqp.accuracy",
-    "QQP F1": "qqp.f1",
-    "STS-B Pearson": "stsb.pearson",
-    "STS-B Spearman": "stsb.spearman",
-    "MNLI": "mnli.accuracy",
-    "QNLI": "qnli.accuracy",
-    "RTE": "rte.accuracy",
-}
 PARAMETERS: Columns = {"total (x)": "total", "trained per task (%)": "trained a task"}
 
 
