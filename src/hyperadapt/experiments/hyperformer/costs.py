@@ -6,7 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from hyperadapt.comparison import Cell, markdown, spread_of
-from hyperadapt.counting import count_without_weights, model_config
+from hyperadapt.counting import count_without_weights, model_config, section_4_1_table
 from hyperadapt.experiments.beside import Labels, Ours, Pair, beside
 from hyperadapt.experiments.hyperformer.glue import SOURCE, OurPlan, by_method
 from hyperadapt.experiments.hyperformer.scales import SCALES
@@ -174,7 +174,9 @@ def parameters_page(planned: OurPlan) -> str:
         "Adapters-dagger: 4 L (T (2 h d + h + d) + 2 h). HyperFormer++: T z + 2 (L z + 2 z + (3 z e + e + e t + t) + "
         "2 t + (t + 1) (2 h d + 3 h + d)). For L layers a stack, T tasks, z = 64, e = 128: `adapters_count`, "
         "`adapters_dagger_count` and `hyperformer_pp_count` of `experiments.hyperformer.costs` take any numbers.\n\n"
-        f"![by tasks]({pictures[0]})\n\n![by layers]({pictures[1]})\n"
+        f"![by tasks]({pictures[0]})\n\n![by layers]({pictures[1]})\n\n"
+        "## As printed\n\nThe formulas of section 4.1, which leave biases and layer norms out, part by part beside the "
+        f"exact counts, of 8 tasks with r = 32:\n\n{markdown(section_4_1_table())}"
     )
 
 
