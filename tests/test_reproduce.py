@@ -17,7 +17,7 @@ from hyperadapt.counting import count_without_weights, model_config
 from hyperadapt.errors import UserError
 from hyperadapt.experiments import ALIASES, EXPERIMENTS, named, overview, plan, reproduce
 from hyperadapt.experiments.budget import budgets, check_memory, cost_in_words, steps_in_words
-from hyperadapt.experiments.hyperdecoders.tables import UNSAID
+from hyperadapt.experiments.hyperdecoders.glue import UNSAID
 from hyperadapt.experiments.hyperformer.costs import (
     adapters_count,
     adapters_dagger_count,

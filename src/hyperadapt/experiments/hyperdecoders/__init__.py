@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
-from hyperadapt.experiments.hyperdecoders import analysis, tables
+from hyperadapt.experiments.hyperdecoders import (
+    analysis,
+    data_sets,
+    glue,
+    placement,
+    question_answering,
+    summaries,
+)
 
-EXPERIMENTS = (*tables.EXPERIMENTS, *analysis.EXPERIMENTS)
+EXPERIMENTS = (
+    *glue.EXPERIMENTS,
+    *question_answering.EXPERIMENTS,
+    *summaries.EXPERIMENTS,
+    *placement.EXPERIMENTS,
+    *analysis.EXPERIMENTS,
+    *data_sets.EXPERIMENTS,
+)

@@ -9,15 +9,10 @@ from hyperadapt import results_file
 from hyperadapt.comparison import Cell
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.experiments.beside import Labels, Measure, Pair, Read, beside, ours
+from hyperadapt.experiments.hyperdecoders.glue import table_1_rows
+from hyperadapt.experiments.hyperdecoders.question_answering import table_4_rows
+from hyperadapt.experiments.hyperdecoders.rows import OURS, SOURCE, OurPlan, listed
 from hyperadapt.experiments.hyperdecoders.scales import SCALES
-from hyperadapt.experiments.hyperdecoders.tables import (
-    OURS,
-    SOURCE,
-    OurPlan,
-    listed,
-    table_1_rows,
-    table_4_rows,
-)
 from hyperadapt.experiments.plan import Experiment
 from hyperadapt.published import published_table
 from hyperadapt.tasks import resolve_tasks
