@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +27,8 @@ from hyperadapt.experiments.beside import (
     scored,
 )
 from hyperadapt.published import published_table
-from hyperadapt.resampling import DRAWS, Interval, unpaired
+from hyperadapt.resampling import DRAWS, unpaired
+from hyperadapt.tasks import Task
 
 
 def cells_of(folder: Path, name: str = "hyperdecoders/table-1") -> list[Cell]:
@@ -121,21 +124,17 @@ def test_runs_are_paired_by_their_rows_whether_or_not_the_task_is_named_in_them(
 
 
 @pytest.mark.parametrize(
-    ("rows", "printed", "p", "order"),
+    ("printed", "p", "order"),
     [
-        (Interval(2.0, 0.5, 3.5), 1.5, 0.01, "same"),
-        (Interval(2.0, 0.5, 3.5), -1.5, 0.01, "reversed"),
-        (Interval(2.0, 0.5, 3.5), 0.0, 0.01, "printed alike"),
-        (Interval(2.0, 0.5, 3.5), 1.5, 0.06, "not told apart"),
-        (Interval(2.0, -0.5, 4.5), 1.5, 0.01, "not told apart"),
-        (None, 1.5, 0.01, "same"),  # seconds and bytes have no rows
-        (Interval(2.0, 0.5, 3.5), 1.5, None, "not told apart"),  # of one run each rows alone tell nothing
+        (1.5, 0.01, "same"),
+        (-1.5, 0.01, "reversed"),
+        (0.0, 0.01, "printed alike"),
+        (1.5, 0.06, "not told apart"),
+        (1.5, None, "not told apart"),  # of one run each rows alone tell nothing
     ],
 )
-def test_an_order_is_told_only_where_no_test_holds_it_possible_that_there_is_none(
-    rows: Interval | None, printed: float, p: float | None, order: str
-) -> None:
-    assert Difference(2.0, Interval(2.0, 1.0, 3.0, 0.01), rows).order(printed, p) == order
+def test_an_order_is_told_only_by_a_test_that_tells_it(printed: float, p: float | None, order: str) -> None:
+    assert Difference(2.0, None, None).order(printed, p) == order
 
 
 def test_runs_are_paired_by_seeds_that_both_have_and_means_are_of_the_same_runs_as_draws() -> None:
@@ -161,6 +160,40 @@ def test_runs_are_paired_by_seeds_that_both_have_and_means_are_of_the_same_runs_
     assert apart is not None
     assert (apart.mean, apart.seeds) == (2.0, None)
     assert difference((one, "x"), (Ours({}), "x")) is None
+
+
+def test_predictions_that_are_gone_leave_the_test_over_seeds(tmp_path: Path) -> None:
+    planned = plan("beyond/matched", "smoke", tmp_path)
+    one, other = (
+        [cell for cell in planned.cells() if cell.variant == name]
+        for name in ("hyperformer++", "hyperdecoder")
+    )
+    finish([*one, *other])
+    (one[1].directory / "predictions-test.jsonl.gz").unlink()
+    found = [ours(cells, {"RTE": "rte.accuracy"}) for cells in (one, other)]
+    assert found[0] is not None
+    assert found[1] is not None
+    apart = difference((found[0], "RTE"), (found[1], "RTE"))
+    assert apart is not None
+    assert (apart.rows, len(found[0].by_seed["RTE"])) == (None, 2)
+
+
+def test_rte_is_drawn_alike_in_both_of_its_benchmarks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [cell, *_] = plan("hypergrid/table-3", "smoke", tmp_path).cells()
+    finish([cell])
+    seeds: dict[str, int] = {}
+
+    def spy(task: Task, texts: Sequence[str], targets: Sequence[Any], seed: int) -> dict[str, np.ndarray]:
+        seeds[task.name] = seed
+        return {}
+
+    monkeypatch.setattr("hyperadapt.experiments.beside.resampled", spy)
+    ours([cell], {})
+    assert len(seeds) == 16
+    assert seeds["rte"] == seeds["super-glue-rte"]
+    assert len(set(seeds.values())) == 15
 
 
 def test_seeds_that_were_scored_on_other_rows_have_no_draws_in_common(tmp_path: Path) -> None:
@@ -189,8 +222,8 @@ def test_the_page_says_printed_ours_their_distance_and_the_order() -> None:
     assert "| Hyperdecoder | 2 | 87.0 ± 1.4 (86.9) |" in text
     # One sample of two differences from 86.9: 0.1 on average, and 12.7 standard errors of 1 to either side.
     assert "| Hyperdecoder | 86.9 | 87.0 | +0.10 | [-12.6, +12.8] |" in text
-    # Of +5.8 and +6.0: t = 59, p = 0.011, by Holm's method 0.022; and of -3.9 and -3.8.
-    assert '| Hyperdecoder − "- MLP" | +0.20 | +5.9 | [+4.6, +7.2] | 0.011 | 0.017 |' in text
+    # Of +5.8 and +6.0: t = 59 with one degree of freedom; and of -3.9 and -3.8.
+    assert '| Hyperdecoder − "- MLP" | +0.20 | +5.9 | [+4.6, +7.2] | [+5.9, +5.9] | 0.011 | 0.017 |' in text
     assert '**Order: same in 1 of 2; reversed in 1 of 2 (Hyperdecoder − "+ post-layernorm input").**' in text
     # Rows without runs are printed all the same, and in no pair.
     text = beside(table, {("- MLP",): found["- MLP",]}, against(table, ("Hyperdecoder",), "GLUE Avg"))

@@ -1,11 +1,11 @@
 """How far two runs' scores may be apart by chance: over seeds, and over the rows that happened to be scored.
 
 Seeds: the t-test of runs that are paired by their seeds, Welch's where they are not, and that of one run against
-several; with their confidence intervals, and p-values that Holm's method corrects for there being many. Rows: the
-paired bootstrap (Efron, 1979), in
-which both runs are scored on the same rows, drawn with replacement from those that there are, task by task. A metric on
-drawn rows is not computed anew 2,000 times: it follows from how often each row was drawn, by one product with what the
-row adds to it (right or wrong; a cell of the confusion matrix; moments).
+several. It takes the rows as given, as the bootstrap takes the runs as given: a test of both adds their variances
+(`over_both`), and Holm's method corrects its p-values for there being many. Rows: the paired bootstrap (Efron, 1979),
+in which both runs are scored on the same rows, drawn with replacement from those that there are, task by task. A metric
+on drawn rows is not computed anew 2,000 times: it follows from how often each row was drawn, by one product with what
+the row adds to it (right or wrong; a cell of the confusion matrix; moments).
 """
 
 from __future__ import annotations
@@ -35,20 +35,19 @@ class Interval:
     """A difference, and between what it lies with a confidence of 95 %.
 
     Attributes:
-        mean: the difference.
+        mean: the difference; of a bootstrap the mean of the draws.
         low, high: the ends of the interval.
+        error: the standard error.
+        freedom: degrees of freedom of that; infinite of a bootstrap.
         p: of no difference at all, two-sided; None of a bootstrap.
     """
 
     mean: float
     low: float
     high: float
+    error: float
+    freedom: float = math.inf
     p: float | None = None
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the difference is told apart from none."""
-        return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
         return f"[{self.low:+.1f}, {self.high:+.1f}]"
@@ -97,7 +96,24 @@ def _by_t(mean: float, error: float, freedom: float) -> Interval | None:
     if error < ALIKE:
         return None
     reach = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-    return Interval(mean, mean - reach, mean + reach, 2 * float(t.sf(abs(mean) / error, freedom)))
+    return Interval(
+        mean, mean - reach, mean + reach, error, freedom, 2 * float(t.sf(abs(mean) / error, freedom))
+    )
+
+
+def over_both(seeds: Interval, rows: Interval | None) -> Interval:
+    """Add the variance over rows to that over seeds, with Satterthwaite's degrees of freedom.
+
+    Args:
+        seeds: of a t-test.
+        rows: of the same runs; None leaves the test as it is.
+    """
+    if rows is None:
+        return seeds
+    variance = seeds.error**2 + rows.error**2
+    found = _by_t(seeds.mean, math.sqrt(variance), variance**2 * seeds.freedom / seeds.error**4)
+    assert found is not None
+    return found
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -117,7 +133,7 @@ def over_rows(drawn: np.ndarray) -> Interval:
         drawn: (draws,), the difference on each draw of the rows.
     """
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(float(drawn.mean()), float(low), float(high))
+    return Interval(float(drawn.mean()), float(low), float(high), float(drawn.std()))
 
 
 def draws_of(units: Sequence[Any], seed: int, draws: int = DRAWS) -> Iterator[Counts]:

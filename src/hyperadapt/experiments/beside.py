@@ -1,8 +1,8 @@
 """What a paper prints beside what our runs come to: the numbers, their differences, and whether the order is the same.
 
 A printed row stands beside the runs that train what it names, and a printed column beside the metrics that it is of; a
-column of averages is averaged from our columns as the paper averages its own. Two rows are told apart by a paired
-t-test over the seeds and by a paired bootstrap over the rows (hyperadapt.resampling): both must exclude no difference.
+column of averages is averaged from our columns as the paper averages its own. Whether two rows differ is one test of
+what they may be apart by chance over seeds and over rows (hyperadapt.resampling).
 """
 
 from __future__ import annotations
@@ -21,7 +21,16 @@ import numpy as np
 from hyperadapt.comparison import Cell, markdown, scores_of, spread_of
 from hyperadapt.predictions import PredictedRow, file_of, read_predictions
 from hyperadapt.published import PublishedTable
-from hyperadapt.resampling import CONFIDENCE, Interval, holm, over_rows, over_seeds, resampled, unpaired
+from hyperadapt.resampling import (
+    CONFIDENCE,
+    Interval,
+    holm,
+    over_both,
+    over_rows,
+    over_seeds,
+    resampled,
+    unpaired,
+)
 from hyperadapt.tasks import resolve_tasks
 
 # What a column is of: "mrpc.f1", a metric of a task; or several, of which it is the mean.
@@ -138,8 +147,12 @@ def ours(
             if all(name in on_draws for name in metrics):
                 drawn[column][seed] = mean_of(measure, on_draws.__getitem__)
                 rows[column].add(digest_of(metrics, digests))
-    # Seeds that were scored on other rows than the first are no runs on the same draws.
-    alike = {column: digests.pop() for column, digests in rows.items() if len(digests) == 1}
+    # Seeds that were scored on other rows than the first, or whose predictions are gone, have no draws in common.
+    alike = {
+        column: digests.pop()
+        for column, digests in rows.items()
+        if len(digests) == 1 and drawn[column].keys() == numbers[column].keys()
+    }
     return Ours(dict(numbers), {column: drawn[column] for column in alike}, alike)
 
 
@@ -192,7 +205,9 @@ def on_draws(
         plain = [(by_name[name].without_prefix(row.input), row.target) for row in of]
         digests[name] = crc32(repr(plain).encode())
         texts, targets = [row.written for row in of], [row.target for row in of]
-        for metric, values in resampled(by_name[name], texts, targets, seed=crc32(name.encode())).items():
+        # RTE is a task of GLUE and of SuperGLUE: the same rows are drawn for both, in an average over the two.
+        seed = crc32((by_name[name].local or name).encode())
+        for metric, values in resampled(by_name[name], texts, targets, seed).items():
             draws[f"{name}.{metric}"] = values
     return draws, digests
 
@@ -237,14 +252,19 @@ class Difference:
     seeds: Interval | None
     rows: Interval | None
 
+    @property
+    def both(self) -> Interval | None:
+        """Its interval over both, with the p-value; None where there is no test over seeds."""
+        return None if self.seeds is None else over_both(self.seeds, self.rows)
+
     def order(self, printed: float, p: float | None) -> str:
         """Say how the order stands to that of the printed difference.
 
         Args:
             printed: the difference.
-            p: of the test over seeds, corrected for there being several; without that test nothing is told apart.
+            p: of the test over both, corrected for there being several; without it nothing is told apart.
         """
-        if p is None or p >= 1 - CONFIDENCE or (self.rows is not None and not self.rows.excludes_zero):
+        if p is None or p >= 1 - CONFIDENCE:
             return "not told apart"
         if printed == 0:
             return "printed alike"
@@ -294,7 +314,7 @@ def quoted(name: str) -> str:
 
 
 def number(value: float, sign: str = "") -> str:
-    """Write a number: percent with one decimal, or of what is small two digits that count."""
+    """Write a number with one decimal, or, if it is smaller than 1, with two."""
     decimals = 1 if abs(value) >= 1 or value == 0 else 2
     return f"{value:{sign}.{decimals}f}"
 
@@ -390,32 +410,34 @@ def claimed(pairs: Mapping[str, tuple[Ours | None, Ours | None]], column: str, c
         if first is not None and second is not None:
             apart = difference((first, column), (second, column))
             if apart is not None:
-                told.append((name, "+", 1.0, apart))
-    return f"{claim}\n\n{in_order(told)}"
+                told.append((name, "above 0", 1.0, apart))
+    return f"{claim}\n\n{in_order(told, 'claimed')}"
 
 
-def in_order(told: Sequence[tuple[str, str, float, Difference]]) -> str:
+def in_order(told: Sequence[tuple[str, str, float, Difference]], heading: str = "printed") -> str:
     """Write differences, and one sentence on their order.
 
     Args:
         told: of each, what people read; the printed difference in words, and as a number; and ours.
+        heading: of the printed ones.
     """
     if not told:
         return "There are no two rows with finished runs, so no order to tell.\n"
-    corrected = holm([None if apart.seeds is None else apart.seeds.p for *_, apart in told])
+    tests = [apart.both for *_, apart in told]
+    corrected = holm([None if test is None else test.p for test in tests])
     lines, found = [], defaultdict[str, list[str]](list)
-    for (name, in_words, printed, apart), p in zip(told, corrected, strict=True):
+    for (name, in_words, printed, apart), test, p in zip(told, tests, corrected, strict=True):
         order = apart.order(printed, p)
         found[order].append(name)
         lines.append(
             {
                 "difference": name,
-                "printed": in_words,
+                heading: in_words,
                 "ours": number(apart.mean, sign="+"),
                 "95 % CI, seeds": str(apart.seeds or "no test"),
-                "p": "" if apart.seeds is None else f"{apart.seeds.p:.3f}",
-                "p, Holm": "" if p is None else f"{p:.3f}",
                 "95 % CI, rows": str(apart.rows or ""),
+                "p": "" if test is None else f"{test.p:.3f}",
+                "p, Holm": "" if p is None else f"{p:.3f}",
                 "order": order,
             }
         )
@@ -424,7 +446,7 @@ def in_order(told: Sequence[tuple[str, str, float, Difference]]) -> str:
         for order in ("same", "reversed", "not told apart", "printed alike")
         if (names := found[order])
     )
-    untested = sum(apart.seeds is None for *_, apart in told)
+    untested = tests.count(None)
     alone = (
         f" {untested} of {len(told)} have no test over seeds, being of one run each or of runs all alike."
         if untested
@@ -434,12 +456,14 @@ def in_order(told: Sequence[tuple[str, str, float, Difference]]) -> str:
 
 
 HOW_TO_READ = (
-    "How to read it: ± is the standard deviation over seeds. Two rows are told apart (their difference is significant) "
-    "if p < 0.05 in the t-test over seeds, by Holm's method over all pairs of a table, and the 95 % confidence "
-    "interval of the paired bootstrap over rows excludes 0, where both were scored on the same rows. Runs are paired "
-    "by their seeds; where only one of the two has several, the other's is taken as one more run of theirs. The "
-    "interval of our distance from a printed number is that of our seeds alone: the printed one is taken as it "
-    "stands.\n"
+    "How to read it: ± is the standard deviation over seeds. Two rows are told apart if their difference is "
+    "significant: p < 0.05, by Holm's method over the lines of its table of differences. The p is of a t-test whose "
+    "variance is that over seeds plus, where both were scored on the same rows and the predictions are kept, that of "
+    "the paired bootstrap over rows; the two intervals are those of each alone, and of one difference alone. Runs are "
+    "paired by their seeds; with fewer than two in common it is Welch's test, or one run against several, taken to "
+    "vary as they do. Rows are taken as independent, but for the answers to one question of MultiRC. Not told apart is "
+    "not alike: with three seeds only a difference of many standard errors is found. The interval of our distance from "
+    "a printed number is that of our seeds alone: the printed one is taken as it stands.\n"
 )
 
 

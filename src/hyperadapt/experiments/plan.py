@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -121,9 +122,15 @@ class Plan(Generic[AScale]):
             )
         )
 
+    @property
+    def page_name(self) -> str:
+        """The page's name, without its suffix; balanced draws have a page of their own, as their runs have a folder."""
+        balanced = self.overrides.get("data", {}).get("balanced")
+        return f"{self.experiment.short}-balanced" if balanced else self.experiment.short
+
     def picture(self, what: str, svg: str) -> str:
         """Write one of the page's pictures, and return the name of its file."""
-        name = f"{self.experiment.short}-{what}.svg"
+        name = f"{self.page_name}-{what}.svg"
         write_atomically(self.folder / name, svg.encode())
         return name
 
@@ -168,7 +175,8 @@ def plan(
     fields: Fields = {} if data_dir is None else {"data": {"data_dir": data_dir}}
     if made_rows is not None:
         fields = {"data": {"data_dir": str(made_rows)}}
-    words = f"--scale {scale}" + "".join(f" {override}" for override in overrides)
+    given = [] if base is None else ["--base", base]
+    words = shlex.join(["--scale", scale, *given, *overrides])
     planned = Plan(experiment, chosen, place / experiment.paper, merged(fields, asked), made_rows, words)
     balanced = planned.overrides.get("data", {}).get("balanced")
     if balanced and not any(cell.config.data.balanced for cell in planned.cells()):
@@ -177,7 +185,7 @@ def plan(
 
 
 # Overrides with which runs stay where they are: they have a place of their own already, or change no run.
-WHERE_THEY_ARE = ("data.balanced=", "data.data_dir=", "training.threads=")
+WHERE_THEY_ARE = ("data.balanced=", "training.threads=")
 
 
 def check_overridable(names: Iterable[str]) -> None:
@@ -192,6 +200,7 @@ def check_overridable(names: Iterable[str]) -> None:
             ("output_dir", "--output-dir decides it"),
             ("model.name", "--base decides it"),
             ("model.config", "--base decides it"),
+            ("data.data_dir", "--data-dir decides it"),
             ("start", "the experiment decides it"),
         ):
             if name == decided or name.startswith(f"{decided}."):
@@ -298,7 +307,7 @@ def reproduce(
                 train_cells(wave, jobs, ray, processes)
             except UserError as error:
                 failed = failed or error
-        page = planned.folder / f"{experiment.short}.md"
+        page = planned.folder / f"{planned.page_name}.md"
         if failed is None or any(cell.finished for cell in cells):
             missing = [cell for cell in cells if not cell.finished]
             gaps = (
@@ -308,7 +317,7 @@ def reproduce(
             )
             title = f"# {experiment.source}: {experiment.title}\n\n"
             text = f"{title}{head(planned, cells)}{gaps}{experiment.page(planned)}"
-            text += f"\n{HOW_TO_READ}" if "**Order: " in text else ""
+            text += f"\n{HOW_TO_READ}" if "standard deviation" in text or "95 % CI" in text else ""
             write_atomically(page, text.encode())
         if failed is not None:
             raise failed
@@ -322,13 +331,19 @@ def head(planned: Plan[Any], cells: Sequence[Cell]) -> str:
     if not runs:
         return f"{command}\n\n"
     models = ", ".join(dict.fromkeys(run.model.name or "a tiny T5 with random weights" for run in runs))
-    steps = ", ".join(f"{number:,}" for number in sorted({run.training.max_steps for run in runs}))
+    lengths = {
+        f"{run.training.max_steps:,} steps"
+        if run.training.epochs is None
+        else f"{run.training.epochs:g} epochs"
+        for run in runs
+    }
+    steps = " or ".join(sorted(lengths))
     if planned.made_rows is not None:
         return (
-            f"{command}: **no result**, but a test that all of it runs, of {models}, {steps} steps, on rows that are "
+            f"{command}: **no result**, but a test that all of it runs, of {models}, {steps}, on rows that are "
             "made up.\n\n"
         )
-    return f"{command}: from {models}, {steps} steps.\n\n"
+    return f"{command}: from {models}, {steps}.\n\n"
 
 
 @contextmanager

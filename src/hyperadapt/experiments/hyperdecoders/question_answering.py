@@ -81,7 +81,10 @@ def question_answering(
             }
             parts.append(beside(second, found, against(second, reference, "Avg")))
         tasks = ", ".join(scale.question_answering["data"]["tasks"])
-        return "\n".join([*parts, f"Trained on {tasks}; the scores are F1.\n"])
+        note = f"Trained on {tasks}; the scores are F1."
+        if scale.unseen is None:
+            note += " They stand for MRQA's six sets, so that a distance from their printed average is of other rows."
+        return "\n".join([*parts, f"{note}\n"])
 
     return page
 

@@ -40,7 +40,8 @@ def runs_of(
         own: what makes the runs what they are, beside the method.
     """
     method = (sized or planned.scale.sized)(run)
-    name = ",".join([run.method, *starmap(in_words, run.options.items())])
+    options = {option: value for option, value in method.items() if option != "name"}
+    name = ",".join([run.method, *starmap(in_words, options.items())])
     rates = planned.scale.learning_rates
     # A hypernetwork of task embeddings in the encoder needs the lower rate, whatever is beside it.
     rate = rates.get(run.method) if run.options.get("encoder") != "task" else None

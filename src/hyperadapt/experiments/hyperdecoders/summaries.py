@@ -96,8 +96,8 @@ def table_16_page(planned: OurPlan) -> str:
         f"{beside(short, in_short, against(short, (OURS,), 'Overall Avg.'))}\n"
         f"{beside(whole, found, against(whole, (f'{OURS} (enc-heavy)',), 'Overall Avg.'))}\n"
         "## Each suite alone\n\n"
-        + f"All are generated with {planned.scale.summarisation_inference.get('evaluation', {}).get('num_beams', 1)} "
-        "beams; the authors have 6 for XSum and 4 for the others.\n\n"
+        + f"Trained on {', '.join(planned.scale.summarisation_inference['data']['tasks'])}; an average is of those "
+        "that are there. One number of beams holds for all, where the authors have 6 for XSum and 4 for the others.\n\n"
         + claimed(
             transfer,
             "average",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hyperadapt.comparison import MAJORITY, Cell, markdown, spread_of, table_rows
+from hyperadapt.config import merged
 from hyperadapt.experiments.beside import (
     GLUE_METRICS,
     Columns,
@@ -81,7 +82,7 @@ def alone(planned: OurPlan, variants: dict[str, Fields], size: str) -> list[Cell
             f"{task.name}-alone{suffix}",
             variants,
             scale.seeds,
-            {**scale.single_task, **scale.sizes[size]},
+            merged(scale.single_task, scale.sizes[size]),
             {"data": {"tasks": [task.name]}},
         )
     ]
@@ -129,7 +130,11 @@ def table_1_page(planned: OurPlan) -> str:
     found = {
         labels: joined(ours(best[labels], columns), ours(counted[labels], PARAMETERS)) for labels in rows
     }
-    chosen = "; ".join(f"{', '.join(labels)}: {of[0].variant}" for labels, of in best.items())
+    chosen = "; ".join(
+        f"{', '.join(labels)}: {of[0].variant}"
+        for labels, of in best.items()
+        if len(rows[labels]) > 1 and found[labels] is not None
+    )
     pairs = [
         pair
         for size in planned.scale.sizes

@@ -142,7 +142,8 @@ def table_2_page(planned: OurPlan) -> str:
         f"A new task starts from the parameters of the one most like it ({starts}) in one model trained on GLUE, with "
         f"a reduction factor of {planned.scale.one_factor}, whichever was the best in Table 1. Full fine-tuning "
         "trains everything, Adapters-dagger the task's adapters and all layer norms, HyperFormer++ hypernetworks, task "
-        "embedding and T5's layer norms, or, as `task_embedding`, that vector alone.\n"
+        "embedding and T5's layer norms, or, as `task_embedding`, that vector alone. "
+        "The seeds draw the rows and train on them; the model that all of a method start from is one.\n"
     )
 
 

@@ -229,7 +229,7 @@ def best_of(runs: Ours | None, column: str) -> Ours | None:
     if runs is None or column not in runs.by_seed:
         return None
     seed = max(runs.by_seed[column], key=runs.by_seed[column].__getitem__)
-    return Ours({name: {seed: of[seed]} for name, of in runs.by_seed.items()}, {}, runs.rows)
+    return Ours({name: {seed: of[seed]} for name, of in runs.by_seed.items()})
 
 
 def table_3_page(planned: OurPlan) -> str:
