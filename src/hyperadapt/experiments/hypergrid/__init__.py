@@ -72,6 +72,7 @@ class HyperGridScale(Scale):
             their own; where there are none, they share those of Table 3.
         fan_in, fan_out: the grids' rows and columns.
         default_grid: of all other runs.
+        output_gates: numbers of blocks of the output gates; None is a gate for each number.
     """
 
     sizes: Mapping[str, Fields] = field(default_factory=dict)
@@ -81,6 +82,7 @@ class HyperGridScale(Scale):
     fan_in: tuple[int, ...] = (4, 8, 16, 32, 128, 256)
     fan_out: tuple[int, ...] = (8, 16, 32, 128, 256)
     default_grid: Fields = field(default_factory=dict)
+    output_gates: tuple[int | None, ...] = (None, 16, 32, 64)
 
     def on(self, base: str) -> Self:
         """Return the scale with another base model, in place of all."""
@@ -119,6 +121,7 @@ SCALES = {
         sizes={"base": {}},
         alone={"training": {"max_steps": 75, "eval_steps": 75, "batch_size": 16, "warmup_steps": 15}},
         grid={"training": {"max_steps": 200, "eval_steps": 200, "warmup_steps": 40}},
+        output_gates=(None,),
         fan_in=(4, 16, 64),
         fan_out=(8, 64, 256),
     ),
@@ -217,6 +220,8 @@ def table_3_rows(planned: OurPlan) -> Rows:
         rows[size, "Baseline"] = plain(planned, size)
         rows |= {(size, name): hypergrid(planned, of, size) for name, of in VARIANTS.items()}
     for name, blocks in OUTPUT_GATES.items():
+        if blocks not in planned.scale.output_gates:
+            continue
         gate = {"name": "output_gate"} | ({} if blocks is None else {"n": blocks})
         rows["base", name] = on_both(
             planned, "output_gate" if blocks is None else f"output_gate,n={blocks}", gate
