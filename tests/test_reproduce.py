@@ -152,6 +152,14 @@ PROTOCOLS = {
         "training.eval_steps": {1000},
         "training.keep": {"best"},
     },
+    # Section 3.2, from models that are trained on GLUE.
+    "hyperformer/table-2": {
+        "model.name": {"google-t5/t5-base"},
+        "training.learning_rate": {3e-4},
+        "training.max_steps": {2**18, 5000},
+        "data.max_train_rows": {None, 4, 16, 32, 100, 250, 500, 1000, 2000},
+    },
+    "hyperformer/table-4": {"model.name": {"google-t5/t5-small"}, "training.batch_size": {64}},
     # Section 3.3: 15,000 steps.
     "hyperformer/figure-2": {
         "training.max_steps": {15_000},
@@ -186,7 +194,15 @@ PROTOCOLS = {
         "training.epochs": {4.0},
         "training.keep": {"last"},
     },
+    # Section 5.2: the setup of the other runs on GLUE.
+    "hyperdecoders/table-13": {
+        "model.name": {"google/t5-large-lm-adapt"},
+        "training.max_steps": {65_536},
+        "training.batch_size": {128},
+        "training.learning_rate": {3e-4},
+    },
     "hyperdecoders/tables-6-16": {
+        "training.learning_rate": {3e-4},
         "training.max_steps": {100_000},
         "training.batch_size": {64},
         "training.eval_steps": {5000},
@@ -201,6 +217,14 @@ PROTOCOLS = {
         "training.t5_adafactor": {True},
         "training.keep": {"last"},
     },
+    # Section 4.2.2: base and large; section 4.2.4: grids of the base model.
+    "hypergrid/table-3": {
+        "model.name": {"google-t5/t5-base", "google-t5/t5-large"},
+        "training.max_steps": {100_000, 200_000},
+        "data.tasks": {("en_mix",)},
+        "data.temperature": {1.0},
+    },
+    "hypergrid/figure-9": {"model.name": {"google-t5/t5-base"}, "training.max_steps": {100_000}},
     "hypergrid/tables-5-6": {
         "model.name": {"google-t5/t5-3b", "google-t5/t5-11b"},
         "training.max_steps": {200_000},
