@@ -769,7 +769,7 @@ def show(results: Results, title: str, majority: Mapping[str, Any] | None = None
         majority: what always answering the most frequent training target scores there, as results.json has it.
     """
     from hyperadapt.metrics import metric_in_words
-    from hyperadapt.tasks import suites_among
+    from hyperadapt.tasks import suite_averages
 
     rows = [
         {
@@ -782,14 +782,11 @@ def show(results: Results, title: str, majority: Mapping[str, Any] | None = None
         for score in results.scores
     ]
     scores = {score.task: score.score for score in results.scores}
-    averages = {suite: fmean(scores[name] for name in names) for suite, names in suites_among(scores).items()}
-    for name, average in {**averages, "average": results.average}.items():
+    for name, average in {**suite_averages(scores), "average": results.average}.items():
         rows.append({"task": name, "metrics": "", "score": f"{average:.2f}", "rows": "", "invalid": ""})
     if majority is not None:
-        of = {name: score["score"] for name, score in majority["tasks"].items()} | {
-            suite: fmean(majority["tasks"][name]["score"] for name in names)
-            for suite, names in suites_among(scores).items()
-        }
+        of = {name: majority["tasks"][name]["score"] for name in scores}
+        of |= suite_averages(of)
         for row in rows:
             row["majority"] = f"{of.get(row['task'], majority['average']):.2f}"
     if results.steps:
@@ -805,8 +802,6 @@ def show_beside(encoder_only: Mapping[str, Any], whole: Mapping[str, Any] | None
         encoder_only: of `score_encoder_only`.
         whole: of the run's validation rows, as results.json has them; None where they are of other rows or checkpoints.
     """
-    from statistics import fmean
-
     from hyperadapt.metrics import metric_in_words
 
     scored = encoder_only["tasks"]

@@ -521,19 +521,13 @@ def score_columns(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Of each task, of suites that are there beside others, the average, and that on the validation rows.
     """
-    from hyperadapt.tasks import suites_among
+    from hyperadapt.tasks import suite_averages
 
     scores = [scores_of(results) for results in runs]
-    tasks = {
-        task: spread_of([score["tasks"][task]["score"] for score in scores]) for task in scores[0]["tasks"]
-    }
-    suites = {
-        suite: spread_of([fmean(score["tasks"][name]["score"] for name in names) for score in scores])
-        for suite, names in suites_among(tasks).items()
-    }
+    of_runs = [{task: of["score"] for task, of in score["tasks"].items()} for score in scores]
+    columns = [{**of_tasks, **suite_averages(of_tasks)} for of_tasks in of_runs]
     return {
-        **tasks,
-        **suites,
+        **{name: spread_of([of[name] for of in columns]) for name in columns[0]},
         "average": spread_of([score["average"] for score in scores]),
         "validation": spread_of([results["validation"]["average"] for results in runs]),
     }

@@ -28,14 +28,21 @@ class Budget:
         base, trained: parameters of the base model, and those that are trained.
         steps: of the training; of one by epochs, those that the printed numbers of its rows make, or none.
         flop: floating-point operations of all steps, if every input is as long as it may be.
-        memory: bytes of weights, gradients, the optimizer's state, and what the encoder's layers keep of a batch.
+        weights: bytes of weights, gradients and the optimizer's state.
+        batch: bytes that the encoder's layers keep of a batch.
     """
 
     base: int
     trained: int
     steps: int
     flop: float
-    memory: int
+    weights: int
+    batch: int
+
+    @property
+    def memory(self) -> int:
+        """Bytes of both."""
+        return self.weights + self.batch
 
 
 def budgets(runs: Sequence[RunConfig]) -> list[Budget]:
@@ -63,8 +70,8 @@ def budgets(runs: Sequence[RunConfig]) -> list[Budget]:
         state = 4 + (0 if run.training.t5_adafactor else 8)
         steps = steps_of(run)
         flop = steps * flop_of_step(configs[model], run, trained / base)
-        memory = weights * base + state * trained + kept_of_batch(configs[model], run)
-        found.append(Budget(base, trained, steps, flop, memory))
+        batch = kept_of_batch(configs[model], run)
+        found.append(Budget(base, trained, steps, flop, weights * base + state * trained, batch))
     return found
 
 
@@ -140,9 +147,9 @@ def check_memory(runs: Sequence[RunConfig], processes: int = 1, jobs: int = 1) -
         there = psutil.virtual_memory().available // min(jobs, len(runs))
     taken = []
     for run, budget in zip(runs, budgets(runs), strict=True):
-        spread = accelerator and (processes if run.training.arguments.get("fsdp") else 1)
-        batch = kept_of_batch(config_of(run), run)
-        taken.append((budget.memory - batch) // (spread or 1) + batch // (processes if accelerator else 1))
+        shares = processes if accelerator else 1
+        spread = shares if run.training.arguments.get("fsdp") else 1
+        taken.append(budget.weights // spread + budget.batch // shares)
     most = max(range(len(runs)), key=taken.__getitem__)
     if taken[most] > there:
         run = runs[most]

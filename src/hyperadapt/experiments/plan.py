@@ -244,7 +244,7 @@ def named(name: str | None) -> list[str]:
 
 
 def old_runs(planned: Plan[Any]) -> list[Path]:
-    """Return the folders of runs where versions before 0.5 wrote them, beside the folders of papers."""
+    """Return the folders of runs where earlier versions wrote them, beside the folders of papers."""
     return [
         folder
         for folder in planned.folder.parent.glob("*")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hyperadapt import bundled
-from hyperadapt.config import merged, read_fields
+from hyperadapt.config import read_fields
 
 Fields = dict[str, Any]
 FULL, ADAPTERS, DAGGER, HYPER, HYPER_PP = (
@@ -45,15 +45,10 @@ class Scale:
         return replace(self, run={**self.run, "model": {"name": base}})
 
 
-def as_configured(name: str, **changes: Fields) -> Fields:
-    """Return the fields of a configuration that comes with the package, but for its method and place.
-
-    Args:
-        name: of the configuration, which is a reported run.
-        changes: fields in which the runs differ from it.
-    """
+def as_configured(name: str) -> Fields:
+    """Return the fields of a reported run's configuration, which comes with the package, but for method and place."""
     fields = read_fields(bundled.place_of(Path(name)))
-    return merged({key: of for key, of in fields.items() if key not in ("output_dir", "method")}, changes)
+    return {key: of for key, of in fields.items() if key not in ("output_dir", "method")}
 
 
 TINY_T5: Fields = {"name": "tiny-t5", "attn_implementation": "eager"}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.tasks.builtin import BUILTIN
@@ -43,6 +44,7 @@ __all__ = [
     "read_split",
     "resolve_tasks",
     "spelt_out",
+    "suite_averages",
     "suites_among",
 ]
 
@@ -137,6 +139,11 @@ def suites_among(tasks: Collection[str]) -> dict[str, tuple[str, ...]]:
     """The suites that tasks hold whole and beside others, which have an average of their own then."""
     members = {suite: members_of(suite) for suite in SUITES}
     return {suite: names for suite, names in members.items() if set(names) < set(tasks)}
+
+
+def suite_averages(scores: Mapping[str, float]) -> dict[str, float]:
+    """Average the scores of tasks over each of `suites_among` them."""
+    return {suite: fmean(scores[name] for name in names) for suite, names in suites_among(scores).items()}
 
 
 def resolve_tasks(names: Sequence[str]) -> tuple[Task, ...]:
