@@ -10,7 +10,7 @@ from typing import Any
 
 from hyperadapt.comparison import Cell
 from hyperadapt.metrics import average, score_task
-from hyperadapt.predictions import file_of
+from hyperadapt.runs.predictions import file_of
 from hyperadapt.tasks import Task, resolve_tasks
 
 ROWS = 12

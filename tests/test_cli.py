@@ -17,10 +17,11 @@ import pytest
 import typer
 import yaml
 
-from hyperadapt import cli, manifest, results_file
+from hyperadapt import cli, manifest
 from hyperadapt.config import CompareConfig, EvaluationConfig, PretrainConfig, RunConfig, section_of
 from hyperadapt.methods import METHODS
-from hyperadapt.runs import load_run
+from hyperadapt.runs import results_file
+from hyperadapt.runs.run import load_run
 from hyperadapt.tasks import TASKS, Task
 from tiny_run import (
     COLOURS,

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from sklearn.decomposition import PCA
 
 from hyperadapt.config import CompareConfig
-from hyperadapt.runs import load_run
+from hyperadapt.runs.run import load_run
 from tiny_run import BASE, Forked, assert_one_line, contents, hyperadapt, one_after_another, write_tasks
 
 pytestmark = pytest.mark.xdist_group("comparison")  # or each worker would train the runs that all look at

@@ -16,7 +16,7 @@ from hyperadapt import figures
 from hyperadapt.embeddings import MAPS, Embedded, draw_maps, embed, maps, write_embeddings
 from hyperadapt.errors import UserError
 from hyperadapt.evaluation import EvaluationSet
-from hyperadapt.runs import load_run
+from hyperadapt.runs.run import load_run
 from hyperadapt.tasks import Task
 from tiny_run import COLOURS, SPLITS, contents, hyperadapt, write_config, write_tasks
 

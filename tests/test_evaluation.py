@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hyperadapt.evaluation import generate_answers, tokenize_inputs
-from hyperadapt.runs import Run, load_run
+from hyperadapt.runs.run import Run, load_run
 from tiny_run import SPLITS, hyperadapt, write_config
 
 
@@ -130,7 +130,7 @@ def test_predictions_of_the_saved_run_are_those_of_the_model_in_training(
     tmp_path: Path, trained: Path
 ) -> None:
     from hyperadapt.config import RunConfig
-    from hyperadapt.runs import train
+    from hyperadapt.runs.train import train
 
     tasks = [str(trained.parent / f"tasks/{task}.yaml") for task in ("colour", "warmth")]
     config = RunConfig.load(

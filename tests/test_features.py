@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from hyperadapt.config import RunConfig
-from hyperadapt.runs import build_base, load_run, load_tokenizer
+from hyperadapt.runs.base_model import build_base, load_tokenizer
+from hyperadapt.runs.run import load_run
 from hyperadapt.tasks import load_split, resolve_tasks
 from tiny_run import hyperadapt, write_config, write_tasks
 

@@ -15,7 +15,10 @@ import hyperadapt as ha
 from hyperadapt.config import RunConfig, StartConfig
 from hyperadapt.errors import UserError
 from hyperadapt.fewshot import fewshot_config
-from hyperadapt.runs import build_base, load_evaluation_set, load_run, start_from
+from hyperadapt.runs.base_model import build_base
+from hyperadapt.runs.resume import start_from
+from hyperadapt.runs.rows import load_evaluation_set
+from hyperadapt.runs.run import load_run
 from hyperadapt.tasks import TASKS, load_split, read_split, resolve_tasks
 from hyperadapt.tasks.transfer import TRANSFER
 from tiny import CONDITIONED, redraw, tiny_adapted, tiny_batch

@@ -19,7 +19,7 @@ from hyperadapt.checkpoint import digest, read
 from hyperadapt.config import CompareConfig, PretrainConfig, RunConfig
 from hyperadapt.errors import UserError
 from hyperadapt.metrics import longest_common, rouge_l
-from hyperadapt.runs import load_run_config, load_tasks
+from hyperadapt.runs.run import load_run_config, load_tasks
 from hyperadapt.tasks import get_task, load_split
 from hyperadapt.tasks.sources import json_rows
 from hyperadapt.tasks.task import input_texts

@@ -16,8 +16,8 @@ from hyperadapt import manifest
 from hyperadapt.checkpoint import load, read
 from hyperadapt.config import RunConfig
 from hyperadapt.errors import UserError
-from hyperadapt.predictions import by_task, read_predictions
-from hyperadapt.runs import load_run
+from hyperadapt.runs.predictions import by_task, read_predictions
+from hyperadapt.runs.run import load_run
 from hyperadapt.training import MixtureTrainer
 from tiny_run import assert_one_line, contents, hyperadapt, write_config, write_tasks
 

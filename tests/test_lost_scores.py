@@ -17,12 +17,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hyperadapt import cli, results_file
+from hyperadapt import cli
 from hyperadapt.errors import UserError
 from hyperadapt.evaluation import Results
 from hyperadapt.files import make_directory, write_atomically, writing
 from hyperadapt.locks import LOCK_FILE, locked
-from hyperadapt.runs import Run
+from hyperadapt.runs import results_file
+from hyperadapt.runs.run import Run
 from tiny_run import Outcome, assert_one_line, contents, hyperadapt, write_config, write_tasks
 
 FEW_STEPS = {"max_steps": 2, "batch_size": 8, "eval_steps": 2}

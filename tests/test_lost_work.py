@@ -26,11 +26,12 @@ import pytest
 import torch
 import yaml
 
-from hyperadapt import runs, training
+from hyperadapt import training
 from hyperadapt.checkpoint import read
 from hyperadapt.config import RunConfig
 from hyperadapt.locks import locked
 from hyperadapt.pretraining import PretrainingTrainer
+from hyperadapt.runs import train
 from hyperadapt.signals import end, heard_by
 from hyperadapt.training import MixtureTrainer, last_checkpoint
 from tiny_run import BASE, Forked, assert_one_line, command, contents, hyperadapt, write_config, write_tasks
@@ -140,10 +141,10 @@ def met_twice(kind: type, *arguments: str) -> None:
 # Where the signal comes, of what, what is left, and how it is gone on with.
 AGAIN = "it has no checkpoint yet; the same command begins it anew"
 PHASES = {
-    "before anything is written": ("hyperadapt.runs.prepare", "", "nothing was written", ""),
+    "before anything is written": ("hyperadapt.runs.train.prepare", "", "nothing was written", ""),
     "before the first step": ("hyperadapt.training.train_until_stopped", "", AGAIN, ""),
     "at the end": (
-        "hyperadapt.runs.finish",
+        "hyperadapt.runs.train.finish",
         "",
         "/checkpoints/checkpoint-4; go on with --resume",
         "--resume",
@@ -185,7 +186,7 @@ def test_a_signal_ends_any_command_with_a_line(
     trained: Path, number: int, forked: Callable[..., Forked]
 ) -> None:
     before = contents(trained)
-    outcome = forked(met, "hyperadapt.runs.Run.evaluate", number, "evaluate", str(trained)).wait()
+    outcome = forked(met, "hyperadapt.runs.run.Run.evaluate", number, "evaluate", str(trained)).wait()
     assert (outcome.code, outcome.out) == (128 + number, "")
     assert outcome.err.endswith("\nstopped\n")
     assert contents(trained) == before
@@ -306,7 +307,7 @@ def test_a_training_that_raises_gives_the_signals_back(config: Path, in_step: Ca
 
 def test_a_run_trains_in_a_thread_too(config: Path, tmp_path: Path) -> None:
     results: list[Any] = []
-    thread = threading.Thread(target=lambda: results.append(runs.train(RunConfig.load(config, FEW_STEPS))))
+    thread = threading.Thread(target=lambda: results.append(train.train(RunConfig.load(config, FEW_STEPS))))
     thread.start()
     thread.join()
     assert set(results[0]) == {"validation", "test"}
@@ -360,7 +361,7 @@ def test_trying_out_changes_no_weight_and_uses_up_no_random_number(config: Path,
         given.training, given.seed, tmp_path / "run/checkpoints", best="average"
     )
     with locked(tmp_path / "run"):
-        trainer = runs.prepare(given, args, last=None).trainer
+        trainer = train.prepare(given, args, last=None).trainer
         assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
     weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
 

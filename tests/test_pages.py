@@ -17,11 +17,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from hyperadapt import results_file
 from hyperadapt.errors import CheckpointError, printable
 from hyperadapt.figures import curves, embedding_map, point_map, scores_by_size, scores_by_variant
-from hyperadapt.predictions import PredictedRow, confusion, is_target, read_predictions, samples
-from hyperadapt.runs import load_tasks
+from hyperadapt.runs import results_file
+from hyperadapt.runs.predictions import PredictedRow, confusion, is_target, read_predictions, samples
+from hyperadapt.runs.run import load_tasks
 from hyperadapt.tasks import get_task
 from tiny_run import SPLITS, as_of_an_earlier_version, assert_one_line, contents, hyperadapt
 

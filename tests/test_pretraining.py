@@ -34,7 +34,7 @@ from hyperadapt.pretraining import (
     train_tokenizer,
     window_length,
 )
-from hyperadapt.runs import build_base
+from hyperadapt.runs.base_model import build_base
 from hyperadapt.tiny_t5 import DIRECTORY
 from tiny_run import BASE, Forked, Outcome, assert_one_line, contents, hyperadapt, ranks, write_tasks
 

@@ -19,7 +19,7 @@ from transformers import (
 import hyperadapt as ha
 from hyperadapt.counting import count_parameters
 from hyperadapt.errors import UserError
-from hyperadapt.runs import load_run
+from hyperadapt.runs.run import load_run
 from tiny import TASKS, redraw, tiny_batch, tiny_t5
 from tiny_run import BASE, assert_one_line, hyperadapt, write_config, write_tasks
 

@@ -19,7 +19,7 @@ from hyperadapt.embeddings import MAPS, embed_split
 from hyperadapt.errors import UserError
 from hyperadapt.evaluation import generate_answers, log_likelihoods
 from hyperadapt.metrics import METRICS
-from hyperadapt.runs import load_run
+from hyperadapt.runs.run import load_run
 from hyperadapt.tasks import TASKS, load_split, load_task_file, resolve_tasks
 from hyperadapt.tasks.chunks import (
     Answer,

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from hyperadapt.errors import UserError
-from hyperadapt.runs import Run, load_run
+from hyperadapt.runs.run import Run, load_run
 from hyperadapt.tasks import Task, load_split, load_task_file
 from hyperadapt.tasks.sources import json_line, naming, read_file
 from row_files import FORMATS, Rows, write, written_as_csv

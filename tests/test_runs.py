@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from hyperadapt.checkpoint import read
 from hyperadapt.config import RunConfig
 from hyperadapt.errors import CheckpointError, UserError
-from hyperadapt.results_file import add, write
-from hyperadapt.runs import Run, load_run
+from hyperadapt.runs.results_file import add, write
+from hyperadapt.runs.run import Run, load_run
 from tiny_run import COLOURS, SPLITS, as_of_an_earlier_version, hyperadapt, write_config, write_tasks
 
 ROWS = [{"text": text} for text in COLOURS]

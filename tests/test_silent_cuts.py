@@ -14,7 +14,8 @@ from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase
 from hyperadapt.config import MultitaskConfig, RunConfig
 from hyperadapt.evaluation import tokenize_inputs
 from hyperadapt.pretraining import TaskRows
-from hyperadapt.runs import load_evaluation_set, load_run
+from hyperadapt.runs.rows import load_evaluation_set
+from hyperadapt.runs.run import load_run
 from hyperadapt.tasks import Task, load_split, load_task_file
 from hyperadapt.tiny_t5 import NAME, place_of
 from hyperadapt.tokenizing import longest_first

@@ -18,11 +18,12 @@ import torch
 import yaml
 from datasets import Dataset
 
-from hyperadapt import runs
 from hyperadapt.checkpoint import read as read_model
 from hyperadapt.errors import UserError
-from hyperadapt.runs import load_run
-from hyperadapt.same_data import changes, digest_of, last_step, read, since_steps, with_since_steps
+from hyperadapt.runs import rows as rows_of_runs
+from hyperadapt.runs.resume import from_its_directory
+from hyperadapt.runs.run import load_run
+from hyperadapt.runs.same_data import changes, digest_of, last_step, read, since_steps, with_since_steps
 from hyperadapt.tasks import load_split, load_task_file
 from hyperadapt.training import MixtureTrainer
 from tiny import tiny_t5
@@ -308,9 +309,9 @@ def test_paths_in_lists_are_compared_from_a_runs_directory_too() -> None:
         {"output_dir": f"/{place}/run", "text.files": [f"/{place}/a.txt", f"/{place}/b.txt"], "seeds": [1]}
         for place in ("here", "there/now")
     )
-    assert runs.from_its_directory(before) == runs.from_its_directory(now) | {"output_dir": "."}
+    assert from_its_directory(before) == from_its_directory(now) | {"output_dir": "."}
     others = now | {"text.files": ["/there/now/a.txt", "/elsewhere/b.txt"]}
-    assert runs.from_its_directory(before) != runs.from_its_directory(others)
+    assert from_its_directory(before) != from_its_directory(others)
 
 
 def test_evaluate_refuses_rows_that_have_changed_unless_it_is_allowed(folder: Path) -> None:
@@ -465,8 +466,8 @@ def test_a_comparison_compares_the_rows_that_each_run_draws_and_reads_them_once(
     few = {**ADAPTERS, "data": {"max_train_rows": 8, "subsample_seed": None}}
     config = write_comparison(tmp_path, one=ADAPTERS, two=ADAPTERS, few=few)
     assert hyperadapt("compare", config, "seeds=[0,1]").code == 0
-    loaded, load = [], runs.load_rows
-    monkeypatch.setattr(runs, "load_rows", lambda *given: loaded.append(given[:2]) or load(*given))
+    loaded, load = [], rows_of_runs.load_rows
+    monkeypatch.setattr(rows_of_runs, "load_rows", lambda *given: loaded.append(given[:2]) or load(*given))
     before = contents(tmp_path / "table")
     assert hyperadapt("compare", config, "seeds=[0,1]").code == 0
     assert contents(tmp_path / "table") == before

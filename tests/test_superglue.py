@@ -13,7 +13,7 @@ import yaml
 
 from hyperadapt.errors import UserError
 from hyperadapt.metrics import METRICS, score_task
-from hyperadapt.runs import load_run
+from hyperadapt.runs.run import load_run
 from hyperadapt.tasks import SUITES, TASKS, Task, get_task, load_split, resolve_tasks, suites_among
 from hyperadapt.tasks.superglue import SUPER_GLUE
 from hyperadapt.training import MixtureTrainer

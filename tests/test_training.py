@@ -24,7 +24,9 @@ from hyperadapt.checkpoint import read
 from hyperadapt.config import RunConfig
 from hyperadapt.errors import UserError
 from hyperadapt.methods import METHODS
-from hyperadapt.runs import build_base, load_run, train
+from hyperadapt.runs.base_model import build_base
+from hyperadapt.runs.run import load_run
+from hyperadapt.runs.train import train
 from hyperadapt.training import MixtureTrainer, last_checkpoint, token_loss
 from tiny_run import Forked, hyperadapt, ranks
 
@@ -224,7 +226,7 @@ def test_the_loss_is_the_mean_over_target_tokens_of_the_whole_step() -> None:
 def test_only_what_may_change_may_change_on_resume(
     tmp_path: Path, tasks: list[str], uninterrupted: Path
 ) -> None:
-    from hyperadapt.runs import checkpoint_to_resume
+    from hyperadapt.runs.resume import checkpoint_to_resume
 
     config = write_config(tmp_path, tasks)
     changed = RunConfig.load(config, [f"output_dir={uninterrupted}", "training.learning_rate=1"])

@@ -29,7 +29,7 @@ from hyperadapt.config import (
 )
 from hyperadapt.errors import UserError, nearest, reason_of
 from hyperadapt.methods import METHODS, FullFineTuning
-from hyperadapt.runs import build_base, load_tokenizer
+from hyperadapt.runs.base_model import build_base, load_tokenizer
 from hyperadapt.tasks import Task, get_task
 from hyperadapt.training import training_arguments
 from hyperadapt.yaml_and_json import parse_json

@@ -67,7 +67,7 @@ FORKING.set_forkserver_preload(
         "hyperadapt.cli",
         "hyperadapt.comparison",
         "hyperadapt.pretraining",
-        "hyperadapt.runs",
+        "hyperadapt.runs.train",
         "hyperadapt.training",
         "transformers.models.t5.modeling_t5",
     ]

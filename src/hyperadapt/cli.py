@@ -23,7 +23,7 @@ from hyperadapt.signals import end, heard_by
 if TYPE_CHECKING:
     from hyperadapt.config import RunConfig
     from hyperadapt.evaluation import Results
-    from hyperadapt.runs import Prediction, Run
+    from hyperadapt.runs.run import Prediction, Run
     from hyperadapt.tasks import Task
 
 
@@ -334,7 +334,7 @@ def evaluate(
 
     Of a run that keeps best_per_task they are only printed: it has each task's by its own best checkpoint.
     """
-    from hyperadapt import results_file
+    from hyperadapt.runs import results_file
 
     check_run(run, task or [], None if unseen else split)  # a task that is new to it may have other splits
     model = results_file.model_entries(run)  # before it is loaded: another that comes meanwhile is not scored
@@ -343,7 +343,7 @@ def evaluate(
         trained = len(loaded.tasks)
         loaded = loaded.with_unseen(unseen)
         chosen += [of.name for of in loaded.tasks[trained:]]
-    from hyperadapt.predictions import write_predictions
+    from hyperadapt.runs.predictions import write_predictions
 
     # Before the scores are there, which could not be added to damaged ones.
     kept = {} if chosen else results_file.read(run)
@@ -413,7 +413,7 @@ def encoder_only(
 
     The scores are added to its results.json.
     """
-    from hyperadapt import results_file
+    from hyperadapt.runs import results_file
 
     check_run(run, split="validation")
     from hyperadapt.encoder_only import KEY, check_numbers, score_encoder_only
@@ -718,9 +718,9 @@ def methods(
 
 def run_and_show(config: RunConfig, resume: bool, allow_changed_data: bool) -> None:
     """Train a run, and print its scores."""
-    from hyperadapt import results_file
     from hyperadapt.paths import shown
-    from hyperadapt.runs import train
+    from hyperadapt.runs import results_file
+    from hyperadapt.runs.train import train
     from hyperadapt.threads import with_threads
 
     results = train(with_threads(config, resume), resume, allow_changed_data)
@@ -740,7 +740,7 @@ def check_run(run: Path, tasks: Sequence[str] = (), split: str | None = None) ->
         The tasks of these names.
     """
     delay_bars()
-    from hyperadapt.runs import check_asked
+    from hyperadapt.runs.run import check_asked
 
     return check_asked(run, tasks, split)
 
@@ -754,7 +754,7 @@ def load(run: Path, base_model: str | None) -> Run:
     """Load a run."""
     delay_bars()
     from hyperadapt import threads
-    from hyperadapt.runs import load_run
+    from hyperadapt.runs.run import load_run
 
     threads.use(threads.fewer_threads())
     return load_run(run, base_model)

@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from hyperadapt import results_file
 from hyperadapt.config import CompareConfig, RunConfig
 from hyperadapt.errors import CheckpointError, Interrupted, UserError, notice, printable
 from hyperadapt.files import write_atomically
 from hyperadapt.locks import locked
+from hyperadapt.runs import results_file
 from hyperadapt.signals import end, heard_by
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def compare(
         UserError: for anything wrong with what was given, or where runs failed; the others are finished by then.
         Interrupted: after SIGTERM or Ctrl-C.
     """
-    from hyperadapt.runs import check_place
+    from hyperadapt.runs.resume import check_place
 
     cells, directory = cells_of(config, allow_changed_data), Path(config.output_dir)
     with locked(directory):
@@ -204,7 +204,7 @@ def train_cells(
 
 def check_given(runs: Sequence[RunConfig]) -> None:
     """Check what runs would find out only once they have begun: tasks, data, tokenizers, Trainer's arguments."""
-    from hyperadapt.runs import load_tokenizer
+    from hyperadapt.runs.base_model import load_tokenizer
     from hyperadapt.tasks import check_trainable, resolve_tasks
     from hyperadapt.training import checked_arguments
 
@@ -224,7 +224,7 @@ def check_given(runs: Sequence[RunConfig]) -> None:
 
 def check_unchanged(cell: Cell) -> None:
     """Check that a run that is there, finished or not, is the one that the comparison asks for."""
-    from hyperadapt.runs import check_same_run, check_same_tasks
+    from hyperadapt.runs.resume import check_same_run, check_same_tasks
     from hyperadapt.tasks import resolve_tasks
 
     if (cell.directory / "config.yaml").exists():
@@ -245,8 +245,10 @@ def check_same_rows(cells: Sequence[Cell]) -> None:
     Raises:
         UserError: naming the run, the task, the split and how many rows there were and are, unless it is allowed.
     """
-    from hyperadapt import same_data
-    from hyperadapt.runs import EVALUATED, holds_work, load_rows, rows_drawn
+    from hyperadapt.runs import same_data
+    from hyperadapt.runs.resume import holds_work
+    from hyperadapt.runs.rows import load_rows, rows_drawn
+    from hyperadapt.runs.train import EVALUATED
     from hyperadapt.tasks import resolve_tasks
 
     digests: dict[tuple[Any, ...], same_data.SplitDigest] = {}
@@ -500,8 +502,8 @@ def table_rows(cells: Iterable[Cell]) -> list[dict[str, Any]]:
 
 def with_other_rows(cells: Sequence[Cell]) -> list[Cell]:
     """Return the finished runs whose rows are not those of the first run that draws as many, or changed in training."""
-    from hyperadapt import same_data
-    from hyperadapt.runs import rows_drawn
+    from hyperadapt.runs import same_data
+    from hyperadapt.runs.rows import rows_drawn
 
     first: dict[tuple[Any, ...], same_data.SplitDigest] = {}
     found = []

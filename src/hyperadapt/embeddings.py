@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from hyperadapt.metrics import Target
-    from hyperadapt.runs import Run
+    from hyperadapt.runs.run import Run
     from hyperadapt.tasks import Task
 
 Batch = dict[str, Tensor]  # as `padded` makes it

@@ -30,7 +30,7 @@ from hyperadapt.metrics import average, label_of, score_task
 
 if TYPE_CHECKING:
     from hyperadapt.evaluation import EvaluationSet
-    from hyperadapt.runs import Run
+    from hyperadapt.runs.run import Run
     from hyperadapt.tasks import Task
 
 KEY = "encoder_only"  # of the scores, in results.json

@@ -47,7 +47,7 @@ def write_features(
     import torch
     from transformers import set_seed
 
-    from hyperadapt.runs import build_base, check_vocabulary, load_tokenizer
+    from hyperadapt.runs.base_model import build_base, check_vocabulary, load_tokenizer
     from hyperadapt.tasks import check_there, load_split, resolve_tasks
     from hyperadapt.training import tokenize_rows
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hyperadapt.config import RunConfig, merged, parse_overrides
 from hyperadapt.errors import UserError
-from hyperadapt.runs import load_run_config
+from hyperadapt.runs.run import load_run_config
 from hyperadapt.tasks import Task, get_task, read_split, spelt_out
 
 MOST_STEPS = 5_000  # as the `paper` scale's transfers; a run on all of GLUE has fifty times as many

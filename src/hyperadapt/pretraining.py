@@ -33,7 +33,7 @@ from tqdm import tqdm
 from transformers import Trainer
 from transformers.utils import is_torch_bf16_gpu_available
 
-from hyperadapt import manifest, results_file, same_data, threads
+from hyperadapt import manifest, threads
 from hyperadapt.conditioning import mean_state
 from hyperadapt.config import (
     DistillationConfig,
@@ -48,21 +48,11 @@ from hyperadapt.errors import CheckpointError, UserError, nearest
 from hyperadapt.evaluation import SECONDS_BEFORE_PROGRESS_SHOWS
 from hyperadapt.files import write_atomically, writing
 from hyperadapt.mixing import sampling_rates
-from hyperadapt.runs import (
-    MADE_OF,
-    TRAINED,
-    build_base,
-    check_trackers,
-    check_vocabulary,
-    checkpoint_to_start_from,
-    clear,
-    held,
-    load_tasks,
-    load_tokenizer,
-    marked,
-    versions,
-    write_tasks,
-)
+from hyperadapt.runs import results_file, same_data
+from hyperadapt.runs.base_model import build_base, check_vocabulary, load_tokenizer
+from hyperadapt.runs.resume import checkpoint_to_start_from, clear, marked
+from hyperadapt.runs.run import MADE_OF, TRAINED, load_tasks, write_tasks
+from hyperadapt.runs.train import check_trackers, held, versions
 from hyperadapt.tasks import check_there, load_split, resolve_tasks
 from hyperadapt.tasks.chunks import default_overlap
 from hyperadapt.tokenizing import check_labels

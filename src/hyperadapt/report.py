@@ -13,14 +13,15 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperadapt import manifest, results_file
+from hyperadapt import manifest
 from hyperadapt.errors import CheckpointError, printable
 from hyperadapt.files import write_atomically
 from hyperadapt.metrics import label_of, metric_in_words
+from hyperadapt.runs import results_file
 
 if TYPE_CHECKING:
-    from hyperadapt.predictions import PredictedRow
-    from hyperadapt.runs import Run
+    from hyperadapt.runs.predictions import PredictedRow
+    from hyperadapt.runs.run import Run
     from hyperadapt.tasks import Task
 
 SAMPLES = 20  # predictions on the page
@@ -34,7 +35,8 @@ def write_report(directory: str | Path) -> Path:
     """
     from jinja2 import Environment
 
-    from hyperadapt.runs import check_is_run, versions
+    from hyperadapt.runs.run import check_is_run
+    from hyperadapt.runs.train import versions
 
     directory = Path(directory)
     check_is_run(directory)
@@ -109,7 +111,7 @@ def line(history: list[dict[str, float]], name: str) -> tuple[list[float], list[
 
 def training_contents(directory: Path) -> dict[str, Any]:
     """Gather what the page of a training run shows."""
-    from hyperadapt.runs import load_run
+    from hyperadapt.runs.run import load_run
 
     run = load_run(directory)
     predicted = kept_predictions(run)
@@ -157,7 +159,7 @@ def kept_predictions(run: Run) -> dict[str, dict[str, list[PredictedRow]]]:
     Returns:
         Task -> the split's name -> its rows.
     """
-    from hyperadapt.predictions import by_task, read_predictions
+    from hyperadapt.runs.predictions import by_task, read_predictions
 
     found: dict[str, dict[str, list[PredictedRow]]] = {}
     for split in ("validation", "test"):
@@ -168,7 +170,7 @@ def kept_predictions(run: Run) -> dict[str, dict[str, list[PredictedRow]]]:
 
 def sample_table(run: Run, predicted: dict[str, dict[str, list[PredictedRow]]]) -> list[dict[str, str]]:
     """Prepare rows of all tasks for the page, each task's share the same ones every time."""
-    from hyperadapt.predictions import samples, verdict
+    from hyperadapt.runs.predictions import samples, verdict
 
     parted = {task: rows for task, by_split in predicted.items() for rows in by_split.values()}
     tasks = {task.name: task for task in run.tasks}
@@ -193,7 +195,7 @@ def said(task: Task, text: str) -> str:
 
 def confusion_table(task: Task, split: str, rows: Sequence[PredictedRow]) -> dict[str, Any]:
     """Prepare a class task's confusion matrix for the page, each cell with its share of the target's rows."""
-    from hyperadapt.predictions import INVALID, confusion
+    from hyperadapt.runs.predictions import INVALID, confusion
 
     return {
         "task": task.name,

@@ -44,7 +44,7 @@ def tokenizer_of(setting: Setting) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    from hyperadapt.runs import quietly
+    from hyperadapt.runs.base_model import quietly
     from hyperadapt.tiny_t5 import place_of
 
     return quietly(AutoTokenizer.from_pretrained, place_of(setting.tokenizer), "--tokenizer")

@@ -19,7 +19,6 @@ from zlib import crc32
 import numpy as np
 
 from hyperadapt.comparison import Cell, markdown, scores_of, spread_of
-from hyperadapt.predictions import PredictedRow, file_of, read_predictions
 from hyperadapt.published import PublishedTable
 from hyperadapt.resampling import (
     CONFIDENCE,
@@ -31,6 +30,7 @@ from hyperadapt.resampling import (
     resampled,
     unpaired,
 )
+from hyperadapt.runs.predictions import PredictedRow, file_of, read_predictions
 from hyperadapt.tasks import resolve_tasks
 
 # What a column is of: "mrpc.f1", a metric of a task; or several, of which it is the mean.

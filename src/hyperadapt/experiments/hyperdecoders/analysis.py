@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hyperadapt import results_file
 from hyperadapt.comparison import Cell
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.experiments.beside import Labels, Measure, Pair, Read, beside, ours
@@ -15,6 +14,7 @@ from hyperadapt.experiments.hyperdecoders.rows import OURS, SOURCE, OurPlan, lis
 from hyperadapt.experiments.hyperdecoders.scales import SCALES
 from hyperadapt.experiments.plan import Experiment
 from hyperadapt.published import published_table
+from hyperadapt.runs import results_file
 from hyperadapt.tasks import resolve_tasks
 
 WHOLE, ONLY = "Encoder-decoder", "Encoder-only"  # the table's columns
@@ -37,7 +37,7 @@ def with_encoder_only(cell: Cell, options: dict[str, Any]) -> dict[str, Any]:
         options: of `score_encoder_only`.
     """
     from hyperadapt.encoder_only import KEY, score_encoder_only
-    from hyperadapt.runs import load_run
+    from hyperadapt.runs.run import load_run
 
     results = results_file.read(cell.directory)
     trained = results.get(KEY, {}).get("training", {})
@@ -108,7 +108,7 @@ def map_page(number: str) -> Callable[[OurPlan], str]:
 
     def page(planned: OurPlan) -> str:
         from hyperadapt.embeddings import draw_maps
-        from hyperadapt.runs import load_run
+        from hyperadapt.runs.run import load_run
 
         _, name, shows = FIGURES[number]
         [cell] = first_hyperdecoder(number)(planned)[(OURS,)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
-from hyperadapt import manifest, results_file
+from hyperadapt import manifest
 from hyperadapt.comparison import Cell
 from hyperadapt.experiments.beside import Read, drawn_of
 from hyperadapt.files import write_atomically
-from hyperadapt.predictions import write_predictions
+from hyperadapt.runs import results_file
+from hyperadapt.runs.predictions import write_predictions
 from hyperadapt.tasks import resolve_tasks
 from hyperadapt.yaml_and_json import parse_json
 
@@ -35,7 +36,7 @@ def scored_unseen(cell: Cell, suite: str) -> Read:
 
 def predict_unseen(cell: Cell, suite: str, model: str) -> None:
     """Predict a suite's test rows with a run; the scores are written last, with what they are of."""
-    from hyperadapt.runs import load_run
+    from hyperadapt.runs.run import load_run
 
     folder = cell.beside(f"-{suite}")
     folder.mkdir(exist_ok=True)

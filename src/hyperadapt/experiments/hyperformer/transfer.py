@@ -182,7 +182,7 @@ def figure_3_page(planned: OurPlan) -> str:
     import torch
     from sklearn.decomposition import PCA
 
-    from hyperadapt.runs import load_run
+    from hyperadapt.runs.run import load_run
 
     source, *moved = planned.cells()
     if not source.finished:

@@ -1,0 +1,1 @@
+"""Runs: training one, what it leaves in its directory, and what reads that again."""

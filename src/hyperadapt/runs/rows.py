@@ -1,0 +1,82 @@
+"""Which rows of each task a run takes, and how they are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hyperadapt.config import RunConfig
+from hyperadapt.evaluation import EvaluationSet, tokenize_inputs
+from hyperadapt.metrics import Target
+from hyperadapt.tasks import Task, check_there, load_split
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+
+def rows_drawn(config: RunConfig, split: str) -> tuple[Any, ...]:
+    """Return what decides which of a split's rows a run takes, and how they read: their draw, and their prefix."""
+    drawn = draw_of(config, split)
+    return (None if drawn[0] is None else drawn, config.prefix)
+
+
+def draw_of(config: RunConfig, split: str) -> tuple[int | None, int, bool]:
+    """Return how a split's rows are drawn: the most of each task, the seed, whether balanced."""
+    data = config.data
+    if split == "train":
+        return data.max_train_rows, config.training_rows_seed, data.balanced
+    most = data.max_eval_rows if split == "validation" else data.max_test_rows
+    return most, 42 if data.subsample_seed is None else data.subsample_seed, False
+
+
+def with_saved_steps(tasks: Sequence[Task], saved: Sequence[Task]) -> tuple[Task, ...]:
+    """Give score tasks the steps with which a run has them already, where they say none themselves."""
+    steps = {task.name: task.step for task in saved}
+    return tuple(
+        task.model_copy(update={"step": steps[task.name]})
+        if task.step is None and task.name in steps
+        else task
+        for task in tasks
+    )
+
+
+def load_evaluation_set(
+    tasks: Sequence[Task],
+    split: str,
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    max_rows: int | None = None,
+) -> EvaluationSet:
+    """Load and tokenize a split of several tasks, at most max_rows of each, else as many as in training."""
+    data = config.data
+    check_there(tasks, data.data_dir, [split])
+    rows = [load_rows(task, split, config, max_rows) for task in tasks]
+    tokenized = [
+        tokenize_inputs(
+            {name: of[name] for name in of.column_names},
+            tokenizer,
+            data.max_source_length,
+            data.overlap,
+            data.truncation,
+            task,
+            f"{split} rows",
+        )
+        for task, of in zip(tasks, rows, strict=True)
+    ]
+    targets: list[list[Target]] = [
+        [tuple(references) for references in of["references"]]
+        if "references" in of.column_names
+        else list(of["target"])
+        for of in rows
+    ]
+    return EvaluationSet(
+        tuple(tasks), [ids for ids, _ in tokenized], targets, [of for _, of in tokenized], rows
+    )
+
+
+def load_rows(task: Task, split: str, config: RunConfig, max_rows: int | None = None) -> Dataset:
+    """Load the rows of a task's split that a run takes, at most max_rows of them, else as many as in training."""
+    most, seed, balanced = draw_of(config, split)
+    most = most if max_rows is None else max_rows
+    return load_split(task, split, config.data.data_dir, most, seed, config.prefix, balanced)
