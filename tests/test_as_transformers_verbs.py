@@ -25,7 +25,7 @@ import hyperadapt as ha
 from hyperadapt import CheckpointError, fingerprint
 from hyperadapt import model as model_module
 from hyperadapt.errors import UserError
-from hyperadapt.training import MixtureTrainer
+from hyperadapt.training.trainer import MixtureTrainer
 from hyperadapt.verbs import REFUSED
 from test_checkpoint import as_if_trained, header_of, logits, tensors_in
 from tiny import (

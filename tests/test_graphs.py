@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from transformers import Seq2SeqTrainingArguments
 
-from hyperadapt import graphs, training
+from hyperadapt import graphs
 from hyperadapt.errors import UserError
 from hyperadapt.graphs import CapturedSteps
+from hyperadapt.training.arguments import check_graphs
 from tiny import PLUS_PLUS, gradients, of_task, relative_error, repeated_call, tiny_adapted, tiny_batch
 from tiny_run import assert_one_line, hyperadapt, write_config, write_tasks
 
@@ -124,7 +125,7 @@ def test_what_a_graph_cannot_repeat_is_refused(
     args = Seq2SeqTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **arguments)
     args.use_cpu = False
     with pytest.raises(UserError, match=f"training.cuda_graphs: not with .*{reason}"):
-        training.check_graphs(args)
+        check_graphs(args)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -133,7 +134,7 @@ def test_a_run_with_graphs_is_the_run_without(
 ) -> None:
     tasks = write_tasks(tmp_path / "tasks")
     monkeypatch.setattr(graphs, "on_the_gpu", lambda: repeated_call)
-    monkeypatch.setattr(training, "check_graphs", lambda args: None)
+    monkeypatch.setattr("hyperadapt.training.arguments.check_graphs", lambda args: None)
     losses: dict[bool, list[float]] = {}
     for on in (False, True):
         directory = tmp_path / f"{on}"

@@ -18,7 +18,7 @@ from hyperadapt.config import RunConfig
 from hyperadapt.errors import UserError
 from hyperadapt.runs.predictions import by_task, read_predictions
 from hyperadapt.runs.run import load_run
-from hyperadapt.training import MixtureTrainer
+from hyperadapt.training.trainer import MixtureTrainer
 from tiny_run import assert_one_line, contents, hyperadapt, write_config, write_tasks
 
 EIGHT = {"max_steps": 8, "batch_size": 16, "eval_steps": 2, "learning_rate": 1e-2, "logging_steps": 1}

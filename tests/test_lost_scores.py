@@ -208,7 +208,7 @@ def test_an_embedding_folder_that_is_a_file_is_one_line(run: Path) -> None:
 def test_a_checkpoint_that_does_not_fit_is_one_line_and_is_not_taken_for_whole(
     tmp_path: Path, most: int
 ) -> None:
-    from hyperadapt.training import last_checkpoint
+    from hyperadapt.training.checkpoints import last_checkpoint
 
     base = {"vocab_size": 384, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
     config = write_config(

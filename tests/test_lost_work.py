@@ -26,14 +26,16 @@ import pytest
 import torch
 import yaml
 
-from hyperadapt import training
 from hyperadapt.checkpoint import read
 from hyperadapt.config import RunConfig
 from hyperadapt.locks import locked
 from hyperadapt.pretraining import PretrainingTrainer
 from hyperadapt.runs import train
 from hyperadapt.signals import end, heard_by
-from hyperadapt.training import MixtureTrainer, last_checkpoint
+from hyperadapt.training.arguments import training_arguments
+from hyperadapt.training.checkpoints import last_checkpoint
+from hyperadapt.training.trainer import MixtureTrainer
+from hyperadapt.training.trial import try_out, try_to_generate
 from tiny_run import BASE, Forked, assert_one_line, command, contents, hyperadapt, write_config, write_tasks
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -142,7 +144,7 @@ def met_twice(kind: type, *arguments: str) -> None:
 AGAIN = "it has no checkpoint yet; the same command begins it anew"
 PHASES = {
     "before anything is written": ("hyperadapt.runs.train.prepare", "", "nothing was written", ""),
-    "before the first step": ("hyperadapt.training.train_until_stopped", "", AGAIN, ""),
+    "before the first step": ("hyperadapt.training.stopping.train_until_stopped", "", AGAIN, ""),
     "at the end": (
         "hyperadapt.runs.train.finish",
         "",
@@ -357,9 +359,7 @@ def test_trying_out_changes_no_weight_and_uses_up_no_random_number(config: Path,
     given = RunConfig.load(
         config, ["model.config.dropout_rate=0.5", "training.arguments={dataloader_num_workers: 1}"]
     )
-    args = training.training_arguments(
-        given.training, given.seed, tmp_path / "run/checkpoints", best="average"
-    )
+    args = training_arguments(given.training, given.seed, tmp_path / "run/checkpoints", best="average")
     with locked(tmp_path / "run"):
         trainer = train.prepare(given, args, last=None).trainer
         assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
@@ -369,8 +369,8 @@ def test_trying_out_changes_no_weight_and_uses_up_no_random_number(config: Path,
         return [random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist()]
 
     before = states()
-    training.try_out(trainer)
-    training.try_to_generate(trainer)
+    try_out(trainer)
+    try_to_generate(trainer)
     assert states() == before
     assert all(torch.equal(value, weights[name]) for name, value in trainer.model.state_dict().items())
 

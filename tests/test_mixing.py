@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hyperadapt.errors import UserError
-from hyperadapt.mixing import MixtureBatchSampler, sampling_rates
+from hyperadapt.training.mixing import MixtureBatchSampler, sampling_rates
 
 SIZES = [40, 400, 4000]
 

@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import hyperadapt as ha
-from hyperadapt.training import gathered
+from hyperadapt.training.trainer import gathered
 from tiny import METHODS, PLUS_PLUS, tiny_adapted, tiny_batch, tiny_t5
 from tiny_run import Forked, ranks
 

@@ -19,7 +19,7 @@ from hyperadapt.runs.run import load_run
 from hyperadapt.tasks import Task, load_split, load_task_file
 from hyperadapt.tiny_t5 import NAME, place_of
 from hyperadapt.tokenizing import longest_first
-from hyperadapt.training import tokenize_rows
+from hyperadapt.training.rows import tokenize_rows
 from tiny_run import hyperadapt, write_config
 
 LENGTH = 64

@@ -21,7 +21,7 @@ from hyperadapt.errors import CheckpointError
 from hyperadapt.report import read_history
 from hyperadapt.runs import results_file, same_data
 from hyperadapt.runs.run import load_run
-from hyperadapt.training import last_checkpoint
+from hyperadapt.training.checkpoints import last_checkpoint
 from tiny_run import BASE, as_of_an_earlier_version, assert_one_line, hyperadapt, write_config, write_tasks
 
 SHORT = {"max_steps": 6, "batch_size": 8, "eval_steps": 2, "logging_steps": 4, "save_total_limit": 3}

@@ -25,7 +25,7 @@ from hyperadapt.runs.resume import from_its_directory
 from hyperadapt.runs.run import load_run
 from hyperadapt.runs.same_data import changes, digest_of, last_step, read, since_steps, with_since_steps
 from hyperadapt.tasks import load_split, load_task_file
-from hyperadapt.training import MixtureTrainer
+from hyperadapt.training.trainer import MixtureTrainer
 from tiny import tiny_t5
 from tiny_run import BASE, SPLITS, Outcome, assert_one_line, contents, hyperadapt, write_config, write_tasks
 
@@ -182,7 +182,7 @@ def test_a_best_checkpoint_in_shards_is_not_scored_anew_and_that_is_said(
     assert hyperadapt(*six).code == 0
     assert results_of(folder)["best_step"] == 4  # 50, and then 40
     cut(folder / "tasks/colour-validation.jsonl", 6)
-    monkeypatch.setattr("hyperadapt.training.SAFE_WEIGHTS_NAME", "shard-1.safetensors")
+    monkeypatch.setattr("hyperadapt.training.trainer.SAFE_WEIGHTS_NAME", "shard-1.safetensors")
     outcome = hyperadapt(*six, ALLOW)
     assert outcome.code == 0, outcome.err
     assert "checkpoint-4 is in shards, which are not scored anew: it is the best no more" in outcome.err

@@ -21,7 +21,7 @@ from hyperadapt.comparison import cells_of, prepare
 from hyperadapt.config import CompareConfig
 from hyperadapt.errors import UserError
 from hyperadapt.locks import LOCK_FILE, holder, locked
-from hyperadapt.training import last_checkpoint
+from hyperadapt.training.checkpoints import last_checkpoint
 from tiny_run import (
     BASE,
     Forked,

@@ -16,7 +16,7 @@ from hyperadapt.pretraining import TaskRows
 from hyperadapt.tasks import TASKS, Task, load_split, load_task_file
 from hyperadapt.tiny_t5 import NAME, place_of
 from hyperadapt.tokenizing import check_labels
-from hyperadapt.training import tokenize_rows
+from hyperadapt.training.rows import tokenize_rows
 from tiny_run import assert_one_line, contents, hyperadapt, write_config
 
 LONG = ["a rather long name", "another rather long name"]

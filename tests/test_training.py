@@ -27,7 +27,8 @@ from hyperadapt.methods import METHODS
 from hyperadapt.runs.base_model import build_base
 from hyperadapt.runs.run import load_run
 from hyperadapt.runs.train import train
-from hyperadapt.training import MixtureTrainer, last_checkpoint, token_loss
+from hyperadapt.training.checkpoints import last_checkpoint
+from hyperadapt.training.trainer import MixtureTrainer, token_loss
 from tiny_run import Forked, hyperadapt, ranks
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -31,7 +31,7 @@ from hyperadapt.errors import UserError, nearest, reason_of
 from hyperadapt.methods import METHODS, FullFineTuning
 from hyperadapt.runs.base_model import build_base, load_tokenizer
 from hyperadapt.tasks import Task, get_task
-from hyperadapt.training import training_arguments
+from hyperadapt.training.arguments import training_arguments
 from hyperadapt.yaml_and_json import parse_json
 from tiny_run import assert_one_line, hyperadapt
 

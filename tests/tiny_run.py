@@ -68,7 +68,6 @@ FORKING.set_forkserver_preload(
         "hyperadapt.comparison",
         "hyperadapt.pretraining",
         "hyperadapt.runs.train",
-        "hyperadapt.training",
         "transformers.models.t5.modeling_t5",
     ]
 )

@@ -206,7 +206,7 @@ def check_given(runs: Sequence[RunConfig]) -> None:
     """Check what runs would find out only once they have begun: tasks, data, tokenizers, Trainer's arguments."""
     from hyperadapt.runs.base_model import load_tokenizer
     from hyperadapt.tasks import check_trainable, resolve_tasks
-    from hyperadapt.training import checked_arguments
+    from hyperadapt.training.arguments import checked_arguments
 
     # Of all runs together, so that all that is missing is said at once.
     read: dict[str | None, list[Task]] = {}

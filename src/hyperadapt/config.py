@@ -878,7 +878,7 @@ def meant_by(name: str, kind: type[WrittenConfig], beside: Sequence[str] = ()) -
         return [], ""
     from transformers import Seq2SeqTrainingArguments
 
-    from hyperadapt.training import DECIDED
+    from hyperadapt.training.arguments import DECIDED
 
     if name not in Seq2SeqTrainingArguments.__dataclass_fields__:
         return [], ""

@@ -49,7 +49,7 @@ def write_features(
 
     from hyperadapt.runs.base_model import build_base, check_vocabulary, load_tokenizer
     from hyperadapt.tasks import check_there, load_split, resolve_tasks
-    from hyperadapt.training import tokenize_rows
+    from hyperadapt.training.rows import tokenize_rows
 
     if kind not in KINDS:
         raise UserError(f"--kind '{kind}' is unknown; {nearest(kind, KINDS)}")
@@ -102,7 +102,7 @@ def fine_tuned(
 
     from transformers import DataCollatorForSeq2Seq, PrinterCallback, Seq2SeqTrainer
 
-    from hyperadapt.training import training_arguments
+    from hyperadapt.training.arguments import training_arguments
 
     changes = {"max_steps": steps, "cuda_graphs": False}  # which a plain Trainer does not know
     model, training = copy.deepcopy(model), config.training.model_copy(update=changes)

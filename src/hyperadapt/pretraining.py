@@ -47,7 +47,6 @@ from hyperadapt.config import (
 from hyperadapt.errors import CheckpointError, UserError, nearest
 from hyperadapt.evaluation import SECONDS_BEFORE_PROGRESS_SHOWS
 from hyperadapt.files import write_atomically, writing
-from hyperadapt.mixing import sampling_rates
 from hyperadapt.runs import results_file, same_data
 from hyperadapt.runs.base_model import build_base, check_vocabulary, load_tokenizer
 from hyperadapt.runs.resume import checkpoint_to_start_from, clear, marked
@@ -56,19 +55,14 @@ from hyperadapt.runs.train import check_trackers, held, versions
 from hyperadapt.tasks import check_there, load_split, resolve_tasks
 from hyperadapt.tasks.chunks import default_overlap
 from hyperadapt.tokenizing import check_labels
-from hyperadapt.training import (
-    IGNORED,
-    CheckpointLastStep,
-    ResumableTrainer,
-    TrainingStoppedError,
-    making_trainer,
-    show_progress,
-    t5_adafactor,
-    tokenize_rows,
-    train_until_stopped,
-    training_arguments,
-    try_out,
-)
+from hyperadapt.training.arguments import training_arguments
+from hyperadapt.training.callbacks import CheckpointLastStep, show_progress
+from hyperadapt.training.mixing import sampling_rates
+from hyperadapt.training.resumable import ResumableTrainer
+from hyperadapt.training.rows import tokenize_rows
+from hyperadapt.training.stopping import train_until_stopped
+from hyperadapt.training.trainer import IGNORED, TrainingStoppedError, t5_adafactor
+from hyperadapt.training.trial import making_trainer, try_out
 from hyperadapt.yaml_and_json import parse_json
 
 if TYPE_CHECKING:

@@ -57,7 +57,7 @@ def vocabulary(setting: Setting) -> str:
 
 def training_lengths(setting: Setting) -> Found:
     """Measure training on batches of like length beside batches of the same rows at random."""
-    from hyperadapt.mixing import MixtureBatchSampler
+    from hyperadapt.training.mixing import MixtureBatchSampler
 
     lengths = token_lengths(setting, "train", 200 if setting.smoke else 20_000)
     task_of = [(length, task) for task, of_task in enumerate(lengths) for length in of_task]

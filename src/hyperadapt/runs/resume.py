@@ -14,13 +14,13 @@ from hyperadapt.errors import UserError, nearest, notice
 from hyperadapt.methods import Method, method_from
 from hyperadapt.methods.hyperformer import read_task_features
 from hyperadapt.runs import same_data
+from hyperadapt.runs.rows import rows_drawn
+from hyperadapt.runs.run import MADE_OF, TRAINED, load_run_config, load_tasks, note_unlisted
 from hyperadapt.tasks import SPLITS, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-from hyperadapt.runs.rows import rows_drawn
-from hyperadapt.runs.run import MADE_OF, TRAINED, load_run_config, load_tasks, note_unlisted
 
 MAY_CHANGE_ON_RESUME = (
     "output_dir",
@@ -68,7 +68,7 @@ def holds_work(directory: Path) -> bool:
 
     A checkpoint counts that is damaged, as it may be mended, but not one that was cut short.
     """
-    from hyperadapt.training import checkpoints_in, was_finished
+    from hyperadapt.training.checkpoints import checkpoints_in, was_finished
 
     outcomes = [directory / name for name in ("model", "results.json", "history.json")]
     return any(outcome.exists() for outcome in outcomes) or any(
@@ -103,7 +103,7 @@ def check_place(directory: Path, config: WrittenConfig, names: Sequence[str]) ->
 
 def clear(directory: Path) -> None:
     """Remove what is left of a run that came to no checkpoint."""
-    from hyperadapt.training import checkpoints_in
+    from hyperadapt.training.checkpoints import checkpoints_in
 
     if cut_short := checkpoints_in(directory / "checkpoints"):
         names = ", ".join(folder.name for folder in cut_short)
@@ -118,7 +118,7 @@ def checkpoint_to_resume(directory: Path, config: WrittenConfig) -> Path:
     Raises:
         UserError: if there is none, or the configuration differs in more than what may change.
     """
-    from hyperadapt.training import last_checkpoint
+    from hyperadapt.training.checkpoints import last_checkpoint
 
     check_same_run(directory, config)
     note_unlisted(directory)
@@ -183,7 +183,7 @@ def marked(
     directory: Path, digests: same_data.Digests, last: Path | None
 ) -> dict[str, dict[str, same_data.SplitDigest]]:
     """Mark the rows that are others than when the run in a directory began, if it goes on from a checkpoint."""
-    from hyperadapt.training import step_of
+    from hyperadapt.training.checkpoints import step_of
 
     kept = None if last is None else same_data.read(directory)
     if last is None or kept is None:

@@ -34,6 +34,8 @@ from hyperadapt.files import write_atomically
 from hyperadapt.locks import holder
 from hyperadapt.paths import shown
 from hyperadapt.runs import results_file, same_data
+from hyperadapt.runs.base_model import choose_attention, load_base, quietly
+from hyperadapt.runs.rows import load_evaluation_set, load_rows
 from hyperadapt.tasks import SPLITS, Task, input_texts, resolve_tasks
 from hyperadapt.tasks.sources import PlacedRow, given_rows
 from hyperadapt.tokenizing import check_labels
@@ -42,8 +44,6 @@ from hyperadapt.yaml_and_json import dump_yaml, read_yaml
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hyperadapt.runs.base_model import choose_attention, load_base, quietly
-from hyperadapt.runs.rows import load_evaluation_set, load_rows
 
 MADE_OF = ("config.yaml", "tasks.yaml", same_data.FILE, "tokenizer", "base")  # before the first step
 TRAINED = ("model", "history.json")

@@ -21,17 +21,8 @@ from hyperadapt.evaluation import EvaluationSet, Results, majority
 from hyperadapt.files import write_atomically, writing
 from hyperadapt.locks import locked
 from hyperadapt.runs import results_file, same_data
-from hyperadapt.runs.predictions import write_predictions
-from hyperadapt.signals import before_the_end
-from hyperadapt.tasks import DEV, Task, check_trainable, resolve_tasks, spelt_out
-from hyperadapt.tasks.remarks import remark_on_rows
-from hyperadapt.tokenizing import check_labels
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, Seq2SeqTrainingArguments, TrainingArguments
-
-    from hyperadapt.training import MixtureTrainer
 from hyperadapt.runs.base_model import build_base, check_vocabulary, load_tokenizer, save_base
+from hyperadapt.runs.predictions import write_predictions
 from hyperadapt.runs.resume import (
     check_same_base,
     check_same_rows,
@@ -44,6 +35,19 @@ from hyperadapt.runs.resume import (
 )
 from hyperadapt.runs.rows import load_evaluation_set, load_rows, with_saved_steps
 from hyperadapt.runs.run import MADE_OF, TRAINED, load_tasks, write_tasks
+from hyperadapt.signals import before_the_end
+from hyperadapt.tasks import DEV, Task, check_trainable, resolve_tasks, spelt_out
+from hyperadapt.tasks.remarks import remark_on_rows
+from hyperadapt.tokenizing import check_labels
+from hyperadapt.training.arguments import kept_by, training_arguments
+from hyperadapt.training.process import held_memory, peak_memory
+from hyperadapt.training.rows import tokenize_rows
+from hyperadapt.training.stopping import train_until_stopped
+from hyperadapt.training.trainer import MixtureTrainer
+from hyperadapt.training.trial import making_trainer, try_out, try_to_generate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Seq2SeqTrainingArguments, TrainingArguments
 
 EVALUATED = ("validation", "test")  # by a training
 
@@ -66,12 +70,10 @@ def train(config: RunConfig, resume: bool = False, allow_changed_data: bool = Fa
         UserError: for anything wrong with what was given, or a loss that is not finite.
         Interrupted: after SIGTERM or Ctrl-C.
     """
-    from hyperadapt import training
-
     threads.use(config.training.threads)
     directory = Path(config.output_dir)
-    args = training.training_arguments(
-        config.training, config.seed, directory / "checkpoints", best=training.kept_by(config.training)
+    args = training_arguments(
+        config.training, config.seed, directory / "checkpoints", best=kept_by(config.training)
     )
     check_trackers(args.report_to)
     # Before it is said that there is a run already.
@@ -85,7 +87,7 @@ def train(config: RunConfig, resume: bool = False, allow_changed_data: bool = Fa
                 begin(directory, config, prepared, resumed=last is not None)
         if config.model.config is not None:
             prepared.model.config._name_or_path = str((directory / "base").resolve())
-        outcome = training.train_until_stopped(prepared.trainer, last)
+        outcome = train_until_stopped(prepared.trainer, last)
         results = prepared.trainer.score_kept(prepared.evaluation_sets)
         with writing(directory):
             finish(directory, prepared, outcome.metrics, results)
@@ -118,7 +120,7 @@ def held(directory: Path, args: TrainingArguments) -> Iterator[None]:
 
 def what_is_left(directory: Path) -> str:
     """Say what a training has left that is ended at once: before its steps, among them, or after."""
-    from hyperadapt.training import checkpoints_in, was_finished
+    from hyperadapt.training.checkpoints import checkpoints_in, was_finished
 
     written = [place for place in checkpoints_in(directory / "checkpoints") if was_finished(place)]
     if written:
@@ -173,7 +175,6 @@ def prepare(
     """
     from transformers import set_seed
 
-    from hyperadapt import training
     from hyperadapt.model import adapt
 
     directory = Path(config.output_dir)
@@ -209,7 +210,7 @@ def prepare(
         n_rows[task.name] = len(texts)
         most_frequent[task.name] = Counter(map(task.written, texts["target"])).most_common(1)[0][0]
         train_rows.append(
-            training.tokenize_rows(
+            tokenize_rows(
                 texts, task, index, tokenizer, data.max_source_length, data.overlap, data.truncation
             )
         )
@@ -234,14 +235,12 @@ def prepare(
     if config.training.epochs is not None:
         notice(f"training.epochs: {config.training.epochs:g} take {args.max_steps:,} steps")
     base_config = copy.deepcopy(base.config)
-    with training.making_trainer(args, directory, config.training.arguments):
-        trainer = training.MixtureTrainer(
-            model, config, args, train_rows, evaluation_sets["validation"], tokenizer
-        )
+    with making_trainer(args, directory, config.training.arguments):
+        trainer = MixtureTrainer(model, config, args, train_rows, evaluation_sets["validation"], tokenizer)
     trainer.rows_since = same_data.last_step(digests, "validation")
-    loaded_memory = training.held_memory()
-    training.try_out(trainer)
-    training.try_to_generate(trainer)
+    loaded_memory = held_memory()
+    try_out(trainer)
+    try_to_generate(trainer)
     return Prepared(
         tuple(tasks),
         tokenizer,
@@ -295,7 +294,6 @@ def finish(
         totals: Trainer's `train_loss` and `train_runtime`, of the whole run.
         results: its scores, by split.
     """
-    from hyperadapt import training
     from hyperadapt.counting import count_parameters
 
     model, trainer = prepared.model, prepared.trainer
@@ -311,7 +309,7 @@ def finish(
         "train_seconds": round(totals["train_runtime"], 1),
         "step_seconds": trainer.clock.seconds_per_step(),
         "loaded_memory_mb": round(prepared.loaded_memory / 1e6),
-        "peak_memory_mb": round(training.peak_memory() / 1e6),
+        "peak_memory_mb": round(peak_memory() / 1e6),
         "training_rows": prepared.n_rows,
         "parameters": count_parameters(model).as_dict(),
         "versions": versions(),

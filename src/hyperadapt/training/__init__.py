@@ -1,0 +1,1 @@
+"""Training on a mixture of tasks: a thin layer over transformers' Trainer."""
