@@ -19,7 +19,7 @@ from torch import Tensor
 from hyperadapt.backbones import published_config
 from hyperadapt.bench import Setting
 from hyperadapt.bench.measure import Ratio
-from hyperadapt.output_layer import FEW_TOKENS, HAS_BOTH, product
+from hyperadapt.fast.output_layer import FEW_TOKENS, HAS_BOTH, product
 from turns import in_turns
 
 ROUNDS = 30

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import hyperadapt as ha
-from hyperadapt.graphs import CapturedSteps
+from hyperadapt.fast.cuda_graphs import CapturedSteps
 from hyperadapt.methods import Method
 from tiny import (
     NARROW,

@@ -24,7 +24,7 @@ from hyperadapt.conditioning import Inputs
 from hyperadapt.errors import UserError
 from hyperadapt.evaluation import generate_answers, log_likelihoods, notice_once, padded
 from hyperadapt.methods import Method
-from hyperadapt.model import AdaptedStack
+from hyperadapt.model.stack import AdaptedStack
 from hyperadapt.training.mixing import MixtureBatchSampler, sampling_rates
 from tiny import (
     METHODS,

@@ -22,11 +22,11 @@ from transformers import (
 )
 
 import hyperadapt as ha
-from hyperadapt import CheckpointError, fingerprint
-from hyperadapt import model as model_module
+from hyperadapt import CheckpointError
 from hyperadapt.errors import UserError
+from hyperadapt.model import adapt, fingerprint, mixed, optional
+from hyperadapt.model.verbs import REFUSED
 from hyperadapt.training.trainer import MixtureTrainer
-from hyperadapt.verbs import REFUSED
 from test_checkpoint import as_if_trained, header_of, logits, tensors_in
 from tiny import (
     METHODS,
@@ -764,17 +764,17 @@ def everything(base: Any) -> dict[str, Any]:
 
 
 STAGES = [
-    (model_module, "backbone_of"),
-    (model_module, "digest_tensors"),
-    (model_module, "keep_differentiable"),
-    (model_module, "freeze"),
-    (model_module, "train_norms"),
-    (model_module, "run_fast"),
-    (model_module, "subclass"),
-    (model_module, "fingerprint"),
-    (model_module, "truly_tied"),
-    (model_module, "insert"),
-    (model_module, "mixed"),
+    (adapt, "backbone_of"),
+    (adapt, "digest_tensors"),
+    (adapt, "keep_differentiable"),
+    (adapt, "freeze"),
+    (adapt, "train_norms"),
+    (optional, "speed_up"),
+    (adapt, "subclass"),
+    (adapt, "fingerprint"),
+    (adapt, "truly_tied"),
+    (adapt, "insert"),
+    (mixed, "mixed"),
 ]
 
 
@@ -824,10 +824,10 @@ def test_an_adapt_that_fails_at_its_last_step_leaves_nothing(
         insert(*args)
         raise KeyboardInterrupt
 
-    insert = model_module.insert
-    monkeypatch.setattr(model_module, "insert", insert_and_fail)
+    insert = adapt.insert
+    monkeypatch.setattr(adapt, "insert", insert_and_fail)
     if method == METHODS[0]:  # which has no sites
-        monkeypatch.setattr(model_module, "truly_tied", insert_nothing_and_fail)
+        monkeypatch.setattr(adapt, "truly_tied", insert_nothing_and_fail)
     with pytest.raises(KeyboardInterrupt):
         ha.adapt(base, method, TASKS)
     assert everything(base) == before

@@ -12,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hyperadapt import graphs
 from hyperadapt.bench import (
     NOTES,
     SECTIONS,
@@ -39,6 +38,7 @@ from hyperadapt.bench.measure import (
 from hyperadapt.bench.section import Goal
 from hyperadapt.bench.sections import FLOOR, FULL, LORA, OUR_FLOOR, options_of, spec
 from hyperadapt.errors import UserError
+from hyperadapt.fast import cuda_graphs as graphs
 from tiny import repeated_call
 from tiny_run import assert_one_line, hyperadapt
 

@@ -20,10 +20,11 @@ from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
 import hyperadapt as ha
-from hyperadapt import CheckpointError, checkpoint
+from hyperadapt import CheckpointError
 from hyperadapt.counting import model_config
 from hyperadapt.errors import UserError
 from hyperadapt.methods import Method
+from hyperadapt.model import file
 from tiny import (
     METHODS,
     PLUS_PLUS,
@@ -244,7 +245,7 @@ def test_hyperformer_plus_plus_on_t5_base_is_saved_in_under_25_mb() -> None:
         base = T5ForConditionalGeneration(model_config("google-t5/t5-base"))
         model = ha.adapt(base, ha.HyperFormerPlusPlus(reduction_factor=32), [f"task{n}" for n in range(8)])
     state = model.state_dict()
-    size = sum(state[name].nbytes for name in checkpoint.saved_names(model))
+    size = sum(state[name].nbytes for name in file.saved_names(model))
     assert 4 * 1_000_000 < size < 25_000_000
 
 
@@ -294,7 +295,7 @@ import os, random, signal, sys, time
 from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[2])
-from hyperadapt import checkpoint
+from hyperadapt.model import file
 from tiny import tiny_adapted
 
 # Enough to write that a kill often falls within a save.
@@ -310,7 +311,7 @@ while attempts < 12 or partly < 2:  # how many of the kills fall within a save i
                 with torch.no_grad():
                     for parameter in model.hyperadapt.parameters():
                         parameter.fill_(value)
-                checkpoint.save(model, directory)
+                file.save(model, directory)
                 (directory / "begun").touch()
     while not (directory / "begun").exists():
         time.sleep(0.001)
@@ -321,7 +322,7 @@ while attempts < 12 or partly < 2:  # how many of the kills fall within a save i
     for unfinished in directory.glob(".*.tmp"):
         unfinished.unlink()
         partly += 1
-    config, tensors = checkpoint.read(directory)
+    config, tensors = file.read(directory)
     own = [tensor for name, tensor in tensors.items() if name.startswith("hyperadapt.")]
     assert len({tensor.unique().item() for tensor in own}) == 1, "of two saves"
 """
@@ -396,14 +397,14 @@ def rewrite(saved: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], N
     tensors, header = tensors_in(saved), header_of(saved)
     config = json.loads(header["hyperadapt"])
     change(config, tensors)
-    config["digest"] = checkpoint.digest(config, tensors)
+    config["digest"] = file.digest(config, tensors)
     save_file(tensors, saved / WEIGHTS, {**header, "hyperadapt": json.dumps(config)})
 
 
 def test_a_newer_format_is_refused_with_both_numbers(saved: Path) -> None:
-    newer = checkpoint.FORMAT_VERSION + 1
+    newer = file.FORMAT_VERSION + 1
     rewrite(saved, lambda config, _: config.update(format_version=newer))
-    refused(saved, f"of format {newer}, newer than the {checkpoint.FORMAT_VERSION} .* upgrade hyperadapt")
+    refused(saved, f"of format {newer}, newer than the {file.FORMAT_VERSION} .* upgrade hyperadapt")
 
 
 def test_another_base_model_of_the_same_shape_is_refused_by_name(saved: Path) -> None:

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from hyperadapt.checkpoint import digest, read
 from hyperadapt.config import CompareConfig, PretrainConfig, RunConfig
 from hyperadapt.errors import UserError
 from hyperadapt.metrics import longest_common, rouge_l
+from hyperadapt.model.file import digest, read
 from hyperadapt.runs.run import load_run_config, load_tasks
 from hyperadapt.tasks import get_task, load_split
 from hyperadapt.tasks.sources import json_rows

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import Seq2SeqTrainingArguments
 
-from hyperadapt import graphs
 from hyperadapt.errors import UserError
-from hyperadapt.graphs import CapturedSteps
+from hyperadapt.fast import cuda_graphs as graphs
+from hyperadapt.fast.cuda_graphs import CapturedSteps
 from hyperadapt.training.arguments import check_graphs
 from tiny import PLUS_PLUS, gradients, of_task, relative_error, repeated_call, tiny_adapted, tiny_batch
 from tiny_run import assert_one_line, hyperadapt, write_config, write_tasks

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from hyperadapt import manifest
-from hyperadapt.checkpoint import load, read
 from hyperadapt.config import RunConfig
 from hyperadapt.errors import UserError
+from hyperadapt.model.file import read
+from hyperadapt.model.load import load
 from hyperadapt.runs.predictions import by_task, read_predictions
 from hyperadapt.runs.run import load_run
 from hyperadapt.training.trainer import MixtureTrainer

@@ -26,9 +26,9 @@ import pytest
 import torch
 import yaml
 
-from hyperadapt.checkpoint import read
 from hyperadapt.config import RunConfig
 from hyperadapt.locks import locked
+from hyperadapt.model.file import read
 from hyperadapt.pretraining import PretrainingTrainer
 from hyperadapt.runs import train
 from hyperadapt.signals import end, heard_by

@@ -34,7 +34,7 @@ from transformers.utils import find_labels
 import hyperadapt as ha
 from hyperadapt.errors import UserError
 from hyperadapt.methods import Method
-from hyperadapt.model import INNERMOST
+from hyperadapt.model.bind import INNERMOST
 from tiny import (
     CONDITIONED,
     METHODS,

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hyperadapt as ha
-from hyperadapt import output_layer
-from hyperadapt.model import subclass
-from hyperadapt.output_layer import OutputLayer
+from hyperadapt.fast import output_layer
+from hyperadapt.fast.output_layer import OutputLayer
+from hyperadapt.model.mixed import subclass
 from tiny import PLUS_PLUS, TASKS, tiny_adapted, tiny_batch, tiny_t5
 
 pytestmark = pytest.mark.skipif(

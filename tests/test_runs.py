@@ -15,9 +15,9 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from hyperadapt.checkpoint import read
 from hyperadapt.config import RunConfig
 from hyperadapt.errors import CheckpointError, UserError
+from hyperadapt.model.file import read
 from hyperadapt.runs.results_file import add, write
 from hyperadapt.runs.run import Run, load_run
 from tiny_run import COLOURS, SPLITS, as_of_an_earlier_version, hyperadapt, write_config, write_tasks

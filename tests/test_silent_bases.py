@@ -14,9 +14,10 @@ from torch import nn
 from transformers import T5ForConditionalGeneration
 
 import hyperadapt as ha
-from hyperadapt import CheckpointError, UserError, checkpoint
-from hyperadapt.fingerprint import digest_tensor, digest_tensors, fingerprint, sampled_fingerprint
-from hyperadapt.output_layer import OutputLayer
+from hyperadapt import CheckpointError, UserError
+from hyperadapt.fast.output_layer import OutputLayer
+from hyperadapt.model import file
+from hyperadapt.model.fingerprint import digest_tensor, digest_tensors, fingerprint, sampled_fingerprint
 from test_checkpoint import as_if_trained, header_of, logits, tensors_in
 from tiny import PLUS_PLUS, TASKS, redraw, tiny_adapted, tiny_batch, tiny_t5
 
@@ -390,7 +391,7 @@ def as_saved_before(directory: Path) -> None:
     config = json.loads(header["hyperadapt"])
     config.update(format_version=1, base_fingerprint=sampled_fingerprint(tiny_t5()))
     del config["base_dtypes"], config["base_vocabulary"]
-    config["digest"] = checkpoint.digest(config, tensors)
+    config["digest"] = file.digest(config, tensors)
     save_file(tensors, directory / "model.safetensors", {**header, "hyperadapt": json.dumps(config)})
 
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 import hyperadapt as ha
 from hyperadapt import manifest
-from hyperadapt.checkpoint import read
 from hyperadapt.errors import CheckpointError
+from hyperadapt.model.file import read
 from hyperadapt.report import read_history
 from hyperadapt.runs import results_file, same_data
 from hyperadapt.runs.run import load_run

@@ -18,8 +18,8 @@ import torch
 import yaml
 from datasets import Dataset
 
-from hyperadapt.checkpoint import read as read_model
 from hyperadapt.errors import UserError
+from hyperadapt.model.file import read as read_model
 from hyperadapt.runs import rows as rows_of_runs
 from hyperadapt.runs.resume import from_its_directory
 from hyperadapt.runs.run import load_run

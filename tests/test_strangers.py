@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ByT5Tokenizer
 
-from hyperadapt.checkpoint import read
 from hyperadapt.config import CompareConfig, RunConfig
 from hyperadapt.errors import CheckpointError, UserError
+from hyperadapt.model.file import read
 from hyperadapt.report import picture
 from hyperadapt.tasks import get_task
 from tiny_run import (
@@ -295,7 +295,7 @@ def rewrite_header(directory: Path, **changes: object) -> None:
     """Change a saved model's header, with the digest that belongs to it."""
     from safetensors import safe_open
 
-    from hyperadapt.checkpoint import digest
+    from hyperadapt.model.file import digest
 
     file = directory / "model.safetensors"
     with safe_open(file, framework="pt") as opened:

@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from hyperadapt.checkpoint import read
 from hyperadapt.config import RunConfig
 from hyperadapt.errors import UserError
 from hyperadapt.methods import METHODS
+from hyperadapt.model.file import read
 from hyperadapt.runs.base_model import build_base
 from hyperadapt.runs.run import load_run
 from hyperadapt.runs.train import train

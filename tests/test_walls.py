@@ -15,11 +15,17 @@ PACKAGE = Path(hyperadapt.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imports(module: Path) -> set[str]:
-    """The full names of all that a module imports, wherever in it, relative names resolved."""
+def imports(module: Path, late: bool = True) -> set[str]:
+    """The full names of all that a module imports, wherever in it, relative names resolved.
+
+    Args:
+        module: its file.
+        late: with what is imported within functions, and for type checkers alone.
+    """
     found = set()
     package = [PACKAGE.name, *module.relative_to(PACKAGE).parent.parts]
-    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if late else tree.body:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
@@ -40,7 +46,7 @@ def in_folder(folder: str) -> list[Path]:
 
 
 def test_the_imports_of_a_module_are_found_wherever_they_stand() -> None:
-    assert reaches(PACKAGE / "checkpoint.py", "transformers") == [
+    assert reaches(PACKAGE / "model/file.py", "transformers") == [
         "transformers",
         "transformers.PreTrainedModel",
     ]
@@ -57,6 +63,7 @@ def test_forms_and_generators_do_not_know_transformers() -> None:
         assert not reaches(module, "transformers"), module
         assert not reaches(module, "hyperadapt.backbones"), module
         assert not reaches(module, "hyperadapt.model"), module
+        assert not reaches(module, "hyperadapt.fast"), module
 
 
 def test_backbones_know_neither_tasks_nor_methods() -> None:
@@ -66,10 +73,41 @@ def test_backbones_know_neither_tasks_nor_methods() -> None:
 
 
 def test_the_model_core_does_not_know_tasks_as_data_or_training() -> None:
-    core = ("adaptation", "checkpoint", "counting", "model")
-    for module in (*in_folder("methods"), *in_folder("interop"), *(PACKAGE / f"{name}.py" for name in core)):
-        for wall in ("tasks", "training", "evaluation", "mixing", "runs", "config"):
+    core = [module for folder in ("methods", "interop", "model", "fast") for module in in_folder(folder)]
+    for module in (*core, PACKAGE / "adaptation.py", PACKAGE / "counting.py"):
+        for wall in ("tasks", "training", "evaluation", "runs", "config"):
             assert not reaches(module, f"hyperadapt.{wall}"), module
+
+
+def test_nothing_needs_what_is_fast_but_what_asks_for_it_by_name() -> None:
+    """One module asks whether it is there; CUDA graphs are an option, and benchmarks measure it."""
+    asking = {"model/optional.py", "training/trainer.py", "bench/worker.py"}
+    for module in MODULES:
+        if not module.is_relative_to(PACKAGE / "fast") and str(module.relative_to(PACKAGE)) not in asking:
+            assert not reaches(module, "hyperadapt.fast"), module
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    """Imports at the top alone: those within functions are there to be late."""
+    names = {
+        ".".join((PACKAGE.name, *module.relative_to(PACKAGE).with_suffix("").parts)) for module in MODULES
+    }
+    packages = {name.removesuffix(".__init__") for name in names if name.endswith(".__init__")}
+
+    def needed(module: Path, name: str) -> set[str]:
+        found = imports(module, late=False)
+        # `from package import module` names the package too, whose own file runs before those outside of it.
+        found -= {of for of in found if of in packages and any(f"{of}." in other for other in found)}
+        found |= {
+            of for other in found for of in packages if other.startswith(f"{of}.") and not name.startswith(of)
+        }
+        return {f"{of}.__init__" if of in packages else of for of in found} & names - {name}
+
+    places = {PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py"): name for name in names}
+    left = {name: needed(module, name) for module, name in places.items()}
+    while free := {name for name, others in left.items() if not others & left.keys()}:
+        left = {name: others for name, others in left.items() if name not in free}
+    assert not left, {name: sorted(others & left.keys()) for name, others in left.items()}
 
 
 def test_no_module_of_the_library_imports_the_command_line() -> None:

@@ -611,19 +611,20 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_a_hub_that_cannot_be_reached_is_asked_once_and_said_before(
     no_hub: list[float], capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
 ) -> None:
-    from hyperadapt import checkpoint
     from hyperadapt.counting import model_config
+    from hyperadapt.model.file import read
+    from hyperadapt.model.load import load_base
 
     there_is_none = rf"\({huggingface_hub.constants.ENDPOINT} cannot be reached: .+\)"
     missing = ModelConfig.model_construct(name="no/such-model", tokenizer=None, dtype="float32")
-    config, _ = checkpoint.read(trained / "model")
+    config, _ = read(trained / "model")
     for field, load in (
         ("model.name", lambda: load_tokenizer(missing)),
         ("model.name", lambda: build_base(missing, 0)),
         ("--model", lambda: model_config("no/such-model")),
         (
             str(tmp_path / "model"),
-            lambda: checkpoint.load_base({**config, "base_model": "no/such-model"}, tmp_path / "model"),
+            lambda: load_base({**config, "base_model": "no/such-model"}, tmp_path / "model"),
         ),
     ):
         with pytest.raises(UserError, match=there_is_none):

@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 from transformers import AutoModelForSeq2SeqLM
 
 from hyperadapt import cli
-from hyperadapt.checkpoint import digest
 from hyperadapt.comparison import Cell
-from hyperadapt.fingerprint import sampled_fingerprint
+from hyperadapt.model.file import digest
+from hyperadapt.model.fingerprint import sampled_fingerprint
 
 COLOURS = {"red rose": 0, "blue whale": 1, "crimson tide at dusk": 0, "azur é": 1}
 SPLITS = {"train": 48, "validation": 10, "test": 14}

@@ -12,7 +12,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from hyperadapt import interop
-    from hyperadapt.checkpoint import load
     from hyperadapt.counting import count_parameters
     from hyperadapt.errors import CheckpointError, UserError
     from hyperadapt.methods import (
@@ -29,12 +28,13 @@ if TYPE_CHECKING:
         SingleAdapter,
         TaskHypernet,
     )
-    from hyperadapt.model import adapt
+    from hyperadapt.model.adapt import adapt
+    from hyperadapt.model.load import load
     from hyperadapt.tiny_t5 import load_tiny_t5
 
 HOME = {
-    "adapt": "model",
-    "load": "checkpoint",
+    "adapt": "model.adapt",
+    "load": "model.load",
     "load_tiny_t5": "tiny_t5",
     "count_parameters": "counting",
     "METHODS": "methods",

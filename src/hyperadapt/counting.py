@@ -68,7 +68,7 @@ def count_without_weights(config: PretrainedConfig, method: Method, n_tasks: int
     from torch import nn
     from transformers import AutoModelForSeq2SeqLM
 
-    from hyperadapt.model import adapt
+    from hyperadapt.model.adapt import adapt
 
     # In a T5 whose head is not tied to the embeddings, those of the two stacks still are one; transformers can build
     # only all or nothing without the checkpoint.
@@ -87,7 +87,7 @@ def sizes_by_name(config: PretrainedConfig, method: Method, n_tasks: int) -> dic
     import torch
     from transformers import AutoModelForSeq2SeqLM
 
-    from hyperadapt.model import adapt
+    from hyperadapt.model.adapt import adapt
 
     with torch.device("meta"):
         base = AutoModelForSeq2SeqLM.from_config(config)

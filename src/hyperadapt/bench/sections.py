@@ -348,7 +348,7 @@ def start_up(setting: Setting) -> Found:
     shape = "t5-small" if setting.smoke else "t5-base"
     adapting = (
         "import time, torch, transformers, hyperadapt as ha; from hyperadapt.backbones import published_config; "
-        "from hyperadapt import model; "
+        "from hyperadapt.model import adapt; "
         f"base = transformers.T5ForConditionalGeneration(published_config('{shape}')); "
         "start = time.perf_counter(); ha.adapt(base, ha.HyperFormerPlusPlus(), list('abcdefgh')); "
         "print(time.perf_counter() - start)"

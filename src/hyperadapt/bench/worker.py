@@ -111,11 +111,12 @@ def adapted(spec: dict[str, Any]) -> Any:
             parameter.requires_grad_(options["train"] == "all" or "layer_norm" in name)
         if options.get("as_hyperadapt"):
             from hyperadapt.backbones import backbone_of
-            from hyperadapt.model import run_fast, train_norms
+            from hyperadapt.fast import speed_up_base
+            from hyperadapt.model.adapt import train_norms
 
             backbone = backbone_of(model)
             train_norms(model, backbone)
-            run_fast(model, backbone)
+            speed_up_base(model, backbone)
             model.decoder.config.use_cache = False
     return model
 
@@ -170,7 +171,7 @@ def training(spec: dict[str, Any], model: Any, device: Any) -> Any:
         return loss.detach()
 
     if spec["captured"]:
-        from hyperadapt.graphs import CapturedSteps
+        from hyperadapt.fast.cuda_graphs import CapturedSteps
 
         loss_of = CapturedSteps(loss_of, trained)
 

@@ -14,15 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperadapt.errors import UserError, nearest
-from hyperadapt.forms.base import ACTIVATIONS, Form, add_linear, for_products, grouped, linear, with_one
+from hyperadapt.forms.base import ACTIVATIONS, Form, for_products, grouped, linear
 from hyperadapt.sites import Site, Weight
 
 LAYER_NORM_EPS = 1e-5
-# From this reduction factor on the layer norm is folded into the up projection, in training on a CPU: as fast as the
-# plain way, and nothing of width d_model is kept for the backward (docs/benchmarks.md). The plain way has fewer
-# operators, which count on an accelerator and for a generated token. Not in float16, whose range the normed activations
-# may leave.
-FOLDED_FROM = 8
 
 
 @dataclass(frozen=True)
@@ -65,50 +60,15 @@ class Bottleneck(Form):
         return {**block, **norm} if self.adapter_block else norm
 
     def prepare(self, weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-        """Fold the layer norm into the up projection, in training on a CPU and unless the bottleneck is wide.
-
-        With a = [act(D x + b_D); 1] and C = [U, b_U] less the mean of each column, the centred U a + b_U is C a, and
-        its variance a^T G a, G = C^T C / d_model. So A(x) = [diag(gamma) C, beta] [a / sqrt(a^T G a + eps); 1] + x: one
-        product, and nothing of width d_model is normed. G is in float64, as C a may be far smaller than C and a are.
-        """
-        on_cpu, narrow = weights["norm_weight"].device.type == "cpu", self.reduction_factor >= FOLDED_FROM
-        worth_it = narrow and on_cpu and torch.is_grad_enabled()
-        if not (self.adapter_block and worth_it) or dtype == torch.float16:
-            return for_products(weights, dtype)
-        up = torch.cat([weights["up"], weights["up_bias"].unsqueeze(-1)], -1)
-        centred = up - up.mean(-2, keepdim=True)
-        exact = centred.double()
-        scaled = centred * weights["norm_weight"].unsqueeze(-1)
-        shift = weights["norm_bias"].unsqueeze(-1).expand(*scaled.shape[:-1], 1)
-        down = {"down": weights["down"], "down_bias": weights["down_bias"]}
-        folded = for_products({**down, "up": torch.cat([scaled, shift], -1)}, dtype)
-        return {**folded, "variance": exact.mT @ exact / exact.shape[-2]}
+        """Lay the weights out as products read them."""
+        return for_products(weights, dtype)
 
     def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
         if not self.adapter_block:
             return y + layer_norm(y, weights["norm_weight"], weights["norm_bias"])
         hidden = ACTIVATIONS[self.activation](linear(y, weights["down"], weights["down_bias"]))
-        if "variance" not in weights:
-            hidden = linear(hidden, weights["up"], weights["up_bias"])
-            return y + layer_norm(hidden, weights["norm_weight"], weights["norm_bias"])
-        hidden = with_one(hidden)
-        normed = (hidden * inverse_deviation(hidden, weights["variance"])).to(hidden.dtype)
-        return add_linear(y, with_one(normed), weights["up"])
-
-
-def inverse_deviation(x: Tensor, quadratic: Tensor) -> Tensor:
-    """Compute 1 / sqrt(x^T G x + eps) of every token, in float64.
-
-    Args:
-        x: (batch, seq, d).
-        quadratic: G, (groups, d, d), positive semi-definite, in float64, which autocast leaves alone.
-
-    Returns:
-        (batch, seq, 1).
-    """
-    x = x.to(quadratic.dtype)
-    variance = torch.linalg.vecdot(linear(x, quadratic), x).unsqueeze(-1)
-    return torch.rsqrt(variance.clamp_min(0) + LAYER_NORM_EPS)
+        hidden = linear(hidden, weights["up"], weights["up_bias"])
+        return y + layer_norm(hidden, weights["norm_weight"], weights["norm_bias"])
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A backbone's root-mean-square norm: with a scale of the row's own (Adapters; HyperFormer, section 3), or trained.
+"""A backbone's root-mean-square norm with a scale of the row's own (Adapters; HyperFormer, section 3).
 
 y = w * x / sqrt(mean(x^2) + eps),    w (d_model,)
 """
@@ -6,10 +6,8 @@ y = w * x / sqrt(mean(x^2) + eps),    w (d_model,)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hyperadapt.forms.base import Form, grouped
@@ -34,42 +32,3 @@ class NormScale(Form):
         variance = x.to(torch.float32).pow(2).mean(-1, keepdim=True)
         normed = (x * torch.rsqrt(variance + self.eps)).to(y.dtype)
         return (scale * grouped(normed, len(scale))).view_as(y)
-
-
-def fused_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Compute the norm as PyTorch does: on an accelerator one kernel instead of seven operators.
-
-    It takes one type alone, that of x, to which a scale in float32 is rounded, as autocast rounds what is trained.
-    """
-    return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
-
-
-class RmsNorm(torch.autograd.Function):
-    """The norm in few passes over x, which is all that it keeps for the backward; T5's own keeps another as large.
-
-    With r = 1 / sqrt(mean(x^2) + eps), in float32 as T5 has it:
-    y = w r x,    dx = r w g - x r^3 (g . w x) / d_model,    dw = sum r g x.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        length = torch.linalg.vector_norm(x.float(), dim=-1, keepdim=True)
-        inverse = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        ctx.save_for_backward(x, weight, inverse)
-        return (x * inverse).to(weight.dtype).mul_(weight)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, weight, inverse = ctx.saved_tensors
-        for_x, for_weight, _ = ctx.needs_input_grad
-        dx = dw = None
-        with torch.autocast(x.device.type, enabled=False):
-            exact = torch.promote_types(x.dtype, torch.float32)
-            gradient, states, scale = (of.to(exact) for of in (gradient, x, weight))
-            product = gradient * states
-            if for_weight:
-                dw = (inverse.flatten().to(exact) @ product.flatten(0, -2)).to(weight.dtype)
-            if for_x:
-                along = (product @ scale).unsqueeze(-1) * inverse.pow(3) / x.shape[-1]
-                dx = (gradient * scale).mul_(inverse).addcmul_(states, along, value=-1).to(x.dtype)
-        return dx, dw, None

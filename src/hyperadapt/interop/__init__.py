@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.interop import hyperdecoders, hyperformer
 from hyperadapt.interop.state import load_exactly
-from hyperadapt.model import adapt
+from hyperadapt.model.adapt import adapt
 
 SOURCES: dict[str, ModuleType] = {"hyperformer": hyperformer, "hyperdecoders": hyperdecoders}
 ABSENT_TODAY = "EncDecAttention.relative_attention_bias"  # zero there, and no part of T5 today

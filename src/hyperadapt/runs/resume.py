@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperadapt import checkpoint
 from hyperadapt.config import RunConfig, StartConfig, WrittenConfig
 from hyperadapt.errors import UserError, nearest, notice
 from hyperadapt.methods import Method, method_from
 from hyperadapt.methods.hyperformer import read_task_features
+from hyperadapt.model import file, load
 from hyperadapt.runs import same_data
 from hyperadapt.runs.rows import rows_drawn
 from hyperadapt.runs.run import MADE_OF, TRAINED, load_run_config, load_tasks, note_unlisted
@@ -226,10 +226,10 @@ def check_same_base(last: Path, model: Any) -> None:
     Raises:
         CheckpointError: if it was another.
     """
-    if not (last / checkpoint.WEIGHTS_FILE).is_file():
+    if not (last / file.WEIGHTS_FILE).is_file():
         return  # in shards, without a header
-    saved, _ = checkpoint.read(last)
-    checkpoint.check_fingerprint(saved, model, model.base_digests, last)
+    saved, _ = file.read(last)
+    load.check_fingerprint(saved, model, model.base_digests, last)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -258,7 +258,7 @@ def check_start(start: StartConfig, method: Method, tasks: Sequence[Task]) -> No
         "give the task another name",
     )
     names = [task.name for task in tasks]
-    saved, _ = checkpoint.read(Path(start.run) / "model")
+    saved, _ = file.read(Path(start.run) / "model")
     before, now = (
         {"name": of.name, **of.model_dump(exclude=set(of.says_what_is_trained))}
         for of in (method_from(saved["method"]), method)
@@ -282,7 +282,7 @@ def check_start(start: StartConfig, method: Method, tasks: Sequence[Task]) -> No
 
 def start_from(start: StartConfig, base: PreTrainedModel, method: Method, tasks: Sequence[str]) -> Any:
     """Take up a trained run's model with these tasks alone; those that it has not start from `init_from`."""
-    model = checkpoint.load(Path(start.run) / "model", base, method)
+    model = load.load(Path(start.run) / "model", base, method)
     known = set(model.tasks)
     new = tuple(task for task in tasks if task not in known)
     if going_on := [task for task in tasks if task in known]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
-from hyperadapt import checkpoint, manifest
+from hyperadapt import manifest
 from hyperadapt.config import PretrainConfig, RunConfig, command_of, read_fields, read_mapping
 from hyperadapt.errors import CheckpointError, UserError, nearest, notice, validation_message
 from hyperadapt.evaluation import (
@@ -32,6 +32,7 @@ from hyperadapt.evaluation import (
 )
 from hyperadapt.files import write_atomically
 from hyperadapt.locks import holder
+from hyperadapt.model import load
 from hyperadapt.paths import shown
 from hyperadapt.runs import results_file, same_data
 from hyperadapt.runs.base_model import choose_attention, load_base, quietly
@@ -423,7 +424,7 @@ def load_run(path: str | Path, base_model: str | PreTrainedModel | None = None) 
     base = base_model
     if isinstance(base, str):
         base = load_base(config.model, base, "the base model")
-    model = checkpoint.load(directory / "model", base)
+    model = load.load(directory / "model", base)
     choose_attention(model, config.model)
     if model.tasks != tuple(task.name for task in tasks):
         raise CheckpointError(

@@ -175,7 +175,7 @@ def prepare(
     """
     from transformers import set_seed
 
-    from hyperadapt.model import adapt
+    from hyperadapt.model.adapt import adapt
 
     directory = Path(config.output_dir)
     method, data = config.build_method(), config.data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
@@ -141,6 +142,7 @@ def check_graphs(args: Seq2SeqTrainingArguments) -> None:
     """
     optimizer = OptimizerNames(args.optim).value
     in_the_way = {
+        "hyperadapt.fast is needed, which is not installed": find_spec("hyperadapt.fast") is None,
         "a GPU is needed, and there is none": not torch.cuda.is_available() or args.use_cpu,
         f"one GPU alone, not {args.n_gpu}": args.n_gpu > 1,
         f"one process alone, not {args.world_size}": args.world_size > 1,

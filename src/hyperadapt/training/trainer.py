@@ -6,7 +6,7 @@ stops the run. All else (DDP, FSDP, bf16, trackers, resume) is Trainer's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
@@ -23,13 +23,12 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hyperadapt.errors import UserError, notice
 from hyperadapt.evaluation import EvaluationSet, Results, evaluate, joined
-from hyperadapt.graphs import CapturedSteps
+from hyperadapt.model.verbs import check_without_peft
 from hyperadapt.tasks import DEV, spelt_out
 from hyperadapt.training.callbacks import CheckpointLastStep, StopWithoutGain, Totals, show_progress
 from hyperadapt.training.mixing import MixtureBatchSampler
 from hyperadapt.training.process import same_random_state
 from hyperadapt.training.resumable import ResumableTrainer
-from hyperadapt.verbs import check_without_peft
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -134,7 +133,7 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
             if config.training.keep == "best_per_task":
                 told_by = [f"{task.name}_score" for task in evaluation_set.tasks]
             self.add_callback(StopWithoutGain(config.training.patience, told_by, lambda: self.rows_since))
-        self.repeated: CapturedSteps | None = None
+        self.repeated: Callable[[dict[str, Tensor]], Tensor] | None = None
         show_progress(self)
 
     def _init_training_state(self, *arguments: Any) -> Any:
@@ -249,6 +248,7 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
     def repeated_step(self, model: Any, inputs: dict[str, Any], num_items: Tensor) -> Tensor:
         """Take the step as `CapturedSteps` does, the number of the step's target tokens one of its inputs."""
         if self.repeated is None:
+            from hyperadapt.fast.cuda_graphs import CapturedSteps
 
             def step(batch: dict[str, Tensor]) -> Tensor:
                 rest = {name: tensor for name, tensor in batch.items() if name != NUM_ITEMS}

@@ -1,0 +1,58 @@
+"""What computes the same faster: without this folder no result changes (tests/test_fast.py deletes it).
+
+file               what it does                                      the number that keeps it
+norms.py           a backbone's norm in few passes, or one kernel    `python benchmarks/fast.py norms`
+stacks.py          autocast left off where it would change nothing   `python benchmarks/fast.py autocast`
+folded_norm.py     the adapter's layer norm within its projection    `python benchmarks/folded_norm.py memory`
+output_layer.py    the frozen output layer by oneDNN                 `python benchmarks/linear_maps.py`
+cuda_graphs.py     training steps repeated as recorded               `hyperadapt bench step`, on a GPU
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from hyperadapt.adaptation import Adaptation
+from hyperadapt.backbones import Backbone
+from hyperadapt.fast.folded_norm import FOLDED_FROM, FoldedBottleneck
+from hyperadapt.fast.norms import FastNorm
+from hyperadapt.fast.output_layer import OutputLayer
+from hyperadapt.fast.stacks import PlainStack
+from hyperadapt.forms import Bottleneck, Form, Gate
+from hyperadapt.model.mixed import subclass
+
+
+def speed_up_forms(adaptation: Adaptation) -> None:
+    """Let forms compute the same in the way that is faster here, before their sites take them."""
+    for group in adaptation.site_groups():
+        group.form = faster(group.form)
+
+
+def faster(form: Form | Gate) -> Form | Gate:
+    """Return what computes the same faster, the form itself where nothing does."""
+    if type(form) is Bottleneck and form.adapter_block and form.reduction_factor >= FOLDED_FROM:
+        return FoldedBottleneck(form.reduction_factor, form.activation)
+    return form
+
+
+def speed_up_base(base: Any, backbone: Backbone) -> None:
+    """Run what a base model has of its own in as few calls as it can be, whatever the method."""
+    for name, stack in backbone.stacks(base).items():
+        norms: list[Any] = [base.get_submodule(site.path) for site in backbone.norm_sites(base, name)]
+        scales = {id(norm.weight) for norm in norms}
+        rest = [weight for weight in stack.parameters() if id(weight) not in scales]
+        if len({weight.dtype for weight in rest if weight.is_floating_point()}) == 1:
+            subclass(stack, PlainStack)
+        for norm in norms:
+            subclass(norm, FastNorm)
+            norm.eps, norm.model = backbone.norm_eps(base), (base,)
+    speed_up_output_layer(base)
+
+
+def speed_up_output_layer(base: Any) -> None:
+    """Let the output layer multiply by what is fastest, where it is plain and frozen."""
+    layer = base.get_output_embeddings()
+    if type(layer) is nn.Linear and layer.bias is None and not layer.weight.requires_grad:
+        subclass(layer, OutputLayer)

@@ -1,0 +1,148 @@
+"""Stacks, which turn task_ids or the encoded input into the weights of all their sites, and their blocks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hyperadapt.adaptation import DRAFT, Generated, SiteWeights
+from hyperadapt.conditioning import Inputs
+from hyperadapt.errors import UserError
+from hyperadapt.forms.base import autocast_dtype
+from hyperadapt.model.bind import bound
+
+
+class AdaptedStack(nn.Module):
+    """Mixed in before the class of an encoder or decoder stack."""
+
+    stack_name: str
+    model: tuple[Any]  # the AdaptedModel, in a tuple, or the model would become its own grandchild
+
+    def forward(
+        self, *args: Any, task_ids: Tensor | None = None, past_key_values: Any = None, **kwargs: Any
+    ) -> Any:
+        if torch.jit.is_tracing():
+            raise UserError(
+                "torch.jit.trace would keep the tasks of one batch for all that follow; "
+                "use torch.compile or torch.export"
+            )
+        if len(args) > 1:  # by name, so that masks and states are found below
+            args, kwargs = (), by_name(type(self).forward, args, kwargs)
+            past_key_values = kwargs.pop("past_key_values", past_key_values)
+        tokens = args[0] if args else kwargs.get("input_ids")
+        tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
+        model, adaptation = self.model[0], self.model[0].hyperadapt
+        encoded, mask = kwargs.get("encoder_hidden_states"), kwargs.get("encoder_attention_mask")
+
+        def run(site_weights: SiteWeights) -> Any:
+            with_cache = {} if past_key_values is None else {"past_key_values": past_key_values}
+            with bound(site_weights):
+                return super(AdaptedStack, self).forward(
+                    *args, site_weights=site_weights, **with_cache, **kwargs
+                )
+
+        # A cache lives as long as one generation, so the weights kept on it are neither made anew at each step nor
+        # left over for the next batch. One that was reset, to be used again, has no states of the encoder.
+        kept: Kept | None = getattr(past_key_values, "site_weights", None)
+        begun = getattr(past_key_values, "is_updated", {}).get(0)
+        if kept is not None and begun and kept.task_ids is task_ids:
+            # Gates come from the first token, whatever moves the encoder's states between devices. The states of other
+            # rows, or of the same ones in another order, are not these.
+            moved = adaptation.has_gates(self.stack_name) and have_equal_values(kept.encoded, encoded)
+            if kept.encoded is encoded or moved:
+                # A compiled step would take every site's tensors for inputs, and copy them into its CUDA graph.
+                compiled = torch.compiler.is_compiling()
+                return run(adaptation.by_site(kept.generated) if compiled else kept.site_weights)
+        if model.method.task_conditioned:
+            check_task_ids(task_ids, tokens, model.tasks)
+        assert tokens is not None
+        inputs = Inputs(self.stack_name, tokens, task_ids, encoded, mask)
+        dtype = autocast_dtype(tokens.device.type) or embedding_weight(self).dtype
+        if adaptation.has_draft(self.stack_name):
+            of_draft = adaptation(inputs._replace(stack=DRAFT.format(self.stack_name)), dtype)
+            draft = run(adaptation.by_site(of_draft))
+            inputs = inputs._replace(encoded=draft[0], mask=kwargs.get("attention_mask"))
+        if begun and adaptation.has_gates(self.stack_name):
+            raise UserError(
+                "these past_key_values do not hold the gates, which the first token decides; go on only with what this "
+                "model returned for the same encoder_outputs under torch.no_grad()"
+            )
+        generated = adaptation(inputs, dtype)._replace(mask=kwargs.get("attention_mask"))
+        if torch.is_grad_enabled():
+            return run(adaptation.by_site(generated))
+        generated = generated._replace(gates={})
+        site_weights = adaptation.by_site(generated)
+        output = run(site_weights)
+        cache = getattr(output, "past_key_values", None) if past_key_values is None else past_key_values
+        if cache is not None:
+            cache.site_weights = Kept(task_ids, encoded, generated, site_weights)
+        return output
+
+
+def embedding_weight(stack: Any) -> Tensor:
+    """Return a stack's first weight, by its name, as a replica of nn.DataParallel has no parameters to list."""
+    return stack.get_input_embeddings().weight
+
+
+def by_name(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Name what a method, as a module's forward, is given by position."""
+    if not args:
+        return kwargs
+    names = [name for name in inspect.signature(method).parameters if name != "self"]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def have_equal_values(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two states are the same wherever they lie, as far as it can be told within a compiled step: in shape."""
+    if one is None or other is None or one.shape != other.shape:
+        return one is other
+    return torch.compiler.is_compiling() or torch.equal(one, other.to(one.device))
+
+
+class Kept(NamedTuple):
+    """The weights of a generation, and what they were made from."""
+
+    task_ids: Tensor | None
+    encoded: Tensor | None
+    generated: Generated
+    site_weights: SiteWeights
+
+
+class AdaptedBlock(nn.Module):
+    """Mixed in before the class of a block."""
+
+    def forward(self, *args: Any, site_weights: SiteWeights, **kwargs: Any) -> Any:
+        # Bound here and not in the stack: a checkpointed recompute runs after the stack's forward has returned.
+        with bound(site_weights):
+            return super().forward(*args, **kwargs)
+
+
+def check_task_ids(task_ids: Tensor | None, inputs: Tensor | None, tasks: tuple[str, ...]) -> None:
+    """Check task_ids before anything runs; their values only on the CPU, where reading them waits for nothing.
+
+    Raises:
+        UserError: if they are missing, not (batch,) integers, or (on the CPU) out of range.
+    """
+    if task_ids is None:
+        raise UserError(
+            f"task_ids are missing: pass a LongTensor (batch,) with each row's index in {list(tasks[:8])}"
+        )
+    if not isinstance(task_ids, Tensor) or task_ids.dtype not in (torch.int64, torch.int32):
+        raise UserError(
+            f"task_ids must be a LongTensor (batch,), not {getattr(task_ids, 'dtype', type(task_ids))}"
+        )
+    if inputs is not None and task_ids.shape != inputs.shape[:1]:
+        raise UserError(
+            f"task_ids have shape {tuple(task_ids.shape)}, but the batch has {inputs.shape[0]} rows"
+        )
+    if task_ids.device.type == "cpu" and not torch.compiler.is_compiling() and task_ids.numel():
+        low, high = int(task_ids.min()), int(task_ids.max())
+        if low < 0 or high >= len(tasks):
+            raise UserError(
+                f"task_ids out of range: found {low if low < 0 else high}, but the model has tasks "
+                f"0..{len(tasks) - 1} ({', '.join(tasks[:8])})"
+            )
