@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from hyperadapt.metrics import METRICS
 from hyperadapt.tasks import TASKS, load_split, resolve_tasks
-from hyperadapt.tasks.builtin import (
+from hyperadapt.tasks.suites.builtin import (
     BUILTIN,
     NATURES,
     NOUNS,

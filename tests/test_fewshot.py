@@ -20,7 +20,7 @@ from hyperadapt.runs.resume import start_from
 from hyperadapt.runs.rows import load_evaluation_set
 from hyperadapt.runs.run import load_run
 from hyperadapt.tasks import TASKS, load_split, read_split, resolve_tasks
-from hyperadapt.tasks.transfer import TRANSFER
+from hyperadapt.tasks.suites.transfer import TRANSFER
 from tiny import CONDITIONED, redraw, tiny_adapted, tiny_batch
 from tiny_run import as_of_an_earlier_version, hyperadapt, write_config, write_tasks
 

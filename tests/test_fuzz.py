@@ -21,8 +21,8 @@ from hyperadapt.metrics import longest_common, rouge_l
 from hyperadapt.model.file import digest, read
 from hyperadapt.runs.run import load_run_config, load_tasks
 from hyperadapt.tasks import get_task, load_split
+from hyperadapt.tasks.loading import input_texts
 from hyperadapt.tasks.sources import json_rows
-from hyperadapt.tasks.task import input_texts
 from tiny_run import assert_one_line, contents, hyperadapt, write_config, write_tasks
 
 fuzzed = settings(

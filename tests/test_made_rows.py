@@ -17,7 +17,7 @@ from hyperadapt.errors import UserError
 from hyperadapt.experiments.made_rows import write_made_rows
 from hyperadapt.tasks import TASKS, Task, load_split, read_split, resolve_tasks
 from hyperadapt.tasks.chunks import answer_within, chunked
-from hyperadapt.tasks.hyperdecoders import MRQA_IN_DOMAIN, MRQA_OUT_OF_DOMAIN
+from hyperadapt.tasks.suites.hyperdecoders import MRQA_IN_DOMAIN, MRQA_OUT_OF_DOMAIN
 from tiny_run import contents, hyperadapt, write_config
 
 NAMED = {name: task for name, task in TASKS.items() if not task.generated}

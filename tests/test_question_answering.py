@@ -30,7 +30,7 @@ from hyperadapt.tasks.chunks import (
     chunked,
     read_answers,
 )
-from hyperadapt.tasks.hyperdecoders import MRQA_OUT_OF_DOMAIN
+from hyperadapt.tasks.suites.hyperdecoders import MRQA_OUT_OF_DOMAIN
 from hyperadapt.training.rows import tokenize_rows
 from tiny import tiny_t5
 from tiny_run import hyperadapt, write_config

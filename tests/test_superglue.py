@@ -15,7 +15,7 @@ from hyperadapt.errors import UserError
 from hyperadapt.metrics import METRICS, score_task
 from hyperadapt.runs.run import load_run
 from hyperadapt.tasks import SUITES, TASKS, Task, get_task, load_split, resolve_tasks, suites_among
-from hyperadapt.tasks.superglue import SUPER_GLUE
+from hyperadapt.tasks.suites.superglue import SUPER_GLUE
 from hyperadapt.training.trainer import MixtureTrainer
 from tiny_run import hyperadapt, write_config
 

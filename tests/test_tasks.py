@@ -26,9 +26,9 @@ from hyperadapt.tasks import (
     load_task_file,
     resolve_tasks,
 )
-from hyperadapt.tasks.builtin import BUILTIN
-from hyperadapt.tasks.glue import GLUE
 from hyperadapt.tasks.sources import json_rows, read_dataset
+from hyperadapt.tasks.suites.builtin import BUILTIN
+from hyperadapt.tasks.suites.glue import GLUE
 
 # Rows that the papers' protocol makes of the files in shared/data: train, validation, test.
 SPLIT_SIZES = {

@@ -39,7 +39,7 @@ from hyperadapt.errors import (
     siblings,
     validation_message,
 )
-from hyperadapt.fields import Fields
+from hyperadapt.fields import Fields, one_or_more
 from hyperadapt.files import write_atomically
 from hyperadapt.methods import METHODS, Method, method_from
 from hyperadapt.paths import absolute, model_or_directory, placed, task_or_file
@@ -51,11 +51,6 @@ from hyperadapt.yaml_and_json import dump_yaml, parse_yaml, read_yaml
 
 # bitsandbytes says it on some processors when it is imported, in many lines: of a kernel that would be faster.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-
-
-def one_or_more(names: Any) -> Any:
-    """Take one name for a list of it."""
-    return (names,) if isinstance(names, str) else names
 
 
 PLACED = "placed"  # pydantic's context of values whose paths are absolute already, as those of files are

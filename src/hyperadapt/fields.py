@@ -39,3 +39,8 @@ class Fields(BaseModel):
     @classmethod
     def _as_written(cls, value: Any, read: ValidatorFunctionWrapHandler) -> Any:
         return read_as_written(value, read)
+
+
+def one_or_more(names: Any) -> Any:
+    """Take one name for a list of it."""
+    return (names,) if isinstance(names, str) else names

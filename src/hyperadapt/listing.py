@@ -13,7 +13,7 @@ from hyperadapt.config import WrittenConfig, commands_of, default_in_words, sect
 from hyperadapt.errors import UserError, nearest, section_of
 from hyperadapt.methods import METHODS
 from hyperadapt.tasks import SUITES, TASKS, Task, members_of
-from hyperadapt.tasks.builtin import generate_rows
+from hyperadapt.tasks.suites.builtin import generate_rows
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

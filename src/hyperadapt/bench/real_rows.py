@@ -24,7 +24,7 @@ def token_lengths(
 ) -> list[list[int]]:
     """Count the tokens of GLUE's rows, of each task at most so many."""
     from hyperadapt.evaluation import tokenize_inputs
-    from hyperadapt.tasks.task import load_split
+    from hyperadapt.tasks.loading import load_split
 
     tokenizer = tokenizer_of(setting)
     found = []

@@ -24,8 +24,8 @@ from typing import Any
 from hyperadapt.errors import UserError
 from hyperadapt.files import write_atomically
 from hyperadapt.tasks import TASKS, Task
-from hyperadapt.tasks.builtin import NATURES, SYNONYMS, Scene, changed, draw_scene
-from hyperadapt.tasks.task import drawn_order
+from hyperadapt.tasks.splits import drawn_order
+from hyperadapt.tasks.suites.builtin import NATURES, SYNONYMS, Scene, changed, draw_scene
 
 Columns = dict[str, Any]
 

@@ -8,14 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from hyperadapt.errors import UserError, nearest
-from hyperadapt.tasks.builtin import BUILTIN
-from hyperadapt.tasks.glue import GLUE
-from hyperadapt.tasks.hyperdecoders import HYPERDECODERS, MRQA_IN_DOMAIN, MRQA_OUT_OF_DOMAIN
-from hyperadapt.tasks.sources import SUFFIXES, suffix_of
-from hyperadapt.tasks.superglue import SUPER_GLUE
-from hyperadapt.tasks.task import (
-    SPLITS,
-    Task,
+from hyperadapt.tasks.loading import (
     check_there,
     check_trainable,
     input_texts,
@@ -23,7 +16,14 @@ from hyperadapt.tasks.task import (
     load_task_file,
     read_split,
 )
-from hyperadapt.tasks.transfer import TRANSFER
+from hyperadapt.tasks.sources import SUFFIXES, suffix_of
+from hyperadapt.tasks.splits import SPLITS
+from hyperadapt.tasks.suites.builtin import BUILTIN
+from hyperadapt.tasks.suites.glue import GLUE
+from hyperadapt.tasks.suites.hyperdecoders import HYPERDECODERS, MRQA_IN_DOMAIN, MRQA_OUT_OF_DOMAIN
+from hyperadapt.tasks.suites.superglue import SUPER_GLUE
+from hyperadapt.tasks.suites.transfer import TRANSFER
+from hyperadapt.tasks.task import Task
 from hyperadapt.yaml_and_json import read_yaml
 
 __all__ = [

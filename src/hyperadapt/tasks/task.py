@@ -1,88 +1,57 @@
 """A task as data: where its rows come from, how they are split, what texts they give, labels and metrics.
 
-The built-in tasks and a user's YAML file have the same schema, `Task`; `load_split` reads a split's texts.
+The built-in tasks and a user's YAML file have the same schema, `Task`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from hyperadapt.errors import UserError, as_written, nearest, nothing_at, notice, validation_message
-from hyperadapt.fields import Fields
+from hyperadapt.errors import UserError, as_written, nearest, notice
+from hyperadapt.fields import Fields, one_or_more
 from hyperadapt.metrics import LARGEST_SCORE, METRICS, METRICS_OF_KIND, REPORTED_ONLY, read_score
 from hyperadapt.tasks.chunks import Span, read_answers
+from hyperadapt.tasks.labels import MOST_LISTED, label_key, read_labels
+from hyperadapt.tasks.preprocessors import PREPROCESSORS
 from hyperadapt.tasks.scores import chosen_step, number_text, to_step
 from hyperadapt.tasks.sources import (
     NO_LABEL,
     SUFFIXES,
     MissingColumn,
-    MissingData,
-    PlacedRow,
     Row,
     WrongCell,
     as_text,
-    check_hub_name,
-    naming,
-    read_each,
-    read_file,
-    read_hub,
     suffix_of,
     text_of,
     value_of,
-    was_loaded,
-    why_not_asked,
 )
-from hyperadapt.yaml_and_json import read_yaml
+from hyperadapt.tasks.splits import (
+    SLICE,
+    SPLITS,
+    Split,
+    as_yaml_mapping,
+    in_parts,
+    read_protocol,
+    source_of,
+    splits_as_given,
+)
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    pass
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
-
-# The split protocols of the papers, for tasks with fewer and with more than 10,000 training rows (HyperFormer, section
-# 3; Hyperdecoders, section 3.1.1).
-HALVE_VALIDATION: dict[Split, str] = {
-    "train": "train",
-    "validation": "validation[:50%]",
-    "test": "validation[50%:]",
-}
-HOLD_OUT_TRAIN: dict[Split, str] = {
-    "train": "train[1000:]",
-    "validation": "train[:1000]",
-    "test": "validation",
-}
-
-# A slice is taken of rows in this order, whatever the seed of the run: no run trains on another's test rows.
-SPLIT_SEED = 42
-
-_SLICE = re.compile(r"(?P<source>[\w+-]+)(\[(?P<start>\d+%?)?:(?P<stop>\d+%?)?\])?")
-
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 # Generated tokens, the end token included: any tokenizer writes a class number or a score within these.
 _TARGET_LENGTH = {"class": 5, "score": 8, "text": 128, "question_answering": 64, "coreference": 32}
 _NAME_LENGTH = 16
-
-MOST_LISTED = 12  # labels, or tasks, of which a message tells
 
 
 def _target_length(fields: dict[str, Any]) -> int:
@@ -91,35 +60,6 @@ def _target_length(fields: dict[str, Any]) -> int:
 
 def _generated_length(fields: dict[str, Any]) -> int:
     return fields.get("max_target_length", 1)  # a wrong one is an error of its own
-
-
-class Preprocessor(NamedTuple):
-    """What rewrites a task's rows before its fields are read.
-
-    Attributes:
-        columns: that it needs, and what each holds, in words.
-        rewrite: makes columns of a row, new ones or in place of those that it has.
-        new: columns that no row has before.
-        answers: those of the columns that rows to be predicted need not have.
-    """
-
-    columns: Mapping[str, str]
-    rewrite: Callable[[Row], Mapping[str, Any]]
-    new: tuple[str, ...] = ()
-    answers: tuple[str, ...] = ()
-
-
-PREPROCESSORS: dict[str, Preprocessor] = {}
-
-
-def preprocessor(name: str, columns: Mapping[str, str], **more: tuple[str, ...]) -> Callable[[Any], Any]:
-    """Name a function that rewrites rows, for `Task.preprocess`; the arguments are those of `Preprocessor`."""
-
-    def named(rewrite: Callable[[Row], Mapping[str, Any]]) -> Callable[[Row], Mapping[str, Any]]:
-        PREPROCESSORS[name] = Preprocessor(columns, rewrite, **more)
-        return rewrite
-
-    return named
 
 
 def _named_columns(fields: object) -> object:
@@ -139,7 +79,7 @@ def _named_files(files: object) -> object:
     given = [files] if isinstance(files, str) else files
     if not isinstance(given, list) or not given or not all(isinstance(file, str) and file for file in given):
         return files
-    raise UserError(f"write {_mapping_of(dict(zip(SPLITS, given, strict=False)))}")
+    raise UserError(f"write {as_yaml_mapping(dict(zip(SPLITS, given, strict=False)))}")
 
 
 def _where_texts(where: object) -> object:
@@ -150,50 +90,6 @@ def _where_texts(where: object) -> object:
                 f'write {column}: "{value}", with the quotes; or "{text}", where the column holds that text'
             )
     return where
-
-
-def _label_texts(labels: object) -> object:
-    if isinstance(labels, dict) and labels:
-        raise UserError(f"write a list, {_list_of_labels(labels)}")
-    if isinstance(labels, str | bool | int | float):
-        apart = isinstance(labels, str) and "," in labels
-        raise UserError(
-            f"{as_written(labels)} is no list of the answers; write [{labels if apart else 'bad, good'}]"
-        )
-    if not isinstance(labels, list | tuple):
-        return labels
-    if any(isinstance(label, bool) for label in labels):
-        if all(isinstance(label, bool) for label in labels):
-            labels = sorted(labels)  # so that a column of 0 and 1 means the same
-        in_quotes = ", ".join(
-            f'"{label if isinstance(label, str) else as_written(label)}"' for label in labels
-        )
-        raise UserError(f"a label must be a text; write [{in_quotes}], with the quotes")
-    if None in labels:
-        raise UserError('a label must be a text; write "null", with the quotes, or "" for empty cells')
-    # Labels that are numbers are matched as numbers.
-    return [str(label) if type(label) in (int, float) and math.isfinite(label) else label for label in labels]
-
-
-def _list_of_labels(labels: Mapping[str, object]) -> str:
-    """Write the list that a mapping of names and numbers, either way round, stands for."""
-    pairs = [
-        (number, name)
-        for key, value in labels.items()
-        for number, name in ((str(key), str(value)), (str(value), str(key)))
-        if number.isdecimal()
-    ]
-    if len(pairs) != len(labels):  # no numbers, or nothing else
-        return f"[{', '.join(map(str, labels.values()))}]"
-    pairs.sort(key=lambda pair: int(pair[0]))
-    numbers, names = (", ".join(part) for part in zip(*pairs, strict=True))
-    if numbers == ", ".join(map(str, range(len(pairs)))):
-        return f"[{names}]: a label's number is its place there, from 0"
-    return f"as the column has them: [{numbers}] or [{names}]"
-
-
-def _one_or_more(names: object) -> object:
-    return (names,) if isinstance(names, str) else names
 
 
 def _plain_name(name: str) -> str:
@@ -212,93 +108,6 @@ def _hub_name(name: str) -> str:
     return name
 
 
-def _splits_as_given(fields: dict[str, Any]) -> dict[Split, str]:
-    files = fields.get("files") or SPLITS
-    return {split: split for split in SPLITS if split in files}
-
-
-def _mapping_of(values: Mapping[str, str]) -> str:
-    """Write names and texts as YAML that can be pasted, with quotes where a text needs them."""
-    quoted = {
-        name: text if re.fullmatch(r"[\w./-]+", text) else json.dumps(text, ensure_ascii=False)
-        for name, text in values.items()
-    }
-    return "{" + ", ".join(f"{name}: {text}" for name, text in quoted.items()) + "}"
-
-
-def _source_of(part: object) -> str:
-    """The source of a split, "" where the split is written wrongly."""
-    match = _SLICE.fullmatch(part) if isinstance(part, str) else None
-    return match["source"] if match else ""
-
-
-def in_parts(splits: Mapping[Any, object], files: Iterable[str], *asked: str) -> str:
-    """Write splits that have validation, and all that are there or asked for, to be pasted into a task file.
-
-    Those that have a source or a file of their own keep it. The others are parts of one source, which is that of train
-    where it has one.
-
-    Args:
-        splits: that are there, maybe written wrongly.
-        files: the names of the sources; none where they are the hub's.
-        asked: names of splits.
-    """
-    files = list(files)
-
-    def is_there(source: str) -> bool:
-        return bool(source) and (not files or set(source.split("+")) <= set(files))
-
-    source = next(filter(is_there, (_source_of(splits.get("train")), "train", *files)))
-    own, held_out = dict[str, object](), []
-    for split in (name for name in SPLITS[1:] if name in {"validation", *splits, *asked, *files}):
-        part = splits.get(split)
-        if not is_there(_source_of(part)):
-            part = split if split in files else source
-        if _source_of(part) == source:
-            held_out.append(split)
-        else:
-            own[split] = part
-    share = 20 // max(len(held_out), 1)
-    parts = {"train": f"{source}[20%:]" if held_out else source, **own}
-    for place, split in enumerate(held_out):
-        parts[split] = f"{source}[{f'{place * share}%' if place else ''}:{(place + 1) * share}%]"
-    return f"splits: {_mapping_of({split: str(parts[split]) for split in SPLITS if split in parts})}"
-
-
-def _named_protocol(splits: object, task: ValidationInfo) -> object:
-    files = task.data.get("files") or ()
-    if isinstance(splits, dict):
-        for split, part in splits.items():
-            if split not in SPLITS:
-                raise UserError(f"'{split}' is no split; {nearest(split, SPLITS)}")
-            if not _source_of(part):
-                raise UserError(
-                    f"{as_written(part)} for {split} is neither SOURCE nor SOURCE[from:to]; write "
-                    f"{in_parts(splits, files)}"
-                )
-        return splits
-    if not isinstance(splits, str):
-        raise UserError(f"{as_written(splits)} names no parts; write {in_parts({}, files)}")
-    protocols = {
-        "as_given": _splits_as_given(task.data),
-        "halve_validation": HALVE_VALIDATION,
-        "hold_out_train": HOLD_OUT_TRAIN,
-    }
-    if splits not in protocols:
-        raise UserError(
-            f"'{splits}' is no split protocol; {nearest(splits, protocols)}; or write {in_parts({}, files)}"
-        )
-    return protocols[splits]
-
-
-@lru_cache(1024)
-def label_key(text: str) -> str | Decimal:
-    """What all texts of one label share: numbers their value (1, "1.0"), true and false whatever their case."""
-    if _NUMBER.fullmatch(text):
-        return Decimal(text)
-    return text.lower() if text.lower() in ("true", "false") else text
-
-
 class Task(Fields):
     """One task, as data.
 
@@ -313,7 +122,7 @@ class Task(Fields):
 
     Rows come from `files`; or from `local`, a folder below the run's data_dir that holds SOURCE.parquet; or,
     without a data_dir or a local folder, from the dataset `hub` with its configuration `hub_config`. The rows of
-    the tasks of hyperadapt.tasks.builtin are `generated`.
+    the tasks of hyperadapt.tasks.suites.builtin are `generated`.
 
     `splits` says what train, validation and test are. Each is a source (the file or hub split of that name)
     or a slice of one, "train[1000:]" or "validation[50%:]", of its rows in an order drawn once with seed 42.
@@ -340,7 +149,7 @@ class Task(Fields):
     Of kind "coreference" the target is the `candidate` column's text; the label, one of two, says whether it is
     right, and only such rows are trained on. Rows with the same values in the columns of `group` belong together:
     slices do not part them, and "group_exact_match" counts them as one. `preprocess` names what rewrites the rows
-    first (hyperadapt.tasks.superglue). Of kind "question_answering" a training row is one for `every_answer`, or
+    first (hyperadapt.tasks.suites.superglue). Of kind "question_answering" a training row is one for `every_answer`, or
     for its first alone.
 
     Attributes:
@@ -382,20 +191,20 @@ class Task(Fields):
         min_length=1, examples=["[title, body]"]
     )
     label: str = "label"
-    labels: Annotated[tuple[str, ...], BeforeValidator(_label_texts)] | None = None
+    labels: Annotated[tuple[str, ...], BeforeValidator(read_labels)] | None = None
     where: Annotated[dict[str, str], BeforeValidator(_where_texts)] | None = None
     prefix: str | None = None
     kind: Literal["class", "score", "text", "question_answering", "coreference"] = "class"
     writes: Literal["number", "name"] = "number"
     step: float | None = Field(None, gt=0)
     candidate: str | None = None
-    group: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
+    group: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = ()
     every_answer: bool = False
     preprocess: str | None = None
-    metrics: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = Field((), min_length=1)
-    scored_by: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
-    splits: Annotated[dict[Split, str], BeforeValidator(_named_protocol)] = Field(
-        default_factory=_splits_as_given, validate_default=True
+    metrics: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = Field((), min_length=1)
+    scored_by: Annotated[tuple[str, ...], BeforeValidator(one_or_more)] = ()
+    splits: Annotated[dict[Split, str], BeforeValidator(read_protocol)] = Field(
+        default_factory=splits_as_given, validate_default=True
     )
     max_target_length: int = Field(default_factory=_target_length, ge=1)
     max_generated_length: int = Field(default_factory=_generated_length, ge=1)
@@ -425,7 +234,7 @@ class Task(Fields):
     def _check_splits(self) -> None:
         files = self.files or {}
         used = [
-            (split, source) for split, part in self.splits.items() for source in _source_of(part).split("+")
+            (split, source) for split, part in self.splits.items() for source in source_of(part).split("+")
         ]
         for split, source in used:
             if files and source not in files:
@@ -525,7 +334,7 @@ class Task(Fields):
         """
         counted: dict[str, int] = {}
         for part in self.splits.values():
-            match = _SLICE.fullmatch(part)
+            match = SLICE.fullmatch(part)
             assert match is not None
             counts = [int(bound) for bound in (match["start"], match["stop"]) if bound and bound.isdecimal()]
             for source in match["source"].split("+"):
@@ -699,7 +508,7 @@ class Task(Fields):
         Raises:
             UserError: if its test rows are not of a development set.
         """
-        train, reported = (_source_of(self.splits.get(split)) for split in ("train", "test"))
+        train, reported = (source_of(self.splits.get(split)) for split in ("train", "test"))
         if not reported.startswith("validation") or not train:
             raise UserError(
                 f"task '{self.name}' is not tested on development rows, but on "
@@ -864,329 +673,3 @@ def _joined(fields: Mapping[str, str], row: Row, first: str) -> tuple[str, list[
         parts.append(heading + value)
         places.append([begin, end])
     return " ".join(parts), places
-
-
-def load_task_file(path: str | Path) -> Task:
-    """The task that a YAML file describes; the paths of its files are relative to the YAML file.
-
-    Raises:
-        UserError: the file is missing or no YAML, or a field is unknown, missing or wrong.
-    """
-    path = _existing(Path(path), "task file")
-    fields = read_yaml(path)
-    if not isinstance(fields, dict):
-        raise UserError(f"{path}: expected fields and their values (name: …), got {type(fields).__name__}")
-    if {"data", "extends", "base"} & fields.keys():  # of a configuration; a task has none of these
-        data = fields.get("data")
-        named = _one_or_more(data.get("tasks")) if isinstance(data, dict) else ()
-        tasks = (
-            f"; its tasks: {', '.join(map(str, named))}" if named and isinstance(named, list | tuple) else ""
-        )
-        raise UserError(
-            f"{path} is a configuration, no task{tasks}; `hyperadapt init DIR` writes one of each"
-        )
-    try:
-        task = Task(**fields)
-    except ValidationError as error:
-        raise UserError(f"{path}: {validation_message(error, Task)}") from None
-    if task.files is None:
-        return task
-    # Absolute, so that a saved run finds them from another working directory.
-    files = {source: Path(os.path.abspath(path.parent / file)) for source, file in task.files.items()}
-    return task.model_copy(update={"files": files})
-
-
-def read_split(
-    task: Task,
-    split: str,
-    data_dir: str | Path | None = None,
-    max_rows: int | None = None,
-    seed: int = 42,
-    balanced: bool = False,
-) -> list[PlacedRow]:
-    """The rows of one split of a task, as they are, each with the place that errors name; all else as `load_split`."""
-    part = _SLICE.fullmatch(_rows_of(task, split))
-    assert part is not None
-    rows = _read(task, part["source"], data_dir)
-    if task.preprocess is not None:
-        places = [place for place, _ in rows]
-        rows = list(zip(places, read_each(rows, task.preprocessed), strict=True))
-    with naming(f"task '{task.name}', {split} rows"):
-        task.check_numbering(row for _, row in rows)
-    there = len(rows)
-    rows = _slice(rows, part["start"], part["stop"], task.group_of if task.group else None)
-    if not rows:
-        wanted = " and ".join(f"'{text}' in column '{column}'" for column, text in (task.where or {}).items())
-        having = f" with {wanted}" if wanted else ""
-        raise UserError(
-            f"task '{task.name}': split '{split}' ({part[0]}) is empty: '{part['source']}' has {there} "
-            f"rows{having}"
-        )
-    if max_rows is None:
-        return rows
-    drawn = _shuffled(rows, seed)
-    return (_class_by_class(task, drawn) if balanced else drawn)[:max_rows]
-
-
-def _rows_of(task: Task, split: str) -> str:
-    """Which rows a split has: a source, or a slice of one; an error if the task has no such split."""
-    if split not in task.splits:
-        remedy = nearest(split, task.splits)
-        if task.files and split in SPLITS:
-            remedy = f"name a file for it, or part one, as {in_parts(task.splits, task.files, split)}"
-        raise UserError(f"task '{task.name}' has no split '{split}'; {remedy}")
-    return task.splits[split]
-
-
-def load_split(
-    task: Task,
-    split: str,
-    data_dir: str | Path | None = None,
-    max_rows: int | None = None,
-    seed: int = 42,
-    prefix: bool = False,
-    balanced: bool = False,
-) -> Dataset:
-    """The texts of one split of a task: columns `source` and `target`, one row each.
-
-    The target is what the row holds: a score its own number, not what the step makes of it (`Task.written`). Where
-    there are several fields, `places` say where in the source their texts stand. Of kind "question_answering" the
-    source is the question, and there are `context`, `references` and `spans`, the
-    places of the references in the context, beside it.
-
-    Args:
-        task: says where the rows are and which of them belong to the split.
-        split: "train", "validation" or "test".
-        data_dir: folder of local copies, in which `task.local` lies; None: the hub. Not for tasks of `files`.
-        max_rows: take at most this many rows, drawn by `seed`; the rows for fewer are among the rows for more.
-        seed: of the draw of max_rows. The split itself never depends on it.
-        prefix: put the task's name in front of the input.
-        balanced: of those max_rows, take as many of each class, while it lasts; of kind "class" alone.
-
-    Raises:
-        UserError: the task has no such split, a file is missing or unreadable, a row is wrong, or no row is left.
-    """
-    from datasets import Dataset
-    from tqdm.auto import tqdm
-
-    rows = read_split(task, split, data_dir, max_rows, seed, balanced)
-
-    def texts_of(row: Row) -> list[dict[str, Any]]:
-        if split == "train" and task.candidate is not None and task.label_number(row) == "0":
-            return []  # what the pronoun does stand for is not said
-        of_row: dict[str, Any] = {**task.inputs(row, prefix), "target": task.target_text(row)}
-        if (references := task.references(row)) is not None:
-            of_row["references"] = list(references)
-        if task.kind == "question_answering":
-            answers, spans = task.answers(row)
-            of_row["spans"] = [list(span) for span in spans]
-            if task.every_answer and split == "train":
-                return [{**of_row, **_only(answers, spans, number)} for number in range(len(answers))]
-        return [of_row]
-
-    counted = tqdm(rows, desc=f"{task.name} {split}", unit=" rows", delay=2, leave=False)
-    texts = [text for of_row in read_each(counted, texts_of) for text in of_row]
-    read = [*task.fields.values(), *([task.label] if task.kind == "text" else [])]
-    _say_what_is_empty(f"task '{task.name}', {split}", [row for _, row in rows], read)
-    if not texts:
-        raise UserError(
-            f"task '{task.name}': none of the {len(rows)} training rows has a right candidate, which alone can be "
-            f"trained on; raise max_rows, or see column '{task.label}'"
-        )
-    return Dataset.from_list(texts)
-
-
-def _only(answers: list[str], spans: list[Span], number: int) -> dict[str, Any]:
-    """What a row becomes whose only answer is this one."""
-    own = [[start, end, 0] for start, end, of in spans if of == number]
-    return {"target": answers[number], "references": [answers[number]], "spans": own}
-
-
-def input_texts(task: Task, rows: Sequence[PlacedRow], prefix: bool) -> dict[str, list[Any]]:
-    """The input texts of rows to be predicted, whose labels need not be there.
-
-    They are in columns as those of `load_split`: `source` with `places`, and of questions `context`.
-
-    Args:
-        task: whose `fields` are read.
-        rows: each with the place that errors name.
-        prefix: put the task's name in front of each.
-
-    Raises:
-        UserError: a row has not a text in every field's column.
-    """
-    preprocessed = read_each(rows, task.preprocessed)
-    places = [place for place, _ in rows]
-    texts = read_each(zip(places, preprocessed, strict=True), lambda row: task.inputs(row, prefix))
-    _say_what_is_empty(f"task '{task.name}'", preprocessed, task.fields.values())
-    return {column: [of_row[column] for of_row in texts] for column in (texts[0] if texts else ())}
-
-
-def _say_what_is_empty(what: str, rows: Sequence[Row], columns: Iterable[str]) -> None:
-    """Say in how many rows a column that is read has no text, as what a table misses is the empty text."""
-    empty = {
-        column: sum(not text_of(row, column).strip() for row in rows) for column in dict.fromkeys(columns)
-    }
-    if told := ", ".join(f"'{column}' is empty in {number}" for column, number in empty.items() if number):
-        notice(f"{what}: of {len(rows)} rows, {told}")
-
-
-def _slice(
-    rows: list[PlacedRow], start: str | None, stop: str | None, group_of: Callable[[Row], str] | None = None
-) -> list[PlacedRow]:
-    """Rows start … stop - 1 in the order of SPLIT_SEED; a bound is a count or a percentage of the rows.
-
-    The rows of a group stand together, where its first one would, and are in the slice if that first one is.
-    """
-    if start is None and stop is None:
-        return rows
-
-    def bound(text: str) -> int:
-        return len(rows) * int(text[:-1]) // 100 if text.endswith("%") else int(text)
-
-    bounds = slice(bound(start or "0%"), bound(stop or "100%"))
-    ordered = _shuffled(rows, SPLIT_SEED)
-    if group_of is None:
-        return ordered[bounds]
-    groups: dict[str, list[PlacedRow]] = {}
-    for placed in ordered:
-        groups.setdefault(group_of(placed[1]), []).append(placed)
-    places = range(len(rows))[bounds]
-    begins, kept = 0, []
-    for members in groups.values():
-        kept += members if begins in places else []
-        begins += len(members)
-    return kept
-
-
-def _shuffled(rows: list[PlacedRow], seed: int) -> list[PlacedRow]:
-    return [rows[index] for index in drawn_order(len(rows), seed)]
-
-
-def drawn_order(count: int, seed: int = SPLIT_SEED) -> list[int]:
-    """The numbers of rows in the order of a seed, by default of that in which slices take them."""
-    import torch
-
-    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    return order
-
-
-def _class_by_class(task: Task, rows: list[PlacedRow]) -> list[PlacedRow]:
-    """Order rows so that the first n hold as many of each class, for any n, while a class lasts."""
-    if task.kind != "class":
-        return rows
-    seen: Counter[str] = Counter()
-    rank = []
-    for number in read_each(rows, task.label_number):
-        seen[number] += 1
-        rank.append(seen[number])
-    return [rows[index] for index in sorted(range(len(rows)), key=rank.__getitem__)]
-
-
-def _read(task: Task, sources: str, data_dir: str | Path | None) -> list[PlacedRow]:
-    """All rows of the task in one source, or in several one after another ("train_r1+train_r2"), in order."""
-    return [placed for source in sources.split("+") for placed in _read_source(task, source, data_dir)]
-
-
-def _read_source(task: Task, source: str, data_dir: str | Path | None) -> Iterable[PlacedRow]:
-    if task.generated:
-        from hyperadapt.tasks.builtin import generate_rows
-
-        return [(f"task '{task.name}'", row) for row in generate_rows(task.name, source)]
-    if (path := _file(task, source, data_dir)) is not None:
-        return read_file(path, list(task.columns), task.where)
-    assert task.hub is not None
-    with naming(f"task '{task.name}'"):
-        try:
-            return read_hub(task.hub, task.hub_config, source, list(task.columns), task.where)
-        except MissingData as error:
-            raise _with_data_set(task, error) from None
-
-
-def _file(task: Task, source: str, data_dir: str | Path | None) -> Path | None:
-    """The file of a source's rows, None where they come from elsewhere; an error if it is not there."""
-    if task.files is not None:
-        return _existing(task.files[source], f"task '{task.name}', {source} file")
-    if task.local is not None and data_dir is not None:
-        path = Path(data_dir) / task.local / f"{source}.parquet"
-        try:
-            return _existing(path, f"task '{task.name}', {source} rows")
-        except UserError as error:
-            raise _with_data_set(task, error) from None
-    if task.hub is None and not task.generated:
-        raise _with_data_set(
-            task, f"task '{task.name}' has its rows in the folder {task.local}: data_dir must say where"
-        )
-    return None
-
-
-def _with_data_set(task: Task, missing: object) -> MissingData:
-    return MissingData(f"{missing}; {task.data_set_in_words}")
-
-
-def check_trainable(tasks: Sequence[Task], data_dir: str | Path | None) -> None:
-    """Check that tasks have the splits of a training, and that their rows can be had, as `check_there` does.
-
-    Raises:
-        UserError: if a split is missing, and what is there instead; or as `check_there`.
-    """
-    for task in tasks:
-        for split in SPLITS[:2]:
-            _rows_of(task, split)
-    check_there(tasks, data_dir)
-
-
-def check_there(tasks: Sequence[Task], data_dir: str | Path | None, splits: Sequence[str] = SPLITS) -> None:
-    """Check that the files of tasks are there, and that the hub answers where data sets must be loaded from it.
-
-    What the hub answers to all else, reading finds out.
-
-    Args:
-        tasks: any.
-        data_dir: as of `load_split`.
-        splits: that are needed, of the tasks that have them.
-
-    Raises:
-        UserError: some have no rows: which is the first, what its data set is and where to get it, and which the
-            others are.
-    """
-    missing: dict[str, MissingData] = {}
-    unloaded: dict[str, Task] = {}
-    for task in tasks:
-        try:
-            if _must_be_loaded(task, data_dir, splits):
-                unloaded[task.name] = task
-        except MissingData as error:
-            missing[task.name] = error
-    if (why := why_not_asked(task.hub for task in unloaded.values())) is not None:
-        for name, task in unloaded.items():
-            told = f"task '{name}': {task.hub_in_words} cannot be had from the hub: {why}"
-            missing[name] = _with_data_set(task, told)
-    if not missing:
-        return
-    first, *others = dict.fromkeys(task.name for task in tasks if task.name in missing)
-    if not others:
-        raise missing[first]
-    lack = "1 more task lacks its" if len(others) == 1 else f"{len(others)} more tasks lack their"
-    names = ", ".join([*others[:MOST_LISTED], *["…"] * (len(others) > MOST_LISTED)])
-    raise MissingData(f"{missing[first]}; {lack} rows: {names}")
-
-
-def _must_be_loaded(task: Task, data_dir: str | Path | None, splits: Sequence[str]) -> bool:
-    """Whether rows of splits are the hub's, and none were loaded before; an error if they are files, and not there."""
-    parts = [task.splits[split] for split in splits if split in task.splits]
-    files = [_file(task, source, data_dir) for part in parts for source in _source_of(part).split("+")]
-    if task.hub is None or None not in files:
-        return False
-    with naming(f"task '{task.name}'"):
-        check_hub_name(task.hub)
-    return not was_loaded(task.hub)
-
-
-def _existing(path: Path, what: str) -> Path:
-    """The path, if it is a file; else an error that says how far it leads and what is there instead."""
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise UserError(f"{what}: {path} is a folder, expected a file")
-    raise UserError(f"{what}: {path} does not exist: {nothing_at(path)}")

@@ -15,8 +15,10 @@ import re
 from typing import Any
 
 from hyperadapt.errors import UserError
+from hyperadapt.tasks.preprocessors import preprocessor
 from hyperadapt.tasks.sources import Row, text_of
-from hyperadapt.tasks.task import HALVE_VALIDATION, Task, preprocessor
+from hyperadapt.tasks.splits import HALVE_VALIDATION
+from hyperadapt.tasks.task import Task
 
 MULTIRC = ("question", "answer", "paragraph")
 

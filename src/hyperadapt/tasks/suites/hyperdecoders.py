@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from hyperadapt.tasks.preprocessors import preprocessor
 from hyperadapt.tasks.sources import Row, value_of
-from hyperadapt.tasks.task import HALVE_VALIDATION, HOLD_OUT_TRAIN, Split, Task, preprocessor
+from hyperadapt.tasks.splits import HALVE_VALIDATION, HOLD_OUT_TRAIN, Split
+from hyperadapt.tasks.task import Task
 
 MRQA_IN_DOMAIN = {
     "mrqa-squad": "SQuAD",

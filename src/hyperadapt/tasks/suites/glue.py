@@ -9,7 +9,8 @@ STS-B's scores are written in steps of 0.2 (HyperFormer, appendix A).
 
 from __future__ import annotations
 
-from hyperadapt.tasks.task import HALVE_VALIDATION, HOLD_OUT_TRAIN, Split, Task
+from hyperadapt.tasks.splits import HALVE_VALIDATION, HOLD_OUT_TRAIN, Split
+from hyperadapt.tasks.task import Task
 
 
 def _glue(name: str, fields: tuple[str, ...], splits: dict[Split, str], **rest) -> Task:

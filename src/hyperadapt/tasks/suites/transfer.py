@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hyperadapt.tasks.task import HALVE_VALIDATION, Split, Task
+from hyperadapt.tasks.splits import HALVE_VALIDATION, Split
+from hyperadapt.tasks.task import Task
 
 HALVE_TEST: dict[Split, str] = {"train": "train", "validation": "test[:50%]", "test": "test[50%:]"}
 SENTIMENT = ("negative", "positive")
