@@ -18,7 +18,9 @@ import typer
 import yaml
 
 from hyperadapt import cli, manifest
-from hyperadapt.config import CompareConfig, EvaluationConfig, PretrainConfig, RunConfig, section_of
+from hyperadapt.config.sections import EvaluationConfig
+from hyperadapt.config.written import CompareConfig, PretrainConfig, RunConfig
+from hyperadapt.errors import section_of
 from hyperadapt.methods import METHODS
 from hyperadapt.runs import results_file
 from hyperadapt.runs.run import load_run

@@ -21,7 +21,7 @@ import yaml
 from safetensors.torch import load_file
 from sklearn.decomposition import PCA
 
-from hyperadapt.config import CompareConfig
+from hyperadapt.config.written import CompareConfig
 from hyperadapt.runs.run import load_run
 from tiny_run import BASE, Forked, assert_one_line, contents, hyperadapt, one_after_another, write_tasks
 

@@ -10,13 +10,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from hyperadapt.config import (
-    CompareConfig,
-    PretrainConfig,
-    RunConfig,
-    merged,
-    parse_override,
-)
+from hyperadapt.config.reading import merged, parse_override
+from hyperadapt.config.written import CompareConfig, PretrainConfig, RunConfig
 from hyperadapt.errors import UserError
 from hyperadapt.methods import METHODS, Adapters, HyperFormerPlusPlus
 from hyperadapt.tasks import load_task_file

@@ -129,7 +129,7 @@ def test_the_model_goes_on_in_the_mode_it_was_in(loaded: Run) -> None:
 def test_predictions_of_the_saved_run_are_those_of_the_model_in_training(
     tmp_path: Path, trained: Path
 ) -> None:
-    from hyperadapt.config import RunConfig
+    from hyperadapt.config.written import RunConfig
     from hyperadapt.runs.train import train
 
     tasks = [str(trained.parent / f"tasks/{task}.yaml") for task in ("colour", "warmth")]

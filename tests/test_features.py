@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hyperadapt.config import RunConfig
+from hyperadapt.config.written import RunConfig
 from hyperadapt.runs.base_model import build_base, load_tokenizer
 from hyperadapt.runs.run import load_run
 from hyperadapt.tasks import load_split, resolve_tasks

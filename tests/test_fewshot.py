@@ -12,7 +12,8 @@ import torch
 import yaml
 
 import hyperadapt as ha
-from hyperadapt.config import RunConfig, StartConfig
+from hyperadapt.config.sections import StartConfig
+from hyperadapt.config.written import RunConfig
 from hyperadapt.errors import UserError
 from hyperadapt.fewshot import fewshot_config
 from hyperadapt.runs.base_model import build_base

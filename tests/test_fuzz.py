@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from hyperadapt.config import CompareConfig, PretrainConfig, RunConfig
+from hyperadapt.config.written import CompareConfig, PretrainConfig, RunConfig
 from hyperadapt.errors import UserError
 from hyperadapt.metrics import longest_common, rouge_l
 from hyperadapt.model.file import digest, read

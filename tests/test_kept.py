@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hyperadapt import manifest
-from hyperadapt.config import RunConfig
+from hyperadapt.config.written import RunConfig
 from hyperadapt.errors import UserError
 from hyperadapt.model.file import read
 from hyperadapt.model.load import load
@@ -309,7 +309,7 @@ def test_what_cannot_be_kept_is_refused_before_anything_is_written(
 
 @pytest.mark.parametrize("field", ["epochs=2", "keep=last", "best_by=cola", "patience=2"])
 def test_a_pretraining_has_no_tasks_to_choose_by(field: str) -> None:
-    from hyperadapt.config import PretrainConfig
+    from hyperadapt.config.written import PretrainConfig
 
     assert PretrainConfig.load("pretrain/tiny-t5").training.keep == "best"
     leave_out = "choices: best" if "keep" in field else "leave it out"

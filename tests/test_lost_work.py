@@ -26,7 +26,7 @@ import pytest
 import torch
 import yaml
 
-from hyperadapt.config import RunConfig
+from hyperadapt.config.written import RunConfig
 from hyperadapt.locks import locked
 from hyperadapt.model.file import read
 from hyperadapt.pretraining import PretrainingTrainer

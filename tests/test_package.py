@@ -23,7 +23,7 @@ import yaml
 
 import hyperadapt as package
 from hyperadapt import bundled, threads
-from hyperadapt.config import CompareConfig, PretrainConfig, RunConfig
+from hyperadapt.config.written import CompareConfig, PretrainConfig, RunConfig
 from hyperadapt.quickstart import ROWS
 from tiny_run import assert_one_line, contents, hyperadapt, write_config, write_tasks
 

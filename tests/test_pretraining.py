@@ -18,7 +18,8 @@ import yaml
 from tokenizers import Tokenizer, models, processors
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from hyperadapt.config import ObjectiveConfig, PretrainConfig, TextConfig, TokenizerConfig
+from hyperadapt.config.sections import ObjectiveConfig, TextConfig, TokenizerConfig
+from hyperadapt.config.written import PretrainConfig
 from hyperadapt.pretraining import (
     SENTINELS,
     CorruptedText,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hyperadapt import bundled
-from hyperadapt.config import RunConfig
+from hyperadapt.config.written import RunConfig
 from hyperadapt.counting import hyperdecoders_table, hyperformer_table, hypergrid_sizes_table
 from hyperadapt.errors import UserError
 from hyperadapt.methods import METHODS

@@ -15,7 +15,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from hyperadapt.config import RunConfig
+from hyperadapt.config.written import RunConfig
 from hyperadapt.errors import CheckpointError, UserError
 from hyperadapt.model.file import read
 from hyperadapt.runs.results_file import add, write

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase
 
-from hyperadapt.config import MultitaskConfig, RunConfig
+from hyperadapt.config.sections import MultitaskConfig
+from hyperadapt.config.written import RunConfig
 from hyperadapt.evaluation import tokenize_inputs
 from hyperadapt.pretraining import TaskRows
 from hyperadapt.runs.rows import load_evaluation_set

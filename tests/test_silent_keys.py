@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hyperadapt.config import CompareConfig, PretrainConfig, RunConfig
+from hyperadapt.config.written import CompareConfig, PretrainConfig, RunConfig
 from hyperadapt.errors import UserError
 from hyperadapt.methods import Adapters
 from hyperadapt.methods.hyperformer import read_task_features

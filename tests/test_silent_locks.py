@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from hyperadapt.comparison import cells_of, prepare
-from hyperadapt.config import CompareConfig
+from hyperadapt.config.written import CompareConfig
 from hyperadapt.errors import UserError
 from hyperadapt.locks import LOCK_FILE, holder, locked
 from hyperadapt.training.checkpoints import last_checkpoint

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from transformers import AutoTokenizer, ByT5Tokenizer
 
-from hyperadapt.config import MultitaskConfig
+from hyperadapt.config.sections import MultitaskConfig
 from hyperadapt.errors import UserError
 from hyperadapt.pretraining import TaskRows
 from hyperadapt.tasks import TASKS, Task, load_split, load_task_file

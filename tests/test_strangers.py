@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ByT5Tokenizer
 
-from hyperadapt.config import CompareConfig, RunConfig
+from hyperadapt.config.written import CompareConfig, RunConfig
 from hyperadapt.errors import CheckpointError, UserError
 from hyperadapt.model.file import read
 from hyperadapt.report import picture

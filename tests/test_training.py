@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from hyperadapt.config import RunConfig
+from hyperadapt.config.written import RunConfig
 from hyperadapt.errors import UserError
 from hyperadapt.methods import METHODS
 from hyperadapt.model.file import read

@@ -18,15 +18,9 @@ from pydantic import BaseModel
 
 import hyperadapt as ha
 from hyperadapt import bundled, hub
-from hyperadapt.config import (
-    ALIASES,
-    CompareConfig,
-    ModelConfig,
-    PretrainConfig,
-    RunConfig,
-    TrainingConfig,
-    places_of,
-)
+from hyperadapt.config.aliases import ALIASES
+from hyperadapt.config.sections import ModelConfig, TrainingConfig
+from hyperadapt.config.written import CompareConfig, PretrainConfig, RunConfig, places_of
 from hyperadapt.errors import UserError, nearest, reason_of
 from hyperadapt.methods import METHODS, FullFineTuning
 from hyperadapt.runs.base_model import build_base, load_tokenizer

@@ -21,7 +21,7 @@ from hyperadapt.errors import Interrupted, PrintableRecord, UserError, nearest, 
 from hyperadapt.signals import end, heard_by
 
 if TYPE_CHECKING:
-    from hyperadapt.config import RunConfig
+    from hyperadapt.config.written import RunConfig
     from hyperadapt.evaluation import Results
     from hyperadapt.runs.run import Prediction, Run
     from hyperadapt.tasks import Task
@@ -153,7 +153,7 @@ def train(
     allow_changed_data: AllowChangedData = False,
 ) -> None:
     """Train a method on a mixture of tasks, and evaluate it."""
-    from hyperadapt.config import RunConfig
+    from hyperadapt.config.written import RunConfig
 
     run_and_show(RunConfig.load(config, overrides or []), resume, allow_changed_data)
 
@@ -171,7 +171,7 @@ def pretrain(
     allow_changed_data: AllowChangedData = False,
 ) -> None:
     """Pretrain a T5 on plain text, from random weights or further."""
-    from hyperadapt.config import PretrainConfig
+    from hyperadapt.config.written import PretrainConfig
 
     run_config = PretrainConfig.load(config, overrides or [])
     from hyperadapt.pretraining import pretrain
@@ -200,7 +200,7 @@ def compare(
     allow_changed_data: AllowChangedInRuns = False,
 ) -> None:
     """Train several variants with several seeds, and set them side by side; what is finished is not run again."""
-    from hyperadapt.config import CompareConfig
+    from hyperadapt.config.written import CompareConfig
 
     compare_config = CompareConfig.load(config, overrides or [])
     from hyperadapt.comparison import columns_of, compare, readable
@@ -464,7 +464,7 @@ def features(
     ] = 100,
 ) -> None:
     """Make task features z from data, to be used in place of learnt ones."""
-    from hyperadapt.config import RunConfig
+    from hyperadapt.config.written import RunConfig
     from hyperadapt.features import write_features
 
     check_writable("--output", output)
@@ -640,7 +640,7 @@ def params(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Count parameters, without downloading weights."""
-    from hyperadapt.config import parse_overrides
+    from hyperadapt.config.reading import parse_overrides
 
     if paper:
         from hyperadapt.counting import paper_tables
@@ -871,7 +871,7 @@ def in_our_words(error: TyperException) -> str:
     option, command = getattr(error, "option_name", None), getattr(getattr(error, "cmd", None), "name", None)
     if not option or not message.startswith("No such option"):
         return message
-    from hyperadapt.config import KINDS, meant_by
+    from hyperadapt.config.written import KINDS, meant_by
 
     field = option.lstrip("-").replace("-", "_")
     places = [place for kind in KINDS if kind.command == command for place in meant_by(field, kind)[0]]

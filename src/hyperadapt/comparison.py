@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from hyperadapt.config import CompareConfig, RunConfig
+from hyperadapt.config.written import CompareConfig, RunConfig
 from hyperadapt.errors import CheckpointError, Interrupted, UserError, notice, printable
 from hyperadapt.files import write_atomically
 from hyperadapt.locks import locked

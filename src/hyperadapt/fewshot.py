@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hyperadapt.config import RunConfig, merged, parse_overrides
+from hyperadapt.config.reading import merged, parse_overrides
+from hyperadapt.config.written import RunConfig
 from hyperadapt.errors import UserError
 from hyperadapt.runs.run import load_run_config
 from hyperadapt.tasks import Task, get_task, read_split, spelt_out

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hyperadapt.config import WrittenConfig, commands_of, default_in_words, sections
+from hyperadapt.config.written import WrittenConfig, commands_of, default_in_words, sections
 from hyperadapt.errors import UserError, nearest, section_of
 from hyperadapt.methods import METHODS
 from hyperadapt.tasks import SUITES, TASKS, Task, members_of

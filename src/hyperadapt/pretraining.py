@@ -35,15 +35,15 @@ from transformers.utils import is_torch_bf16_gpu_available
 
 from hyperadapt import manifest, threads
 from hyperadapt.conditioning import mean_state
-from hyperadapt.config import (
+from hyperadapt.config.sections import (
     DistillationConfig,
     ModelConfig,
     MultitaskConfig,
     ObjectiveConfig,
-    PretrainConfig,
     TextConfig,
     TokenizerConfig,
 )
+from hyperadapt.config.written import PretrainConfig
 from hyperadapt.errors import CheckpointError, UserError, nearest
 from hyperadapt.evaluation import SECONDS_BEFORE_PROGRESS_SHOWS
 from hyperadapt.files import write_atomically, writing

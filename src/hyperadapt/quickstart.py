@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hyperadapt.config import RunConfig
+from hyperadapt.config.written import RunConfig
 from hyperadapt.files import write_atomically
 
 CONFIGURATION = "quickstart"

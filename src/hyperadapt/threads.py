@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import TypeVar
 
-from hyperadapt.config import PretrainConfig, RunConfig
+from hyperadapt.config.written import PretrainConfig, RunConfig
 from hyperadapt.errors import notice
 
 SECONDS_OF_LOOKING = 0.5

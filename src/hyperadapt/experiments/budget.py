@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hyperadapt.config import RunConfig
+from hyperadapt.config.written import RunConfig
 from hyperadapt.errors import UserError
 
 if TYPE_CHECKING:

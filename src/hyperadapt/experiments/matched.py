@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Any, Self
 
 from hyperadapt.comparison import Cell, markdown
-from hyperadapt.config import merged
+from hyperadapt.config.reading import merged
 from hyperadapt.errors import UserError
 from hyperadapt.experiments.beside import GLUE_METRICS, Measure, Ours, difference, number, ours, written
 from hyperadapt.experiments.plan import Experiment, Plan

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from hyperadapt.comparison import Cell, cells_of, check_cells, train_cells
-from hyperadapt.config import CompareConfig, leaves, merged, parse_overrides
+from hyperadapt.config.reading import leaves, merged, parse_overrides
+from hyperadapt.config.written import CompareConfig
 from hyperadapt.errors import UserError, nearest, notice
 from hyperadapt.experiments.beside import HOW_TO_READ
 from hyperadapt.experiments.budget import check_memory, cost_in_words, steps_in_words

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hyperadapt import bundled
-from hyperadapt.config import read_fields
+from hyperadapt.config.reading import read_fields
 
 Fields = dict[str, Any]
 FULL, ADAPTERS, DAGGER, HYPER, HYPER_PP = (

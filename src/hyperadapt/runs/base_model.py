@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperadapt import hub, manifest
-from hyperadapt.config import ModelConfig
+from hyperadapt.config.sections import ModelConfig
 from hyperadapt.errors import UserError, nearest, reason_of
 from hyperadapt.paths import check_hub_name
 from hyperadapt.tiny_t5 import NAME as TINY_T5

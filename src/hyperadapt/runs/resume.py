@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperadapt.config import RunConfig, StartConfig, WrittenConfig
+from hyperadapt.config.sections import StartConfig
+from hyperadapt.config.written import RunConfig, WrittenConfig
 from hyperadapt.errors import UserError, nearest, notice
 from hyperadapt.methods import Method, method_from
 from hyperadapt.methods.hyperformer import read_task_features

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hyperadapt.config import RunConfig
+from hyperadapt.config.written import RunConfig
 from hyperadapt.evaluation import EvaluationSet, tokenize_inputs
 from hyperadapt.metrics import Target
 from hyperadapt.tasks import Task, check_there, load_split

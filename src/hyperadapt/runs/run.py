@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import ValidationError
 
 from hyperadapt import manifest
-from hyperadapt.config import PretrainConfig, RunConfig, command_of, read_fields, read_mapping
+from hyperadapt.config.reading import read_fields, read_mapping
+from hyperadapt.config.written import PretrainConfig, RunConfig, command_of
 from hyperadapt.errors import CheckpointError, UserError, nearest, notice, validation_message
 from hyperadapt.evaluation import (
     EvaluationSet,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperadapt import __version__, manifest, threads
-from hyperadapt.config import RunConfig
+from hyperadapt.config.written import RunConfig
 from hyperadapt.errors import UserError, nearest, notice
 from hyperadapt.evaluation import EvaluationSet, Results, majority
 from hyperadapt.files import write_atomically, writing

@@ -17,7 +17,7 @@ from hyperadapt.errors import UserError, in_plain_words, nearest
 from hyperadapt.fields import AS_WRITTEN
 
 if TYPE_CHECKING:
-    from hyperadapt.config import TrainingConfig
+    from hyperadapt.config.sections import TrainingConfig
 
 
 # Fields of Seq2SeqTrainingArguments that the configuration decides -> its own field; "" where there is no choice.

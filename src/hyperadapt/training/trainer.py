@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from hyperadapt.config import RunConfig
+    from hyperadapt.config.written import RunConfig
 
 IGNORED = -100
 NUM_ITEMS = "num_items_in_batch"

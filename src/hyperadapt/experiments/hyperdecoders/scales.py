@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from hyperadapt.config import merged
+from hyperadapt.config.reading import merged
 from hyperadapt.experiments.beside import Columns
 from hyperadapt.experiments.scales import (
     ADAPTER,

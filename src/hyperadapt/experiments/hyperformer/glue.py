@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hyperadapt.comparison import MAJORITY, Cell, markdown, spread_of, table_rows
-from hyperadapt.config import merged
+from hyperadapt.config.reading import merged
 from hyperadapt.experiments.beside import (
     GLUE_METRICS,
     Columns,

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from hyperadapt.comparison import MAJORITY, Cell, markdown, scores_of, spread_of, table_rows
-from hyperadapt.config import merged
+from hyperadapt.config.reading import merged
 from hyperadapt.errors import UserError
 from hyperadapt.experiments.beside import Ours, Pair, beside, joined, ours
 from hyperadapt.experiments.hyperformer.glue import SOURCE, OurPlan, by_method, on_glue

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any, Self
 
 from hyperadapt.comparison import Cell, markdown
-from hyperadapt.config import merged
+from hyperadapt.config.reading import merged
 from hyperadapt.experiments.beside import (
     Columns,
     Labels,
