@@ -20,9 +20,9 @@ from transformers import T5ForConditionalGeneration
 
 import hyperadapt as ha
 from hyperadapt.backbones import published_config
-from hyperadapt.bench.worker import peak_memory
 from hyperadapt.forms import Bottleneck
 from hyperadapt.forms.base import cast
+from hyperadapt.studies.bench.worker import peak_memory
 
 ROWS, TOKENS, TARGETS, ROUNDS = 16, 96, 4, 24
 TASKS = [f"task{number}" for number in range(8)]

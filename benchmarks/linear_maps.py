@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperadapt.backbones import published_config
-from hyperadapt.bench import Setting
-from hyperadapt.bench.measure import Ratio
 from hyperadapt.fast.output_layer import FEW_TOKENS, HAS_BOTH, product
+from hyperadapt.studies.bench import Setting
+from hyperadapt.studies.bench.measure import Ratio
 from turns import in_turns
 
 ROUNDS = 30

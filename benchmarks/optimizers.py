@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from hyperadapt.bench import Setting, worker
-from hyperadapt.bench.sections import adapted
+from hyperadapt.studies.bench import Setting, worker
+from hyperadapt.studies.bench.sections import adapted
 from turns import in_turns
 
 ROUNDS, STEPS = 60, 7

@@ -13,10 +13,10 @@ from dataclasses import asdict
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from hyperadapt.bench import Setting, worker
-from hyperadapt.bench.measure import Spec
-from hyperadapt.bench.sections import FLOOR, PEERS, adapted, frozen_or_not, spec
 from hyperadapt.errors import nearest
+from hyperadapt.studies.bench import Setting, worker
+from hyperadapt.studies.bench.measure import Spec
+from hyperadapt.studies.bench.sections import FLOOR, PEERS, adapted, frozen_or_not, spec
 
 STEPS, WARM_UP, SHOWN = 8, 3, 12
 

@@ -1,4 +1,4 @@
-"""Time calls of this process side by side; contenders in processes of their own are hyperadapt.bench.measure's."""
+"""Time calls of this process side by side; contenders in processes of their own are studies.bench.measure's."""
 
 from __future__ import annotations
 

@@ -115,14 +115,14 @@ def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The runs of a comparison are trained one after another in the tests' own process, which is far faster."""
     from tiny_run import one_after_another
 
-    monkeypatch.setattr("hyperadapt.comparison.spread_over_processes", one_after_another)
+    monkeypatch.setattr("hyperadapt.studies.comparison.spread_over_processes", one_after_another)
 
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> queue.Queue[str]:
     """What locks say from now on, whichever thread: captured output may lose lines of others."""
     lines: queue.Queue[str] = queue.Queue()
-    monkeypatch.setattr("hyperadapt.locks.notice", lines.put)
+    monkeypatch.setattr("hyperadapt.files.locks.notice", lines.put)
     return lines
 
 

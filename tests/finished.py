@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from random import Random
 from typing import Any
 
-from hyperadapt.comparison import Cell
 from hyperadapt.metrics import average, score_task
 from hyperadapt.runs.predictions import file_of
+from hyperadapt.studies.comparison import Cell
 from hyperadapt.tasks import Task, resolve_tasks
 
 ROWS = 12

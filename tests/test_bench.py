@@ -12,7 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hyperadapt.bench import (
+from hyperadapt.errors import UserError
+from hyperadapt.fast import cuda_graphs as graphs
+from hyperadapt.studies.bench import (
     NOTES,
     SECTIONS,
     Setting,
@@ -26,7 +28,7 @@ from hyperadapt.bench import (
     worker,
     written,
 )
-from hyperadapt.bench.measure import (
+from hyperadapt.studies.bench.measure import (
     WARM_UP,
     Contender,
     Measured,
@@ -35,10 +37,8 @@ from hyperadapt.bench.measure import (
     peak_alone,
     side_by_side,
 )
-from hyperadapt.bench.section import Goal
-from hyperadapt.bench.sections import FLOOR, FULL, LORA, OUR_FLOOR, options_of, spec
-from hyperadapt.errors import UserError
-from hyperadapt.fast import cuda_graphs as graphs
+from hyperadapt.studies.bench.section import Goal
+from hyperadapt.studies.bench.sections import FLOOR, FULL, LORA, OUR_FLOOR, options_of, spec
 from tiny import repeated_call
 from tiny_run import assert_one_line, hyperadapt
 
@@ -369,6 +369,6 @@ def test_what_is_wrong_is_one_line(arguments: list[str], message: str, tmp_path:
 
 
 def test_a_missing_library_is_named_before_any_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("hyperadapt.bench.find_spec", lambda name: None)
+    monkeypatch.setattr("hyperadapt.studies.bench.find_spec", lambda name: None)
     with pytest.raises(UserError, match="'step' measures peft too: pip install peft"):
         bench(["step"], TINY, tmp_path / "out", tmp_path / "page.md")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from finished import finish
-from hyperadapt.comparison import Cell
-from hyperadapt.experiments import EXPERIMENTS, plan
-from hyperadapt.experiments.beside import (
+from hyperadapt.studies.comparison import Cell
+from hyperadapt.studies.experiments import EXPERIMENTS, plan
+from hyperadapt.studies.experiments.beside import (
     GLUE_METRICS,
     Difference,
     Ours,
@@ -26,8 +26,8 @@ from hyperadapt.experiments.beside import (
     ours,
     scored,
 )
-from hyperadapt.published import published_table
-from hyperadapt.resampling import DRAWS, unpaired
+from hyperadapt.studies.published import published_table
+from hyperadapt.studies.resampling import DRAWS, unpaired
 from hyperadapt.tasks import Task
 
 
@@ -189,7 +189,7 @@ def test_rte_is_drawn_alike_in_both_of_its_benchmarks(
         seeds[task.name] = seed
         return {}
 
-    monkeypatch.setattr("hyperadapt.experiments.beside.resampled", spy)
+    monkeypatch.setattr("hyperadapt.studies.experiments.beside.resampled", spy)
     ours([cell], {})
     assert len(seeds) == 16
     assert seeds["rte"] == seeds["super-glue-rte"]

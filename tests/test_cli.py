@@ -17,10 +17,11 @@ import pytest
 import typer
 import yaml
 
-from hyperadapt import cli, manifest
+from hyperadapt.cli import app
 from hyperadapt.config.sections import EvaluationConfig
 from hyperadapt.config.written import CompareConfig, PretrainConfig, RunConfig
 from hyperadapt.errors import section_of
+from hyperadapt.files import manifest
 from hyperadapt.methods import METHODS
 from hyperadapt.runs import results_file
 from hyperadapt.runs.run import load_run
@@ -79,7 +80,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_every_option_and_argument_says_what_it_is() -> None:
-    for name, command in typer.main.get_command(cli.app).commands.items():
+    for name, command in typer.main.get_command(app.app).commands.items():
         for parameter in command.params:
             assert len(parameter.help or "") > 4, (name, parameter.name)
 

@@ -55,7 +55,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a comparison that is finished, for reading only."""
     directory = tmp_path_factory.mktemp("comparison")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("hyperadapt.comparison.spread_over_processes", one_after_another)
+        patched.setattr("hyperadapt.studies.comparison.spread_over_processes", one_after_another)
         outcome = hyperadapt("compare", write_comparison(directory))
     assert outcome.code == 0, outcome.err
     assert "mean ± deviation" in outcome.out
@@ -193,7 +193,7 @@ def test_sigterm_lets_the_runs_write_their_checkpoints_and_they_go_on_from_there
     assert all(8 <= stop < 300 for stop in stops)
     for run in runs:
         (run / "marker").touch()
-    monkeypatch.setattr("hyperadapt.comparison.spread_over_processes", one_after_another)
+    monkeypatch.setattr("hyperadapt.studies.comparison.spread_over_processes", one_after_another)
     assert hyperadapt("compare", config, *more, "--jobs", "2").code == 0
     for run in runs:
         assert (run / "marker").exists()  # or it was begun anew

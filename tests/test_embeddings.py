@@ -12,11 +12,11 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from hyperadapt import figures
-from hyperadapt.embeddings import MAPS, Embedded, draw_maps, embed, maps, write_embeddings
 from hyperadapt.errors import UserError
 from hyperadapt.evaluation import EvaluationSet
 from hyperadapt.runs.run import load_run
+from hyperadapt.studies import figures
+from hyperadapt.studies.embeddings import MAPS, Embedded, draw_maps, embed, maps, write_embeddings
 from hyperadapt.tasks import Task
 from tiny_run import COLOURS, SPLITS, contents, hyperadapt, write_config, write_tasks
 
@@ -62,8 +62,10 @@ def test_maps_show_some_of_many_rows_and_the_table_has_all(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = []
-    monkeypatch.setattr("hyperadapt.embeddings.ROWS_IN_MAPS", 20)
-    monkeypatch.setattr("hyperadapt.embeddings.maps", lambda *drawn: shown.append(drawn) or maps(*drawn))
+    monkeypatch.setattr("hyperadapt.studies.embeddings.ROWS_IN_MAPS", 20)
+    monkeypatch.setattr(
+        "hyperadapt.studies.embeddings.maps", lambda *drawn: shown.append(drawn) or maps(*drawn)
+    )
     folder = run / "embeddings"
     folder.mkdir()
     (folder / "pca-answer.svg").write_text("of other rows")

@@ -13,12 +13,12 @@ from torch import nn
 from transformers import ByT5Tokenizer
 
 import hyperadapt as ha
-from hyperadapt.embeddings import embed, mean_states
-from hyperadapt.encoder_only import Examples, batches_of, fit, new_model, predict, score_encoder_only
 from hyperadapt.errors import UserError
 from hyperadapt.methods import Method
 from hyperadapt.runs import results_file
 from hyperadapt.runs.run import load_run
+from hyperadapt.studies.embeddings import embed, mean_states
+from hyperadapt.studies.encoder_only import Examples, batches_of, fit, new_model, predict, score_encoder_only
 from tiny import METHODS, NARROW, name_of, relative_error, tiny_adapted
 from tiny_run import SPLITS, assert_one_line, contents, hyperadapt, write_config, write_tasks
 

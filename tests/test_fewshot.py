@@ -15,11 +15,11 @@ import hyperadapt as ha
 from hyperadapt.config.sections import StartConfig
 from hyperadapt.config.written import RunConfig
 from hyperadapt.errors import UserError
-from hyperadapt.fewshot import fewshot_config
 from hyperadapt.runs.base_model import build_base
 from hyperadapt.runs.resume import start_from
 from hyperadapt.runs.rows import load_evaluation_set
 from hyperadapt.runs.run import load_run
+from hyperadapt.studies.fewshot import fewshot_config
 from hyperadapt.tasks import TASKS, load_split, read_split, resolve_tasks
 from hyperadapt.tasks.suites.transfer import TRANSFER
 from tiny import CONDITIONED, redraw, tiny_adapted, tiny_batch

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from hyperadapt import manifest
 from hyperadapt.config.written import RunConfig
 from hyperadapt.errors import UserError
+from hyperadapt.files import manifest
 from hyperadapt.model.file import read
 from hyperadapt.model.load import load
 from hyperadapt.runs.predictions import by_task, read_predictions

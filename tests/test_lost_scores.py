@@ -17,11 +17,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hyperadapt import cli
+from hyperadapt.cli import reading
 from hyperadapt.errors import UserError
 from hyperadapt.evaluation import Results
-from hyperadapt.files import make_directory, write_atomically, writing
-from hyperadapt.locks import LOCK_FILE, locked
+from hyperadapt.files.locks import LOCK_FILE, locked
+from hyperadapt.files.writing import make_directory, write_atomically, writing
 from hyperadapt.runs import results_file
 from hyperadapt.runs.run import Run
 from tiny_run import Outcome, assert_one_line, contents, hyperadapt, write_config, write_tasks
@@ -138,7 +138,7 @@ def test_an_evaluation_waits_for_who_writes_into_the_run(
 
     holder = threading.Thread(target=hold)
     monkeypatch.setattr(Run, "evaluate", held_meanwhile)
-    evaluation = threading.Thread(target=cli.evaluate, args=[run], kwargs={"split": "train"})
+    evaluation = threading.Thread(target=reading.evaluate, args=[run], kwargs={"split": "train"})
     evaluation.start()
     line = said.get(timeout=60)
     during = contents(run)

@@ -27,9 +27,9 @@ import torch
 import yaml
 
 from hyperadapt.config.written import RunConfig
-from hyperadapt.locks import locked
+from hyperadapt.files.locks import locked
 from hyperadapt.model.file import read
-from hyperadapt.pretraining import PretrainingTrainer
+from hyperadapt.pretraining.train import PretrainingTrainer
 from hyperadapt.runs import train
 from hyperadapt.signals import end, heard_by
 from hyperadapt.training.arguments import training_arguments
@@ -175,7 +175,7 @@ def test_a_run_that_is_stopped_within_its_first_checkpoint_is_begun_anew(
     in_checkpoint = partial(met, of="checkpoint-")
     for _ in range(2):  # without --resume, over the leavings of the one before
         outcome = forked(
-            in_checkpoint, "hyperadapt.manifest.add", signal.SIGINT, "train", str(config), *FEW_STEPS
+            in_checkpoint, "hyperadapt.files.manifest.add", signal.SIGINT, "train", str(config), *FEW_STEPS
         ).wait()
         assert outcome.code == 128 + signal.SIGINT, outcome.err
         assert outcome.err.endswith(f"stopped at once; {AGAIN}\n")

@@ -14,7 +14,7 @@ from transformers import ByT5Tokenizer
 
 import hyperadapt as ha
 from hyperadapt.errors import UserError
-from hyperadapt.experiments.made_rows import write_made_rows
+from hyperadapt.studies.experiments.made_rows import write_made_rows
 from hyperadapt.tasks import TASKS, Task, load_split, read_split, resolve_tasks
 from hyperadapt.tasks.chunks import answer_within, chunked
 from hyperadapt.tasks.suites.hyperdecoders import MRQA_IN_DOMAIN, MRQA_OUT_OF_DOMAIN

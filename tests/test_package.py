@@ -23,8 +23,8 @@ import yaml
 
 import hyperadapt as package
 from hyperadapt import bundled, threads
+from hyperadapt.cli.quickstart import ROWS
 from hyperadapt.config.written import CompareConfig, PretrainConfig, RunConfig
-from hyperadapt.quickstart import ROWS
 from tiny_run import assert_one_line, contents, hyperadapt, write_config, write_tasks
 
 ROOT = Path(__file__).resolve().parents[1]

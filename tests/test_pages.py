@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from hyperadapt.errors import CheckpointError, printable
-from hyperadapt.figures import curves, embedding_map, point_map, scores_by_size, scores_by_variant
 from hyperadapt.runs import results_file
 from hyperadapt.runs.predictions import PredictedRow, confusion, is_target, read_predictions, samples
 from hyperadapt.runs.run import load_tasks
+from hyperadapt.studies.figures import curves, embedding_map, point_map, scores_by_size, scores_by_variant
 from hyperadapt.tasks import get_task
 from tiny_run import SPLITS, as_of_an_earlier_version, assert_one_line, contents, hyperadapt
 

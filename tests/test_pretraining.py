@@ -20,21 +20,17 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokeniz
 
 from hyperadapt.config.sections import ObjectiveConfig, TextConfig, TokenizerConfig
 from hyperadapt.config.written import PretrainConfig
-from hyperadapt.pretraining import (
-    SENTINELS,
+from hyperadapt.pretraining.objectives import (
     CorruptedText,
     TaskRows,
     TaughtSentences,
     collate,
     corrupt,
     corrupted_lengths,
-    held_out_split,
-    read_texts,
-    sentinel_ids,
-    tokenize,
-    train_tokenizer,
     window_length,
 )
+from hyperadapt.pretraining.text import held_out_split, read_texts, tokenize
+from hyperadapt.pretraining.tokenizer import SENTINELS, sentinel_ids, train_tokenizer
 from hyperadapt.runs.base_model import build_base
 from hyperadapt.tiny_t5 import DIRECTORY
 from tiny_run import BASE, Forked, Outcome, assert_one_line, contents, hyperadapt, ranks, write_tasks

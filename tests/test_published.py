@@ -14,8 +14,8 @@ from hyperadapt.config.written import RunConfig
 from hyperadapt.counting import hyperdecoders_table, hyperformer_table, hypergrid_sizes_table
 from hyperadapt.errors import UserError
 from hyperadapt.methods import METHODS
-from hyperadapt.published import PAPERS, Printed, PublishedTable, published_table, published_tables
-from hyperadapt.published_runs import HYPERDECODERS
+from hyperadapt.studies.published import PAPERS, Printed, PublishedTable, published_table, published_tables
+from hyperadapt.studies.published_runs import HYPERDECODERS
 
 ROOT = Path(__file__).resolve().parents[1]
 # Of each table: rows, columns, and cells that are empty; counted in the papers.

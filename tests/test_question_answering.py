@@ -15,11 +15,11 @@ import yaml
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
 
 import hyperadapt as ha
-from hyperadapt.embeddings import MAPS, embed_split
 from hyperadapt.errors import UserError
 from hyperadapt.evaluation import generate_answers, log_likelihoods
 from hyperadapt.metrics import METRICS
 from hyperadapt.runs.run import load_run
+from hyperadapt.studies.embeddings import MAPS, embed_split
 from hyperadapt.tasks import TASKS, load_split, load_task_file, resolve_tasks
 from hyperadapt.tasks.chunks import (
     Answer,

@@ -15,22 +15,22 @@ from transformers import T5Config
 from finished import finish
 from hyperadapt.counting import count_without_weights, model_config
 from hyperadapt.errors import UserError
-from hyperadapt.experiments import ALIASES, EXPERIMENTS, named, overview, plan, reproduce
-from hyperadapt.experiments.budget import budgets, check_memory, cost_in_words, steps_in_words
-from hyperadapt.experiments.hyperdecoders.glue import UNSAID
-from hyperadapt.experiments.hyperformer.costs import (
+from hyperadapt.methods import method_from
+from hyperadapt.studies.experiments import ALIASES, EXPERIMENTS, named, overview, plan, reproduce
+from hyperadapt.studies.experiments.budget import budgets, check_memory, cost_in_words, steps_in_words
+from hyperadapt.studies.experiments.hyperdecoders.glue import UNSAID
+from hyperadapt.studies.experiments.hyperformer.costs import (
     adapters_count,
     adapters_dagger_count,
     hyperformer_pp_count,
     real_count,
 )
-from hyperadapt.experiments.hyperformer.glue import by_method
-from hyperadapt.experiments.hyperformer.scales import Target
-from hyperadapt.experiments.hyperformer.transfer import by_rows, nearest_tasks
-from hyperadapt.experiments.matched import TOLERANCE
-from hyperadapt.experiments.scales import HYPER, HYPER_PP
-from hyperadapt.methods import method_from
-from hyperadapt.published import published_table
+from hyperadapt.studies.experiments.hyperformer.glue import by_method
+from hyperadapt.studies.experiments.hyperformer.scales import Target
+from hyperadapt.studies.experiments.hyperformer.transfer import by_rows, nearest_tasks
+from hyperadapt.studies.experiments.matched import TOLERANCE
+from hyperadapt.studies.experiments.scales import HYPER, HYPER_PP
+from hyperadapt.studies.published import published_table
 from tiny_run import hyperadapt
 
 

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import ttest_1samp, ttest_ind
 
 from hyperadapt.metrics import METRICS
-from hyperadapt.resampling import (
+from hyperadapt.studies.resampling import (
     METRIC_ON_DRAWS,
     Interval,
     draws_of,
@@ -100,7 +100,7 @@ def test_both_runs_are_scored_on_the_same_draws_however_many_at_once(monkeypatch
     task = TASKS["cola"]
     texts, targets = (["unacceptable" if text == "0" else "acceptable" for text in of] for of in CLASSES)
     whole = resampled(task, texts, targets, draws=10)["matthews"]
-    monkeypatch.setattr("hyperadapt.resampling.DRAWN_AT_ONCE", 3 * len(texts))
+    monkeypatch.setattr("hyperadapt.studies.resampling.DRAWN_AT_ONCE", 3 * len(texts))
     parts = resampled(task, texts, targets, draws=10)["matthews"]
     assert parts == pytest.approx(whole)
 

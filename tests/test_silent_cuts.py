@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase
 from hyperadapt.config.sections import MultitaskConfig
 from hyperadapt.config.written import RunConfig
 from hyperadapt.evaluation import tokenize_inputs
-from hyperadapt.pretraining import TaskRows
+from hyperadapt.pretraining.objectives import TaskRows
 from hyperadapt.runs.rows import load_evaluation_set
 from hyperadapt.runs.run import load_run
 from hyperadapt.tasks import Task, load_split, load_task_file

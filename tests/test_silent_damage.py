@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 import hyperadapt as ha
-from hyperadapt import manifest
 from hyperadapt.errors import CheckpointError
+from hyperadapt.files import manifest
 from hyperadapt.model.file import read
-from hyperadapt.report import read_history
 from hyperadapt.runs import results_file, same_data
 from hyperadapt.runs.run import load_run
+from hyperadapt.studies.report import read_history
 from hyperadapt.training.checkpoints import last_checkpoint
 from tiny_run import BASE, as_of_an_earlier_version, assert_one_line, hyperadapt, write_config, write_tasks
 

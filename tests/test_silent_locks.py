@@ -17,10 +17,10 @@ import psutil
 import pytest
 import yaml
 
-from hyperadapt.comparison import cells_of, prepare
 from hyperadapt.config.written import CompareConfig
 from hyperadapt.errors import UserError
-from hyperadapt.locks import LOCK_FILE, holder, locked
+from hyperadapt.files.locks import LOCK_FILE, holder, locked
+from hyperadapt.studies.comparison import cells_of, prepare
 from hyperadapt.training.checkpoints import last_checkpoint
 from tiny_run import (
     BASE,

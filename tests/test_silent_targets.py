@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, ByT5Tokenizer
 
 from hyperadapt.config.sections import MultitaskConfig
 from hyperadapt.errors import UserError
-from hyperadapt.pretraining import TaskRows
+from hyperadapt.pretraining.objectives import TaskRows
 from hyperadapt.tasks import TASKS, Task, load_split, load_task_file
 from hyperadapt.tiny_t5 import NAME, place_of
 from hyperadapt.tokenizing import check_labels

@@ -17,10 +17,10 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from transformers.modeling_outputs import BaseModelOutput
 
 import hyperadapt as ha
-from hyperadapt.embeddings import embed
 from hyperadapt.errors import UserError
 from hyperadapt.evaluation import generate_answers, tokenize_inputs
 from hyperadapt.methods import Method
+from hyperadapt.studies.embeddings import embed
 from tiny import NARROW, PLUS_PLUS, every_method, of_task, tiny_adapted, tiny_batch
 
 ROWS = tiny_batch(rows=2)

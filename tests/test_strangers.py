@@ -19,7 +19,7 @@ from transformers import ByT5Tokenizer
 from hyperadapt.config.written import CompareConfig, RunConfig
 from hyperadapt.errors import CheckpointError, UserError
 from hyperadapt.model.file import read
-from hyperadapt.report import picture
+from hyperadapt.studies.report import picture
 from hyperadapt.tasks import get_task
 from tiny_run import (
     BASE,

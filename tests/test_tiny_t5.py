@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 import hyperadapt as ha
-from hyperadapt.pretraining import SENTINELS, sentinel_ids
+from hyperadapt.pretraining.tokenizer import SENTINELS, sentinel_ids
 from hyperadapt.tiny_t5 import DIRECTORY
 from tiny_run import hyperadapt
 

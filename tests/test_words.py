@@ -22,11 +22,11 @@ from hyperadapt.config.aliases import ALIASES
 from hyperadapt.config.sections import ModelConfig, TrainingConfig
 from hyperadapt.config.written import CompareConfig, PretrainConfig, RunConfig, places_of
 from hyperadapt.errors import UserError, nearest, reason_of
+from hyperadapt.files.yaml_and_json import parse_json
 from hyperadapt.methods import METHODS, FullFineTuning
 from hyperadapt.runs.base_model import build_base, load_tokenizer
 from hyperadapt.tasks import Task, get_task
 from hyperadapt.training.arguments import training_arguments
-from hyperadapt.yaml_and_json import parse_json
 from tiny_run import assert_one_line, hyperadapt
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -20,10 +20,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForSeq2SeqLM
 
-from hyperadapt import cli
-from hyperadapt.comparison import Cell
+from hyperadapt.cli import entry
 from hyperadapt.model.file import digest
 from hyperadapt.model.fingerprint import sampled_fingerprint
+from hyperadapt.studies.comparison import Cell
 
 COLOURS = {"red rose": 0, "blue whale": 1, "crimson tide at dusk": 0, "azur é": 1}
 SPLITS = {"train": 48, "validation": 10, "test": 14}
@@ -53,7 +53,7 @@ def hyperadapt(*arguments: object, stdin: str = "") -> Outcome:
     sys.argv, sys.stdin = ["hyperadapt", *map(str, arguments)], io.StringIO(stdin)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            cli.main()
+            entry.main()
     except SystemExit as exit:
         code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
     finally:
@@ -65,7 +65,7 @@ FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload(
     [
         "hyperadapt.cli",
-        "hyperadapt.comparison",
+        "hyperadapt.studies.comparison",
         "hyperadapt.pretraining",
         "hyperadapt.runs.train",
         "transformers.models.t5.modeling_t5",
@@ -132,7 +132,7 @@ def in_this_process(
 def command(*arguments: str) -> None:
     """Run a command as its entry point does, in a process that has nothing else to do."""
     sys.argv = ["hyperadapt", *arguments]
-    cli.main()
+    entry.main()
 
 
 def ranks(processes: int) -> list[dict[str, str]]:

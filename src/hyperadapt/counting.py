@@ -133,7 +133,7 @@ def hyperformer_table() -> list[dict[str, Any]]:
     stands eight times, the frozen base once.
     """
     from hyperadapt.methods import METHODS
-    from hyperadapt.published import HYPERFORMER_METHODS, published_table
+    from hyperadapt.studies.published import HYPERFORMER_METHODS, published_table
 
     rows = []
     printed = [(number, row) for number in ("1", "3") for row in published_table("hyperformer", number).rows]
@@ -253,8 +253,8 @@ def hyperdecoders_table() -> list[dict[str, Any]]:
     They are of all tasks together, in percent of the base model.
     """
     from hyperadapt.methods import METHODS
-    from hyperadapt.published import published_table
-    from hyperadapt.published_runs import HYPERDECODERS
+    from hyperadapt.studies.published import published_table
+    from hyperadapt.studies.published_runs import HYPERDECODERS
 
     rows = []
     for table, (model, tasks, runs) in HYPERDECODERS.items():
@@ -323,7 +323,7 @@ def hypergrid_sizes_table() -> list[dict[str, Any]]:
     The paper reckons sixteen models where each task has its own. Ours have grids of 32 by 128.
     """
     from hyperadapt.methods import FullFineTuning, HyperGrid
-    from hyperadapt.published import published_table
+    from hyperadapt.studies.published import published_table
 
     def gated(variant: Literal["L", "L2", "LG"]) -> Method:
         return HyperGrid(variant=variant, fan_in=32, fan_out=128)
@@ -370,7 +370,7 @@ def paper_tables(papers: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     Raises:
         UserError: if there is no such paper; with the nearest.
     """
-    from hyperadapt.published import PAPERS, published_tables
+    from hyperadapt.studies.published import PAPERS, published_tables
 
     tables: dict[str, dict[str, Callable[[], list[dict[str, Any]]]]] = {
         "hyperformer": {

@@ -9,9 +9,9 @@ from typing import Any
 from hyperadapt import bundled
 from hyperadapt.config.sections import named
 from hyperadapt.errors import UserError, nearest, shortened
-from hyperadapt.paths import placed
+from hyperadapt.files.paths import placed
+from hyperadapt.files.yaml_and_json import parse_yaml, read_yaml
 from hyperadapt.tasks.sources import SUFFIXES, suffix_of
-from hyperadapt.yaml_and_json import parse_yaml, read_yaml
 
 
 def read_fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:

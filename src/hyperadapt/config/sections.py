@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, mod
 
 from hyperadapt.errors import UserError
 from hyperadapt.fields import Fields, one_or_more
-from hyperadapt.paths import absolute, model_or_directory, placed, task_or_file
+from hyperadapt.files.paths import absolute, model_or_directory, placed, task_or_file
 from hyperadapt.tasks.chunks import ChunkRule, default_overlap
 from hyperadapt.tokenizing import Truncation
 

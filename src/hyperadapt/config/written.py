@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from hyperadapt import bundled, manifest
+from hyperadapt import bundled
 from hyperadapt.config.aliases import ALIASES
 from hyperadapt.config.reading import merged, parse_overrides, read_fields, read_mapping
 from hyperadapt.config.sections import (
@@ -45,11 +45,12 @@ from hyperadapt.config.sections import (
     named,
 )
 from hyperadapt.errors import CheckpointError, UserError, printable, section_of, siblings, validation_message
-from hyperadapt.files import write_atomically
+from hyperadapt.files import manifest
+from hyperadapt.files.paths import placed
+from hyperadapt.files.writing import write_atomically
+from hyperadapt.files.yaml_and_json import dump_yaml
 from hyperadapt.methods import METHODS, Method, method_from
-from hyperadapt.paths import placed
 from hyperadapt.tasks import Task
-from hyperadapt.yaml_and_json import dump_yaml
 
 END = "# end\n"  # of a written configuration, which is cut short without it
 
@@ -92,7 +93,7 @@ class WrittenConfig(Section):
         """Make a configuration of its fields.
 
         Args:
-            values: section by section, with absolute paths (hyperadapt.paths.placed).
+            values: section by section, with absolute paths (hyperadapt.files.paths.placed).
             where: what errors call it.
 
         Raises:

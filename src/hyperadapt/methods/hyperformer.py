@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from hyperadapt.errors import UserError
+from hyperadapt.files.paths import absolute
+from hyperadapt.files.yaml_and_json import parse_json
 from hyperadapt.methods.base import Host, Method
-from hyperadapt.paths import absolute
-from hyperadapt.yaml_and_json import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hyperadapt import manifest
 from hyperadapt.errors import CheckpointError, UserError, notice
-from hyperadapt.files import write_atomically
+from hyperadapt.files import manifest
+from hyperadapt.files.writing import write_atomically
 from hyperadapt.model.fingerprint import digest_tensor
 from hyperadapt.model.verbs import check_without_peft
 

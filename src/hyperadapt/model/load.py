@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hyperadapt import hub, manifest
+from hyperadapt import hub
 from hyperadapt.errors import CheckpointError, nothing_at, notice, reason_of
+from hyperadapt.files import manifest
 from hyperadapt.methods import as_method, method_from
 from hyperadapt.model.file import WEIGHTS_FILE, base_dtypes, read, saved_names, vocabulary
 from hyperadapt.model.fingerprint import (

@@ -7,10 +7,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperadapt import hub, manifest
+from hyperadapt import hub
 from hyperadapt.config.sections import ModelConfig
 from hyperadapt.errors import UserError, nearest, reason_of
-from hyperadapt.paths import check_hub_name
+from hyperadapt.files import manifest
+from hyperadapt.files.paths import check_hub_name
 from hyperadapt.tiny_t5 import NAME as TINY_T5
 from hyperadapt.tiny_t5 import place_of
 

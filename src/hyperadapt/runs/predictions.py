@@ -19,9 +19,9 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from hyperadapt.errors import CheckpointError, UserError, as_written, nearest, shortened
-from hyperadapt.files import write_atomically
+from hyperadapt.files.writing import write_atomically
+from hyperadapt.files.yaml_and_json import parse_json
 from hyperadapt.metrics import METRICS, Target, label_of, read_score
-from hyperadapt.yaml_and_json import parse_json
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hyperadapt import manifest
 from hyperadapt.errors import CheckpointError
-from hyperadapt.files import write_atomically
-from hyperadapt.locks import locked
+from hyperadapt.files import manifest
+from hyperadapt.files.locks import locked
+from hyperadapt.files.writing import write_atomically
 
 FILE = "results.json"
 Entries = dict[str, manifest.Entry]  # of a model's files, by name

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
-from hyperadapt import manifest
 from hyperadapt.config.reading import read_fields, read_mapping
 from hyperadapt.config.written import PretrainConfig, RunConfig, command_of
 from hyperadapt.errors import CheckpointError, UserError, nearest, notice, validation_message
@@ -31,17 +30,18 @@ from hyperadapt.evaluation import (
     predicted_texts,
     tokenize_inputs,
 )
-from hyperadapt.files import write_atomically
-from hyperadapt.locks import holder
+from hyperadapt.files import manifest
+from hyperadapt.files.locks import holder
+from hyperadapt.files.paths import shown
+from hyperadapt.files.writing import write_atomically
+from hyperadapt.files.yaml_and_json import dump_yaml, read_yaml
 from hyperadapt.model import load
-from hyperadapt.paths import shown
 from hyperadapt.runs import results_file, same_data
 from hyperadapt.runs.base_model import choose_attention, load_base, quietly
 from hyperadapt.runs.rows import load_evaluation_set, load_rows
 from hyperadapt.tasks import SPLITS, Task, input_texts, resolve_tasks
 from hyperadapt.tasks.sources import PlacedRow, given_rows
 from hyperadapt.tokenizing import check_labels
-from hyperadapt.yaml_and_json import dump_yaml, read_yaml
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

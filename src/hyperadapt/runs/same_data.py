@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from hyperadapt import manifest
 from hyperadapt.errors import CheckpointError, UserError, notice
+from hyperadapt.files import manifest
 
 if TYPE_CHECKING:
     from datasets import Dataset

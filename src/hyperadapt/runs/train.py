@@ -14,12 +14,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperadapt import __version__, manifest, threads
+from hyperadapt import __version__, threads
 from hyperadapt.config.written import RunConfig
 from hyperadapt.errors import UserError, nearest, notice
 from hyperadapt.evaluation import EvaluationSet, Results, majority
-from hyperadapt.files import write_atomically, writing
-from hyperadapt.locks import locked
+from hyperadapt.files import manifest
+from hyperadapt.files.locks import locked
+from hyperadapt.files.writing import write_atomically, writing
 from hyperadapt.runs import results_file, same_data
 from hyperadapt.runs.base_model import build_base, check_vocabulary, load_tokenizer, save_base
 from hyperadapt.runs.predictions import write_predictions

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from hyperadapt.errors import UserError, nearest
+from hyperadapt.files.yaml_and_json import read_yaml
 from hyperadapt.tasks.loading import (
     check_there,
     check_trainable,
@@ -24,7 +25,6 @@ from hyperadapt.tasks.suites.hyperdecoders import HYPERDECODERS, MRQA_IN_DOMAIN,
 from hyperadapt.tasks.suites.superglue import SUPER_GLUE
 from hyperadapt.tasks.suites.transfer import TRANSFER
 from hyperadapt.tasks.task import Task
-from hyperadapt.yaml_and_json import read_yaml
 
 __all__ = [
     "DEV",

@@ -7,13 +7,8 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from hyperadapt.errors import UserError, as_written
-
-if TYPE_CHECKING:
-    pass
-
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from hyperadapt.errors import UserError, nearest, nothing_at, notice, validation_message
 from hyperadapt.fields import one_or_more
+from hyperadapt.files.yaml_and_json import read_yaml
 from hyperadapt.tasks.chunks import Span
 from hyperadapt.tasks.labels import MOST_LISTED
 from hyperadapt.tasks.sources import (
@@ -29,7 +30,6 @@ from hyperadapt.tasks.sources import (
 )
 from hyperadapt.tasks.splits import SLICE, SPLITS, in_parts, shuffled, sliced, source_of
 from hyperadapt.tasks.task import Task
-from hyperadapt.yaml_and_json import read_yaml
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from hyperadapt.tasks.sources import Row
-
-if TYPE_CHECKING:
-    pass
 
 
 class Preprocessor(NamedTuple):

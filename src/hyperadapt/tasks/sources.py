@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperadapt.errors import UserError, nearest, reason_of
+from hyperadapt.files.yaml_and_json import parse_json
 from hyperadapt.hub import asking, is_downloaded
-from hyperadapt.yaml_and_json import parse_json
 
 if TYPE_CHECKING:
     import numpy as np

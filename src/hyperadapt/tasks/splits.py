@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import ValidationInfo
 
 from hyperadapt.errors import UserError, as_written, nearest
 from hyperadapt.tasks.sources import PlacedRow, Row
-
-if TYPE_CHECKING:
-    pass
-
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -44,10 +44,6 @@ from hyperadapt.tasks.splits import (
     source_of,
     splits_as_given,
 )
-
-if TYPE_CHECKING:
-    pass
-
 
 # Generated tokens, the end token included: any tokenizer writes a class number or a score within these.
 _TARGET_LENGTH = {"class": 5, "score": 8, "text": 128, "question_answering": 64, "coreference": 32}

@@ -8,17 +8,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from transformers.trainer import TRAINER_STATE_NAME
 
-from hyperadapt import manifest
 from hyperadapt.errors import CheckpointError, UserError, notice, reason_of
+from hyperadapt.files import manifest
 from hyperadapt.training.callbacks import Totals
-
-if TYPE_CHECKING:
-    pass
 
 _CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
 

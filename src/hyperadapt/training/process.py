@@ -6,14 +6,10 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
 import torch
-
-if TYPE_CHECKING:
-    pass
 
 
 @contextmanager

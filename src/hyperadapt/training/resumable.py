@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import Trainer
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from hyperadapt import manifest
 from hyperadapt.errors import notice
-from hyperadapt.files import writing
+from hyperadapt.files import manifest
+from hyperadapt.files.writing import writing
 from hyperadapt.training.callbacks import StepClock, Totals
 from hyperadapt.training.checkpoints import delete_older, loading
-
-if TYPE_CHECKING:
-    pass
 
 
 class ResumableTrainer(Trainer):

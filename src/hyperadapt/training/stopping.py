@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -16,9 +16,6 @@ from hyperadapt.errors import Interrupted, UserError
 from hyperadapt.signals import heard_by
 from hyperadapt.training.checkpoints import is_whole, step_of
 from hyperadapt.training.trial import blamed_on
-
-if TYPE_CHECKING:
-    pass
 
 STEPS_BETWEEN_SIGNAL_CHECKS = 10  # where processes must agree: each check waits for the device
 

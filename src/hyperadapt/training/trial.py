@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import Trainer, TrainingArguments
@@ -16,9 +16,6 @@ from hyperadapt.errors import UserError
 from hyperadapt.evaluation import check_beams, generate_answers
 from hyperadapt.training.process import same_random_state
 from hyperadapt.training.trainer import MixtureTrainer
-
-if TYPE_CHECKING:
-    pass
 
 
 @contextmanager

@@ -1,0 +1,5 @@
+"""`python -m hyperadapt.cli`."""
+
+from hyperadapt.cli.entry import main
+
+main()

@@ -1,0 +1,310 @@
+"""Commands that read a trained run: report, evaluate, embed, encoder-only, features, predict."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hyperadapt.cli.app import (
+    AllowChangedData,
+    BaseModel,
+    BatchSize,
+    NumBeams,
+    RunDirectory,
+    app,
+    check_run,
+    delay_bars,
+)
+from hyperadapt.cli.printing import say, show, show_beside, table
+from hyperadapt.errors import UserError, nearest, notice
+
+if TYPE_CHECKING:
+    from hyperadapt.runs.run import Prediction, Run
+
+
+@app.command()
+def report(run: RunDirectory) -> None:
+    """Write a run's report.html: curves, scores, and the map of its task embeddings."""
+    from hyperadapt.studies.report import write_report
+
+    say(f"The report is {write_report(run)}")
+
+
+@app.command()
+def evaluate(
+    run: RunDirectory,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="One of the run's tasks; may be repeated. The scores are only printed."),
+    ] = None,
+    unseen: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A task, suite or task file that the run was not trained on, to be scored with the mean of its tasks' "
+            "parameters; may be repeated. The scores are only printed."
+        ),
+    ] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Where the data lie now.")] = None,
+    batch_size: BatchSize = None,
+    num_beams: NumBeams = None,
+    base_model: BaseModel = None,
+    allow_changed_data: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changed-data",
+            help="Take rows that are not those that the run was trained with. The scores are only printed.",
+        ),
+    ] = False,
+) -> None:
+    """Score a trained run's model on a split of its tasks; scores of all tasks are added to its results.json.
+
+    Of a run that keeps best_per_task they are only printed: it has each task's by its own best checkpoint.
+    """
+    from hyperadapt.runs import results_file
+
+    check_run(run, task or [], None if unseen else split)  # a task that is new to it may have other splits
+    model = results_file.model_entries(run)  # before it is loaded: another that comes meanwhile is not scored
+    loaded, chosen = load(run, base_model), list(task or [])
+    if unseen:
+        trained = len(loaded.tasks)
+        loaded = loaded.with_unseen(unseen)
+        chosen += [of.name for of in loaded.tasks[trained:]]
+    from hyperadapt.runs.predictions import write_predictions
+
+    # Before the scores are there, which could not be added to damaged ones.
+    kept = {} if chosen else results_file.read(run)
+    results = loaded.evaluate(split, chosen, data_dir, batch_size, num_beams, allow_changed_data)
+    majority = None if results.rows.changed else kept.get("majority", {}).get(split)
+    show(results, f"{split} rows", majority)  # before they are written, which may fail
+    if per_task := loaded.config.training.keep == "best_per_task":
+        notice(
+            f"the scores are of the run's model, and only printed: {run} keeps those of each task by its own best "
+            "checkpoint (training.keep: best_per_task), which train … --resume makes anew"
+        )
+    if chosen or per_task:
+        return
+    if results.rows.changed:
+        notice(f"the scores are only printed, as rows have changed: {run} keeps those that it has")
+        return
+    with results_file.adding(run, model):
+        write_predictions(run, split, results)
+        results_file.add(run, {split: results.as_dict()})
+
+
+@app.command()
+def embed(
+    run: RunDirectory,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    max_rows: Annotated[int | None, typer.Option(min=2, help="Rows of each task; all by default.")] = None,
+    probe: Annotated[
+        bool, typer.Option(help="Also train a linear classifier for each task on its rows' embeddings.")
+    ] = False,
+    base_model: BaseModel = None,
+    allow_changed_data: AllowChangedData = False,
+) -> None:
+    """Write what a run's parameters are generated from, of every row and task, with maps; the report shows them."""
+    check_run(run, split=split)
+    loaded = load(run, base_model)
+    from hyperadapt.studies.embeddings import write_embeddings
+
+    folder, accuracies = write_embeddings(loaded, split, max_rows, probe, allow_changed_data)
+    say(f"The embeddings are in {folder}")
+    for task, accuracy in accuracies.items():
+        say(f"{task}: linear probe, accuracy {accuracy:.1f}")
+
+
+@app.command("encoder-only")
+def encoder_only(
+    run: RunDirectory,
+    epochs: Annotated[float, typer.Option(help="How often each training row is seen.")] = 3.0,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW, after the warm-up; it falls to 0.")] = 2e-5,
+    warmup_steps: Annotated[int, typer.Option(min=0, help="In which it grows from 0.")] = 500,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Rows in a step; by default as in the run's training.")
+    ] = None,
+    max_rows: Annotated[
+        int | None, typer.Option(min=2, help="Training rows of each task; all by default.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="By default the run's.")] = None,
+    base_model: BaseModel = None,
+    allow_changed_data: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changed-data",
+            help="Take rows that are not those that the run was trained with. The scores are only printed.",
+        ),
+    ] = False,
+) -> None:
+    """Score a run's frozen encoder with new classifiers in its decoder's place, on validation rows.
+
+    The scores are added to its results.json.
+    """
+    from hyperadapt.runs import results_file
+
+    check_run(run, split="validation")
+    from hyperadapt.studies.encoder_only import KEY, check_numbers, score_encoder_only
+
+    check_numbers(epochs, learning_rate, warmup_steps, batch_size)
+    model, kept = results_file.model_entries(run), results_file.read(run)
+    loaded = load(run, base_model)
+    scores = score_encoder_only(
+        loaded, epochs, learning_rate, warmup_steps, batch_size, max_rows, seed, allow_changed_data
+    )
+    changed, per_task = scores["changed_data"], loaded.config.training.keep == "best_per_task"
+    # Before they are written, which may fail.
+    show_beside(scores, None if changed or per_task else kept["validation"])
+    if per_task:
+        notice(
+            f"the scores of the whole model are not beside these: {run} keeps those of each task by its own best "
+            "checkpoint (training.keep: best_per_task)"
+        )
+    if changed:
+        notice(f"the scores are only printed, as rows have changed: {run} keeps those that it has")
+        return
+    with results_file.adding(run, model):
+        results_file.add(run, {KEY: scores})
+
+
+@app.command()
+def features(
+    config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG",
+            help="A YAML file, or a name of `hyperadapt configs`; its model, tasks and data count.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="A JSON file, to be given as method.task_features.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Fields to change, as data.data_dir=data.")
+    ] = None,
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="text: the mean state of the encoder; fisher: the Fisher information of its norms."
+        ),
+    ] = "text",
+    max_rows: Annotated[int, typer.Option(min=1, help="Training rows of each task.")] = 500,
+    steps: Annotated[
+        int, typer.Option(min=0, help="fisher: of fine-tuning the model on each task before; the paper's do.")
+    ] = 100,
+) -> None:
+    """Make task features z from data, to be used in place of learnt ones."""
+    from hyperadapt.config.written import RunConfig
+    from hyperadapt.studies.features import write_features
+
+    check_writable("--output", output)
+    summary = write_features(RunConfig.load(config, overrides or []), kind, output, max_rows, steps)
+    table("task features", [{"task": task, **of} for task, of in summary.items()])
+    say(f"The features are in {output}")
+
+
+@app.command()
+def predict(
+    run: RunDirectory,
+    task: Annotated[str, typer.Option(help="One of the run's tasks.")],
+    input: Annotated[
+        Path | None,
+        typer.Option(
+            help="Rows with the task's text columns: .jsonl, .json, .csv, .tsv or .parquet; else JSON lines from "
+            "standard input."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="A .jsonl, .csv or .tsv to write; else JSON lines on standard output.")
+    ] = None,
+    batch_size: BatchSize = None,
+    num_beams: NumBeams = None,
+    base_model: BaseModel = None,
+) -> None:
+    """Predict with a trained run: each row as it was given, with its `prediction`, and what the model has `written`.
+
+    The prediction is a label's name, a score or a text, and null where what is written is no answer. A column of the
+    row that has one of these names itself becomes `given_prediction` or `given_written`.
+    """
+    from hyperadapt.tasks.sources import (
+        SUFFIXES,
+        WRITTEN_SUFFIXES,
+        json_rows,
+        read_file,
+        suffix_of,
+        written_rows,
+    )
+
+    if input is not None:
+        if not input.is_file():
+            raise UserError(f"--input: there is no file {input}")
+        if suffix_of(input) not in SUFFIXES:
+            raise UserError(
+                f"--input: '{input}' is of no known format; {nearest(suffix_of(input), SUFFIXES)}"
+            )
+    if output is not None:
+        if suffix_of(output) not in WRITTEN_SUFFIXES:
+            known = nearest(suffix_of(output), WRITTEN_SUFFIXES)
+            raise UserError(f"--output: '{output}' is of no known format; {known}")
+        check_writable("--output", output)
+    example = check_run(run, [task])[0].row_in_words  # before rows are waited for
+    if input is None and sys.stdin.isatty():
+        print(
+            f"rows from standard input, one JSON object a line, as {example}; end with Ctrl-D",
+            file=sys.stderr,
+        )
+    rows = list(read_file(input) if input else json_rows(sys.stdin, "standard input", example))
+    if not rows:
+        raise UserError(f"{input or 'standard input'}: there are no rows")
+    predictions = load(run, base_model).predict_placed(task, rows, num_beams, batch_size)
+    answered = [with_answer(row, prediction) for (_, row), prediction in zip(rows, predictions, strict=True)]
+    if output is None:
+        sys.stdout.write(written_rows(answered, ".jsonl"))
+        return
+    from hyperadapt.files.writing import write_atomically
+
+    try:
+        write_atomically(output, written_rows(answered, suffix_of(output)).encode())
+    except UserError:
+        sys.stdout.write(written_rows(answered, ".jsonl"))  # what took so long to make is not lost
+        raise
+    say(f"The predictions are in {output}: {len(answered)} rows")
+
+
+def check_writable(option: str, file: Path) -> None:
+    """Check that a file can be written, before the work whose outcome it is to hold.
+
+    Raises:
+        UserError: if there is such a file or folder already, no folder for it, or none can be made there.
+    """
+    if file.exists():
+        raise UserError(f"{option}: there is a file {file} already")
+    if not file.parent.exists():  # most often it is misspelt
+        raise UserError(f"{option}: there is no folder {file.parent}")
+    try:
+        tempfile.TemporaryFile(dir=file.parent).close()
+    except OSError as error:
+        raise UserError(f"{option}: cannot write {file}: {error.strerror or error}") from None
+
+
+def with_answer(row: Mapping[str, Any], prediction: Prediction) -> dict[str, Any]:
+    """Set the answer, and how it was written, beside a row's columns; one of such a name becomes given_NAME."""
+    answer = {"prediction": prediction.label, "written": prediction.text}
+    echoed: dict[str, Any] = {}
+    for column, value in row.items():
+        while column in answer or column in echoed:
+            column = f"given_{column}"
+        echoed[column] = value
+    return {**echoed, **answer}
+
+
+def load(run: Path, base_model: str | None) -> Run:
+    """Load a run."""
+    delay_bars()
+    from hyperadapt import threads
+    from hyperadapt.runs.run import load_run
+
+    threads.use(threads.fewer_threads())
+    return load_run(run, base_model)

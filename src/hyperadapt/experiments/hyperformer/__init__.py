@@ -1,7 +1,0 @@
-"""The experiments of Karimi Mahabadi et al., ACL 2021."""
-
-from __future__ import annotations
-
-from hyperadapt.experiments.hyperformer import costs, glue, transfer
-
-EXPERIMENTS = (*glue.EXPERIMENTS, *transfer.EXPERIMENTS, *costs.EXPERIMENTS)

@@ -1,0 +1,1 @@
+"""Studies: comparisons of runs, the papers' tables, reports, maps, and benchmarks."""

@@ -1,0 +1,400 @@
+"""The sections of the benchmarks, in the order of the page."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+from hyperadapt.backbones import published_config
+from hyperadapt.errors import UserError
+from hyperadapt.studies.bench.measure import Measured, Spec, last_line, peak_alone, side_by_side, times_of
+from hyperadapt.studies.bench.section import Found, Goal, Setting
+
+FULL, FLOOR, BARE = "full fine-tuning", "the floor", "the bare model"
+OUR_FLOOR, OUR_BARE = f"{FLOOR}, as hyperadapt runs it", f"{BARE}, as hyperadapt runs it"
+LORA: dict[str, Any] = {"kind": "lora", "r": 8, "target_modules": ["q", "v"]}
+LORA_R8, IA3 = "PEFT LoRA, r = 8, q and v", "PEFT IA3"
+PEERS: dict[str, dict[str, Any]] = {
+    LORA_R8: LORA,
+    "PEFT LoRA, r = 64, q and v": {**LORA, "r": 64},  # about as many trained parameters as HyperFormer++
+    IA3: {"kind": "ia3"},
+}
+EQUAL_FACTOR = 5
+ADAPTERS = {
+    "Houlsby": "double_seq_bn[reduction_factor=32]",
+    f"Houlsby, r = {EQUAL_FACTOR}": f"double_seq_bn[reduction_factor={EQUAL_FACTOR}]",
+    "Compacter": "compacter",
+}
+NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+# method -> tasks in the batch -> what is asked of a step: at most so many times the floor (None: nothing), and full
+# fine-tuning.
+STEP_GOALS: dict[str, dict[int, tuple[float | None, float]]] = {
+    "hyperformer++": {1: (1.06, 0.64), 8: (1.10, 0.66)},
+    "hyperformer": {8: (None, 0.68)},
+    "adapters_dagger": {8: (None, 0.62)},
+    "hyperdecoder": {8: (None, 0.64)},
+}
+DEVICE_STEP_GOAL = (None, 0.75)
+FIELDS = (
+    "vocab_size",
+    "d_model",
+    "d_kv",
+    "d_ff",
+    "num_layers",
+    "num_decoder_layers",
+    "num_heads",
+    "feed_forward_proj",
+    "decoder_start_token_id",
+)
+TINY = {"d_model": 128, "d_kv": 32, "d_ff": 128, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
+
+
+def t5(shape: str, setting: Setting) -> dict[str, Any]:
+    """Return the fields of a published T5's configuration."""
+    config = published_config(shape)
+    fields = {name: getattr(config, name) for name in FIELDS} | {"dropout_rate": setting.dropout}
+    return fields | {"vocab_size": 100, **TINY} if setting.smoke else fields
+
+
+def options_of(method: str) -> dict[str, Any]:
+    """Return a method's options, adapters a thirty-second of the model's width."""
+    return {"name": method} if method == "hyperdecoder" else {"name": method, "reduction_factor": 32}
+
+
+def rows_of(setting: Setting, n_tasks: int) -> list[list[tuple[int, int]]]:
+    """Make the one batch of a step, its rows of so many tasks in turns."""
+    rows, tokens, _ = setting.batch
+    return [[(tokens, row % n_tasks) for row in range(rows)]]
+
+
+def spec(setting: Setting, library: Any, options: dict[str, Any], n_tasks: int = 8, **fields: Any) -> Spec:
+    """Specify a contender that trains on the setting's batch."""
+    given: dict[str, Any] = {
+        "model": t5(setting.shape, setting),
+        "batches": rows_of(setting, n_tasks),
+        "targets": setting.batch[2],
+        "dtype": "bfloat16" if setting.on_device else "float32",
+        "autocast": setting.on_device,
+        "threads": setting.threads,
+    }
+    return Spec(library=library, options=options, **{**given, **fields})
+
+
+def cells_of(name: str, measured: Measured, references: Sequence[str]) -> dict[str, Any]:
+    """Lay out what was measured of a contender."""
+    cells: dict[str, Any] = {"": name, "seconds": f"{median(measured.seconds):.3f}"}
+    cells |= {f"of {reference}": str(measured.ratio(reference)) for reference in references}
+    trained = {"trained (M)": f"{measured.trained / 1e6:.2f}"} if measured.trained else {}
+    called = {"operators": str(measured.operators)} if measured.operators else {}
+    return cells | {"memory (MB)": f"{measured.peak:.0f}"} | trained | called
+
+
+def named(shape: str, setting: Setting) -> str:
+    """Name a model's shape."""
+    return "a tiny T5" if setting.smoke else shape
+
+
+def sizes(setting: Setting, shape: str | None = None) -> str:
+    """Name the model and the batch."""
+    rows, tokens, targets = setting.batch
+    shape = named(shape or setting.shape, setting)
+    return f"{shape}, {rows} rows of {tokens} source and {targets} target tokens"
+
+
+def in_words(n_tasks: int) -> str:
+    """Say how many tasks a batch has."""
+    return f"{n_tasks} task" + "s" * (n_tasks > 1)
+
+
+def adapted(setting: Setting, **fields: Any) -> dict[str, Spec]:
+    """Specify our contenders, each with as many tasks in the batch as something is asked of it."""
+    return {
+        f"{method}, {in_words(n_tasks)}": spec(setting, "hyperadapt", options_of(method), n_tasks, **fields)
+        for method, by_tasks in STEP_GOALS.items()
+        for n_tasks in by_tasks
+    }
+
+
+def our_floor(setting: Setting, name: str = OUR_FLOOR, **fields: Any) -> dict[str, Spec]:
+    """Specify the floor with what hyperadapt does for any base model: what a method costs beyond it is its own."""
+    return {name: spec(setting, "transformers", {"train": "layer_norms", "as_hyperadapt": True}, **fields)}
+
+
+def quantised(setting: Setting, **fields: Any) -> dict[str, Spec]:
+    """Specify HyperFormer++ on a base model in four bits, which its frozen weights allow."""
+    products = {"bnb_4bit_compute_dtype": "bfloat16"} if setting.on_device else {}
+    low = spec(setting, "hyperadapt", options_of("hyperformer++"), quantization=NF4 | products, **fields)
+    return {"hyperformer++, 8 tasks, base in 4 bits": low}
+
+
+def frozen_or_not(setting: Setting, **fields: Any) -> dict[str, Spec]:
+    """Specify what a step is measured beside."""
+    full = spec(setting, "transformers", {"train": "all"}, **fields)
+    low = {f"{FULL}, weights in bfloat16": full} if setting.on_device else {}
+    return {
+        FULL: replace(full, dtype="float32"),  # as it is trained, so that a step does not round away
+        **low,
+        FLOOR: spec(setting, "transformers", {"train": "layer_norms"}, **fields),
+    }
+
+
+def step_goals(setting: Setting, found: Mapping[str, Measured]) -> list[Goal]:
+    """Set what is asked of a step beside what was measured."""
+    goals = []
+    for method, by_tasks in STEP_GOALS.items():
+        for n_tasks, bounds in by_tasks.items():
+            name = f"{method}, {in_words(n_tasks)}"
+            for reference, bound in zip(
+                (FLOOR, FULL), DEVICE_STEP_GOAL if setting.on_device else bounds, strict=True
+            ):
+                if bound is not None:
+                    goals.append(found[name].ratio(reference).goal(f"{name}: of {reference}", bound))
+    return goals
+
+
+def step(setting: Setting) -> Found:
+    """Measure a training step of each method, and of PEFT's."""
+    ours = adapted(setting)
+    peers = {name: spec(setting, "peft", options) for name, options in PEERS.items()}
+    one_task, mixed = "hyperformer++, 1 task", "hyperformer++, 8 tasks"
+    # HyperFormer++ and the peers are in one group, so that they have run in the same rounds.
+    contenders = {one_task: ours[one_task], mixed: ours[mixed], **peers, **ours, **quantised(setting)}
+    references = {**frozen_or_not(setting), **our_floor(setting)}
+    found = side_by_side(references, contenders, setting)
+    goals = step_goals(setting, found)
+    goals += [
+        found[name].ratio(peer).goal(f"{name}: of {peer}", 1.0)
+        for name in (one_task, mixed)
+        for peer in PEERS
+    ]
+    how = (
+        f"A training step: {sizes(setting)}; reduction factor 32, the hyperdecoder's bottleneck 64. With 8 tasks all "
+        "are in every batch. As hyperadapt runs it, as its methods do and no other: the trained norms in few passes, "
+        "the output layer's product by oneDNN on a CPU, and no cache, which Trainer turns off and T5 keeps elsewhere."
+    )
+    rows = [cells_of(name, of, [FLOOR, OUR_FLOOR, FULL]) for name, of in found.items()]
+    return Found(how, rows, goals, times_of(found))
+
+
+def captured(setting: Setting) -> Found:
+    """Measure a training step whose forward and backward are a CUDA graph, full fine-tuning's and LoRA's too."""
+    once: dict[str, Any] = {"captured": True}
+    references = {**frozen_or_not(setting, **once), **our_floor(setting, **once)}
+    contenders = {**adapted(setting, **once), LORA_R8: spec(setting, "peft", LORA, **once)}
+    found = side_by_side(references, contenders, setting)
+    how = (
+        f"The same, forward and backward repeated as `training.cuda_graphs` does: {sizes(setting)}. The optimizer is "
+        "no part of the graph."
+    )
+    rows = [cells_of(name, of, [FLOOR, OUR_FLOOR, FULL]) for name, of in found.items()]
+    goals = step_goals(setting, found)
+    goals.append(
+        found["hyperformer++, 8 tasks"].ratio(LORA_R8).goal(f"hyperformer++, 8 tasks: of {LORA_R8}", 1.0)
+    )
+    return Found(how, rows, goals, times_of(found))
+
+
+def compiled(setting: Setting) -> Found:
+    """Measure a training step of compiled models, none with a graph break."""
+    found = side_by_side(frozen_or_not(setting, compile=True), adapted(setting, compile=True), setting)
+    how = f"The same under torch.compile, full fine-tuning and the floor too: {sizes(setting)}."
+    rows = [cells_of(name, of, [FLOOR, FULL]) for name, of in found.items()]
+    goals = step_goals(setting, found) if setting.on_device else []  # of a CPU nothing is asked
+    return Found(how, rows, goals, times_of(found))
+
+
+def beside_adapters(setting: Setting) -> Found:
+    """Measure a training step of the adapters library, in its own environment, beside HyperFormer++."""
+    assert setting.adapters_python is not None
+    theirs: dict[str, Any] = {"python": setting.adapters_python}
+    their_floor, first = f"{FLOOR} in its environment", "hyperformer++, 1 task"
+    references = {
+        FLOOR: spec(setting, "transformers", {"train": "layer_norms"}),
+        their_floor: spec(setting, "transformers", {"train": "layer_norms"}, **theirs),
+        first: spec(setting, "hyperadapt", options_of("hyperformer++"), 1),
+    }
+    others = {
+        f"adapters {name}": spec(setting, "adapters", {"config": config}, **theirs)
+        for name, config in ADAPTERS.items()
+    }
+    found = side_by_side(references, others, setting)
+    goals = [found[first].ratio(peer).goal(f"{first}: of {peer}", 1.0) for peer in others]
+    how = (
+        f"{sizes(setting)}; the adapters library runs with the older transformers that it needs. With a reduction "
+        f"factor of {EQUAL_FACTOR} its Houlsby adapters are about as many parameters as HyperFormer++ trains."
+    )
+    rows = [cells_of(name, of, [FLOOR, their_floor]) for name, of in found.items()]
+    return Found(how, rows, goals, times_of(found))
+
+
+def many_tasks(setting: Setting) -> Found:
+    """Measure a step of a model for 1,000 tasks beside one for 8."""
+    few, many, rows = 8, 1000, setting.batch[0]
+    batch = [[(setting.batch[1], number * many // rows) for number in range(rows)]]
+    references = {f"{few} tasks": spec(setting, "hyperadapt", options_of("hyperformer++"))}
+    others = {
+        f"{many} tasks": spec(setting, "hyperadapt", options_of("hyperformer++"), tasks=many, batches=batch)
+    }
+    found = side_by_side(references, others, setting)
+    [reference] = references
+    goal = found[f"{many} tasks"].ratio(reference).goal(f"{many:,} tasks: of {reference}", 1.05)
+    how = (
+        f"HyperFormer++ for {few} tasks and for {many:,}: {sizes(setting)}; of the latter every row has a task of its "
+        "own."
+    )
+    rows_found = [cells_of(name, of, [reference]) for name, of in found.items()]
+    return Found(how, rows_found, [goal], times_of(found))
+
+
+def shapes(setting: Setting) -> Found:
+    """Measure the overhead over the floor by depth and width."""
+    # A step of the large model takes ten of the small one's.
+    rows, goals, fewer = [], [], replace(setting, rounds=max(setting.rounds // 3, 1))
+    seconds: dict[str, dict[str, list[float]]] = {}
+    for shape in ("t5-small", "t5-base", "t5-large"):
+        model = t5(shape, setting)
+        references = {FLOOR: spec(setting, "transformers", {"train": "layer_norms"}, model=model)}
+        others = {
+            "hyperformer++, 8 tasks": spec(setting, "hyperadapt", options_of("hyperformer++"), model=model)
+        }
+        found = side_by_side(references, others, fewer)
+        rows += [cells_of(f"{named(shape, setting)}: {name}", of, [FLOOR]) for name, of in found.items()]
+        ratio = found["hyperformer++, 8 tasks"].ratio(FLOOR)
+        goals.append(ratio.goal(f"{shape}: of {FLOOR}", 1.10))
+        seconds |= {f"{shape}: {name}": of for name, of in times_of(found).items()}
+    number, tokens, targets = setting.batch
+    how = (
+        f"A training step of HyperFormer++, {number} rows of {tokens} source and {targets} target tokens, by the "
+        "model's shape."
+    )
+    return Found(how, rows, goals, seconds)
+
+
+def memory(setting: Setting) -> Found:
+    """Measure the peak of memory in training."""
+    model = t5("t5-base", setting)
+    contenders = {
+        **frozen_or_not(setting, model=model),
+        **adapted(setting, model=model),
+        **quantised(setting, model=model),
+        **{name: spec(setting, "peft", options, model=model) for name, options in PEERS.items()},
+    }
+    if setting.adapters_python is not None:
+        theirs: dict[str, Any] = {"python": setting.adapters_python, "model": model}
+        contenders |= {
+            f"adapters {name}": spec(setting, "adapters", {"config": config}, **theirs)
+            for name, config in ADAPTERS.items()
+        }
+    # A device's allocator is a process's own; on a CPU each has the machine to itself.
+    with ThreadPoolExecutor(setting.at_once if setting.on_device else 1) as pool:
+        peaks = dict(zip(contenders, pool.map(peak_alone, contenders, contenders.values()), strict=True))
+    bound = 0.5 if setting.on_device else 0.55
+    rows = [
+        {"": name, "memory (MB)": f"{peak:.0f}", f"of {FULL}": f"{peak / peaks[FULL]:.3f}"}
+        for name, peak in peaks.items()
+    ]
+    goals = [Goal(f"{name}: of {FULL}", peaks[name] / peaks[FULL], bound) for name in adapted(setting)]
+    how = (
+        f"The highest memory of two training steps: {sizes(setting, 't5-base')}, gradient checkpointing off; the "
+        "device's allocator, or on a CPU the process, its libraries included. Of a base in 4 bits transformers leaves "
+        "the embeddings and the feed-forward's second matrices as they are."
+    )
+    return Found(how, rows, goals)
+
+
+def generation(setting: Setting) -> Found:
+    """Measure greedy generation for a batch of mixed tasks, and for one task with adapters of its own."""
+    work: Mapping[str, Any] = {
+        "work": "generate",
+        "targets": 3 if setting.smoke else 32,
+        "compile": setting.on_device,
+    }
+    references = {
+        BARE: spec(setting, "transformers", {"train": "layer_norms"}, **work),
+        **our_floor(setting, OUR_BARE, **work),
+    }
+    mixed, alone = "hyperformer++, 8 tasks", "one task's adapters in a table"
+    others = {
+        f"{method}, 8 tasks": spec(setting, "hyperadapt", options_of(method), **work) for method in STEP_GOALS
+    }
+    # What materialising a task leaves: a table of one row in place of the hypernetwork.
+    others[alone] = spec(setting, "hyperadapt", options_of("adapters_dagger"), 1, tasks=1, **work)
+    found = side_by_side(references, others, setting)
+    bounds = {name: 1.15 if name.startswith("hyperdecoder") else 1.10 for name in others}
+    goals = [found[name].ratio(BARE).goal(f"{name}: of {BARE}", bound) for name, bound in bounds.items()]
+    goals.append(found[alone].ratio(mixed).goal(f"{alone}: of {mixed}", 1.0))
+    rows = [cells_of(name, of, [BARE, OUR_BARE]) for name, of in found.items()]
+    for cells in rows:
+        cells.pop("trained (M)", None)
+    number, tokens, _ = setting.batch
+    how = (
+        f"Greedy generation of {work['targets']} tokens: {named(setting.shape, setting)}, {number} rows of {tokens} "
+        f"source tokens{', a static cache, compiled where generate does so' * setting.on_device}. A table of one "
+        "task's adapters is what materialising it would leave. As hyperadapt runs it: the output layer's product by "
+        "oneDNN on a CPU, the norms by PyTorch's kernel on a GPU."
+    )
+    return Found(how, rows, goals, times_of(found))
+
+
+def start_up(setting: Setting) -> Found:
+    """Measure imports, the command line and `adapt`."""
+    command = [sys.executable, "-c"]
+    shape = "t5-small" if setting.smoke else "t5-base"
+    adapting = (
+        "import time, torch, transformers, hyperadapt as ha; from hyperadapt.backbones import published_config; "
+        "from hyperadapt.model import adapt; "
+        f"base = transformers.T5ForConditionalGeneration(published_config('{shape}')); "
+        "start = time.perf_counter(); ha.adapt(base, ha.HyperFormerPlusPlus(), list('abcdefgh')); "
+        "print(time.perf_counter() - start)"
+    )
+    timed = {
+        "python -c pass": lambda: seconds_of([*command, "pass"]),
+        "import hyperadapt": lambda: seconds_of([*command, "import hyperadapt"]),
+        "hyperadapt --help": lambda: seconds_of([sys.executable, "-m", "hyperadapt.cli", "--help"]),
+        "ha.adapt of T5-base": lambda: float(output_of([*command, adapting])),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in timed}
+    for _ in range(setting.rounds):
+        for name, measure in timed.items():
+            taken[name].append(measure())
+    of = {name: median(times) for name, times in taken.items()}
+    goals = [
+        Goal(
+            "import hyperadapt: seconds above an empty program",
+            of["import hyperadapt"] - of["python -c pass"],
+            0.3,
+        ),
+        Goal("hyperadapt --help: seconds", of["hyperadapt --help"], 0.5),
+        Goal("ha.adapt of T5-base: seconds", of["ha.adapt of T5-base"], 1.0),
+    ]
+    rows = [{"": name, "seconds": f"{seconds:.3f}"} for name, seconds in of.items()]
+    return Found(
+        f"Processes of their own, the median of {setting.rounds} rounds; `adapt` without what it imports.",
+        rows,
+        goals,
+    )
+
+
+def output_of(command: list[str]) -> str:
+    """Run a program.
+
+    Raises:
+        UserError: with its last words, if it fails.
+    """
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"bench: {' '.join(command)[:80]} failed: {last_line(done.stderr)}")
+    return done.stdout
+
+
+def seconds_of(command: list[str]) -> float:
+    """Time a program."""
+    start = time.perf_counter()
+    output_of(command)
+    return time.perf_counter() - start
