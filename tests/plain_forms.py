@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperadapt.sites import Site, Weight
+from hyperadapt.forms import SiteCall
+from hyperadapt.sites import Site, Tap, Weight
 
 SITE = Site("encoder", 0, "feed_forward", "encoder.block.0.layer.1.DenseReluDense", 16, 16)
 ROWS = torch.tensor([2, 0, 1, 1, 2])
@@ -36,7 +37,8 @@ def applied(
         name: weight[:, 0] if rows is None or len(weight) == 1 else weight[rows, 0]
         for name, weight in prepared.items()
     }
-    return form.apply(x, y, at_site)
+    taps = {tap: y if tap == Tap.OUTPUT else x for tap in form.taps}
+    return form.apply(SiteCall(taps), at_site)
 
 
 def houlsby(x: Tensor, weights: dict[str, Tensor], activation: Any, block: bool) -> Tensor:

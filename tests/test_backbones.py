@@ -93,7 +93,7 @@ def test_adapters_stand_behind_self_attention_and_feed_forward_in_every_block(ve
             assert wanted in kind, (site.path, kind)
             block = model.get_submodule(stack).block[site.layer]
             assert model.get_submodule(site.path) in list(block.modules())
-        blocks = list(backbone.blocks(backbone.stacks(model)[stack]))
+        blocks = list(backbone.blocks(model, stack))
         assert blocks == list(model.get_submodule(stack).block)
         assert len(blocks) == layers
 
@@ -112,7 +112,6 @@ def test_the_norm_sites_are_all_layer_norms_each_once(version: str) -> None:
     norms = [name for name, module in model.named_modules() if type(module).__name__.endswith("LayerNorm")]
     assert sorted(site.path for site in sites) == sorted(norms)
     assert len({(site.stack, site.layer, site.position) for site in sites}) == len(sites)
-    assert {site.insertion for site in sites} == {"parallel"}
     before = {
         "self_attention_norm": "SelfAttention",
         "cross_attention_norm": "EncDecAttention",
@@ -123,13 +122,13 @@ def test_the_norm_sites_are_all_layer_norms_each_once(version: str) -> None:
             model.get_submodule(site.path.rpartition(".")[0]), before[site.position]
         )
         norm: Any = model.get_submodule(site.path)
-        assert norm.variance_epsilon == backbone.norm_eps(model)
+        assert norm.variance_epsilon == backbone.eps(model)
         assert (site.layer < 0) == ("final" in site.path)
 
 
 def test_the_norms_epsilon_is_the_models() -> None:
     model = tiny_t5(layer_norm_epsilon=1e-3)
-    assert backbone_of(model).norm_eps(model) == 1e-3
+    assert backbone_of(model).eps(model) == 1e-3
     assert isinstance(model.encoder.final_layer_norm, T5LayerNorm)
     adapted = ha.adapt(model, ha.Adapters(reduction_factor=8), TASKS)
     plain = {name: value for name, value in BATCH.items() if name != "task_ids"}

@@ -151,8 +151,8 @@ def by_hand(run, text: str, kind: str) -> np.ndarray:
         from hyperadapt.adaptation import DRAFT
         from hyperadapt.conditioning import Inputs
 
-        generated = model.hyperadapt(Inputs(DRAFT.format("encoder"), ids), torch.float32)
-        draft = model.hyperadapt.by_site(generated)
+        prepared = model.hyperadapt(Inputs(DRAFT.format("encoder"), ids), torch.float32)
+        draft = model.hyperadapt.by_site(prepared)
         hidden, bias = model.encoder.embed_tokens(ids), None
         for block in model.encoder.block:
             hidden, bias = block(hidden, position_bias=bias, site_weights=draft)[:2]

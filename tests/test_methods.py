@@ -188,8 +188,8 @@ def test_without_adapter_block_the_generated_layer_norm_stands_alone(kind: Any) 
     logits(model, **of_task(BATCH, 1))
     given, output = seen[0]
     y = module.wo(module.act(module.wi(given)))
-    generated = model.hyperadapt(given_tasks("encoder", [1]), torch.float32)
-    embedded = model.hyperadapt.by_site(generated).by_layer[0]["feed_forward"]
+    prepared = model.hyperadapt(given_tasks("encoder", [1]), torch.float32)
+    embedded = model.hyperadapt.by_site(prepared).by_layer[0]["feed_forward"]
     scale, shift = embedded["norm_weight"][0], embedded["norm_bias"][0]
     centred = y - y.mean(-1, keepdim=True)
     normed = centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()

@@ -429,7 +429,7 @@ def test_a_base_model_of_several_types_runs_under_autocast_as_ever() -> None:
 
 def test_under_autocast_weights_are_made_in_the_type_of_its_products(model: Any) -> None:
     made: list[Any] = []
-    model.hyperadapt.register_forward_hook(lambda module, args, output: made.extend(output.stacked))
+    model.hyperadapt.register_forward_hook(lambda module, args, output: made.extend(output.weights))
     with torch.autocast("cpu", torch.bfloat16):
         model(**BATCH)
     types = {name: weight.dtype for weights in made for name, weight in weights.items()}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hyperadapt.conditioning import Inputs, TaskEmbedding, TaskLookup
 from hyperadapt.errors import UserError
-from hyperadapt.forms import Form, Gate
+from hyperadapt.forms import Form
 from hyperadapt.generators import Generator, SkillTable, TaskTable
 from hyperadapt.sites import Site, split
 
@@ -23,20 +23,34 @@ DRAFT = "{}_draft"  # the stack's name -> what holds the sites of its first run
 
 
 class Generated(NamedTuple):
-    """Everything that one stack's sites need for one batch, the weights of all sites in one tensor.
+    """The weights that one stack's sites need for one batch, as they were generated: what is exported.
+
+    Attributes:
+        stack: its name, or its draft's.
+        weights: for each of its `SiteGroup`s name -> (U, n_sites, *shape), for U conditions.
+        rows: (G,), the condition of each of G groups of equally many rows; None where there are U groups.
+    """
+
+    stack: str
+    weights: tuple[dict[str, Tensor], ...]
+    rows: Tensor | None
+
+
+class Prepared(NamedTuple):
+    """The same as forms apply them, for each group of rows, the weights of all sites in one tensor.
 
     A compiled step of a generation reads them so: a few tensors are its inputs, and not some for each site.
 
     Attributes:
         stack: its name, or its draft's.
-        stacked: for each of its `SiteGroup`s name -> (G, n_sites, ...), as its form prepared it, for G groups of rows.
-        mask, gates: as in `SiteWeights`.
+        weights: for each of its `SiteGroup`s name -> (G, n_sites, ...).
+        mask, kept: as in `SiteWeights`.
     """
 
     stack: str
-    stacked: tuple[dict[str, Tensor], ...]
+    weights: tuple[dict[str, Tensor], ...]
     mask: Tensor | None = None
-    gates: dict[str, Tensor] | None = None
+    kept: dict[str, dict[str, Tensor]] | None = None
 
 
 class SiteWeights(NamedTuple):
@@ -45,25 +59,21 @@ class SiteWeights(NamedTuple):
     Attributes:
         by_layer: layer -> position -> name -> (G, ...); layer -1 holds what lies behind the last block.
         mask: (batch, seq), 1 where the stack reads a token; None if everywhere.
-        gates: path of a site -> its gates, (batch, d_r, d_c), kept from the first step of a generation on; None
-            where gradients are wanted.
+        kept: path of a site -> what its form has kept since the first step of a generation; None where gradients are
+            wanted.
     """
 
     by_layer: dict[int, dict[str, dict[str, Tensor]]]
     mask: Tensor | None = None
-    gates: dict[str, Tensor] | None = None
+    kept: dict[str, dict[str, Tensor]] | None = None
 
-    def at(self, site: Site) -> AtSite:
-        """Return what one site needs."""
-        return AtSite(self.by_layer[site.layer][site.position], self.mask, self.gates)
+    def at(self, site: Site) -> dict[str, Tensor]:
+        """Return what was prepared for one site."""
+        return self.by_layer[site.layer][site.position]
 
-
-class AtSite(NamedTuple):
-    """What one site needs for one batch: its weights, name -> (G, ...); the rest as in `SiteWeights`."""
-
-    weights: dict[str, Tensor]
-    mask: Tensor | None
-    gates: dict[str, Tensor] | None
+    def kept_at(self, site: Site) -> dict[str, Tensor] | None:
+        """Return what a site's form keeps, to be added to."""
+        return None if self.kept is None else self.kept.setdefault(site.path, {})
 
 
 class SiteGroup(nn.Module):
@@ -75,7 +85,7 @@ class SiteGroup(nn.Module):
         generators: together they generate the form's weights, each a part of them.
     """
 
-    def __init__(self, sites: Sequence[Site], form: Form | Gate, generators: Sequence[Generator]) -> None:
+    def __init__(self, sites: Sequence[Site], form: Form, generators: Sequence[Generator]) -> None:
         super().__init__()
         self.sites, self.form = tuple(sites), form
         self.generators: Any = nn.ModuleList(generators)
@@ -101,39 +111,60 @@ class Adaptation(nn.Module):
         self.groups: Any = nn.ModuleDict({stack: nn.ModuleList(of) for stack, of in (groups or {}).items()})
         self.trained_backbone = trained_backbone
 
-    def forward(self, inputs: Inputs, dtype: torch.dtype) -> Generated:
-        """Generate the weights of all sites of a stack.
+    def forward(self, inputs: Inputs, dtype: torch.dtype) -> Prepared:
+        """Generate and prepare, as a call that hooks and shards (FSDP2) see.
 
         Args:
             inputs: what goes into the stack.
-            dtype: of the stack's activations; what is generated is cast to it.
+            dtype: of the stack's activations.
+        """
+        return self.prepare(self.generate(inputs), dtype)
+
+    def generate(self, inputs: Inputs) -> Generated:
+        """Generate the weights of all sites of a stack, for each distinct condition of a batch.
+
+        Args:
+            inputs: what goes into the stack.
         """
         assert self.conditioning is not None
         condition = self.conditioning(inputs)
-        stacked = []
+        found = []
         for group in self.groups[inputs.stack]:
             weights: dict[str, Tensor] = {}
             for generator in group.generators:
                 weights |= split(generator(condition), generator.weights)
+            found.append(weights)
+        return Generated(inputs.stack, tuple(found), condition.rows)
+
+    def prepare(self, generated: Generated, dtype: torch.dtype) -> Prepared:
+        """Turn what was generated into what forms apply, and give every group of rows its own.
+
+        Here, once for all sites and all tokens of a generation, and not at every site.
+
+        Args:
+            generated: by `generate`.
+            dtype: of the stack's activations; what is generated is cast to it.
+        """
+        found = []
+        for group, weights in zip(self.groups[generated.stack], generated.weights, strict=True):
             prepared = group.form.prepare(weights, dtype)
-            if condition.rows is not None:
-                # Here, once for all sites and all tokens of a generation, and not at every site.
+            if generated.rows is not None:
                 prepared = {
-                    name: weight.index_select(0, condition.rows) if weight.shape[0] > 1 else weight
+                    name: weight.index_select(0, generated.rows) if weight.shape[0] > 1 else weight
                     for name, weight in prepared.items()
                 }
-            stacked.append(prepared)
-        return Generated(inputs.stack, tuple(stacked))
+            found.append(prepared)
+        return Prepared(generated.stack, tuple(found))
 
-    def by_site(self, generated: Generated) -> SiteWeights:
+    def by_site(self, prepared: Prepared) -> SiteWeights:
         """Hand each site its own weights."""
         by_layer: dict[int, dict[str, dict[str, Tensor]]] = {}
-        for group, weights in zip(self.groups[generated.stack], generated.stacked, strict=True):
+        for group, weights in zip(self.groups[prepared.stack], prepared.weights, strict=True):
             for name, weight in weights.items():
                 # One unbind: its backward is one stack, where indexing site by site would sum n_sites full tensors.
                 for site, at_site in zip(group.sites, weight.unbind(1), strict=True):
                     by_layer.setdefault(site.layer, {}).setdefault(site.position, {})[name] = at_site
-        return SiteWeights(by_layer, generated.mask, generated.gates)
+        return SiteWeights(by_layer, prepared.mask, prepared.kept)
 
     def site_groups(self, stack: str | None = None) -> list[SiteGroup]:
         """List the groups of one stack, without its draft's, or all."""
@@ -145,10 +176,9 @@ class Adaptation(nn.Module):
         tables = [module for module in self.modules() if isinstance(module, SkillTable)]
         return [(table.logits, table.learning_rate) for table in tables]
 
-    def has_gates(self, stack: str) -> bool:
-        """Whether a stack's matrices are gated by its own input."""
-        sites = (site for group in self.site_groups(stack) for site in group.sites)
-        return any(site.insertion == "gate" for site in sites)
+    def keeps(self, stack: str) -> bool:
+        """Whether a form of a stack keeps something of a generation's first step for the others."""
+        return any(group.form.keeps for group in self.site_groups(stack))
 
     def has_draft(self, stack: str) -> bool:
         """Whether a stack runs twice."""

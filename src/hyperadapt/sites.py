@@ -7,7 +7,8 @@ only these: they know neither the model nor what the tensors are for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from math import prod
 from typing import Literal, NamedTuple
 
@@ -15,20 +16,34 @@ import torch
 from torch import Tensor
 
 
+class Tap(StrEnum):
+    """What a form reads at a site."""
+
+    INPUT = "input"  # of the module there
+    OUTPUT = "output"  # of the module there
+    BLOCK_INPUT = "block_input"  # the state that the sub-layer reads, before its norm
+    NORM_OUTPUT = "norm_output"  # what that norm makes of it
+
+
+class Source(NamedTuple):
+    """Where a tap lies: another module's dotted name, and which side of it."""
+
+    path: str
+    side: Literal["input", "output"]
+
+
 @dataclass(frozen=True)
 class Site:
     """One place in a frozen model whose output a form changes.
 
     Attributes:
-        stack: "encoder" or "decoder".
+        stack: its name, as "encoder".
         layer: number of the block in its stack; -1 for a place behind the last block.
         position: what the module does there, as "self_attention" or "feed_forward".
         path: the module's dotted name in the model.
         d_in, d_out: width of the module's input and output.
-        insertion: "sequential" forms read the module's output, "parallel" ones its input; "gate" multiplies the
-            matrix of a linear map.
-        reads: another module's dotted name, whose output a parallel form reads instead, or a gate beside the input.
-        d_read: width of that, for a gate.
+        sources: where a form finds what is not the module's own input or output.
+        d_read: width of that.
     """
 
     stack: str
@@ -37,8 +52,7 @@ class Site:
     path: str
     d_in: int
     d_out: int
-    insertion: Literal["sequential", "parallel", "gate"] = "sequential"
-    reads: str | None = None
+    sources: Mapping[Tap, Source] = field(default_factory=dict)
     d_read: int = 0
 
 

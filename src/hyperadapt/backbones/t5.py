@@ -1,20 +1,16 @@
-"""T5 in all its versions: v1.0, v1.1, Flan, mT5 and ByT5 (Raffel et al. 2020 and successors)."""
+"""T5 in all its versions: v1.0, v1.1, Flan, mT5 and ByT5 (Raffel et al. 2020 and successors).
+
+A block's `layer` holds self-attention, cross-attention (in the decoder alone) and feed-forward.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
 from transformers import PretrainedConfig, T5Config
 
-from hyperadapt.errors import UserError, nearest
-from hyperadapt.sites import Site
-
-# position -> the module, in a block, whose output is the sub-layer's before dropout and residual sum.
-POSITIONS = {"feed_forward": "layer.{last}.DenseReluDense", "self_attention": "layer.0.SelfAttention"}
-# stack -> the number of a block's last sub-layer, the feed-forward.
-LAST = {"encoder": 1, "decoder": 2}
+from hyperadapt.backbones.base import Backbone, NormKind, Stack
+from hyperadapt.sites import Source, Tap
 
 # name -> (d_model, d_kv, d_ff, encoder blocks, decoder blocks, heads)
 V1_0 = {
@@ -38,132 +34,56 @@ BYT5 = {
 }
 
 
-class T5:
-    """Sites of T5's blocks: `layer` holds self-attention, cross-attention (decoder only) and feed-forward."""
+def stack(name: str, attentions: dict[str, str]) -> Stack:
+    """Write a stack's table.
 
-    model_types: tuple[str, ...] = ("t5", "mt5")
+    Args:
+        name: of the stack.
+        attentions: its attentions, each with its module's name, in the order of the sub-layers.
+    """
+    maps = {
+        f"{attention}.{letter}": f"layer.{number}.{module}.{letter}"
+        for number, (attention, module) in enumerate(attentions.items())
+        for letter in ("q", "k", "v", "o")
+    }
+    last = len(attentions)  # the number of the feed-forward sub-layer
+    norms = [*attentions, "feed_forward"]
+    return Stack(
+        path=name,
+        blocks="block",
+        places={
+            "feed_forward": f"layer.{last}.DenseReluDense",
+            "self_attention": "layer.0.SelfAttention",
+            "feed_forward.sum": f"layer.{last}",
+            "feed_forward.output": f"layer.{last}.DenseReluDense.wo",
+            **maps,
+        },
+        taps={
+            Tap.BLOCK_INPUT: Source(f"layer.{last}", "input"),
+            Tap.NORM_OUTPUT: Source(f"layer.{last}.layer_norm", "output"),
+        },
+        norms={f"{place}_norm": f"layer.{number}.layer_norm" for number, place in enumerate(norms)},
+        final_norm="final_layer_norm",
+    )
 
-    def stacks(self, model: Any) -> dict[str, nn.Module]:
-        if not hasattr(model, "decoder"):
-            raise UserError(
-                f"a {type(model).__name__} has no decoder; load the model with AutoModelForSeq2SeqLM"
-            )
-        return {"encoder": model.encoder, "decoder": model.decoder}
 
-    def blocks(self, stack: Any) -> Sequence[nn.Module]:
-        return list(stack.block)
-
-    def block_paths(self, model: Any, stack: str) -> list[tuple[int, str]]:
-        """Number the blocks of a stack, each with its path in the model."""
-        blocks = self.blocks(self.stacks(model)[stack])
-        return [(layer, f"{stack}.block.{layer}") for layer in range(len(blocks))]
-
-    def sites(self, model: Any, stack: str, positions: Sequence[str]) -> tuple[Site, ...]:
-        for position in positions:
-            if position not in POSITIONS:
-                raise UserError(f"T5 has no position '{position}'; {nearest(position, POSITIONS)}")
-        d_model = model.config.d_model
-        return tuple(
-            Site(
-                stack,
-                layer,
-                position,
-                f"{block}.{POSITIONS[position].format(last=LAST[stack])}",
-                d_model,
-                d_model,
-            )
-            for layer, block in self.block_paths(model, stack)
-            for position in positions
-        )
-
-    def parallel_sites(self, model: Any, stack: str, after_norm: bool) -> tuple[Site, ...]:
-        d_model = model.config.d_model
-        # The whole sub-layer, h + dropout(FF(LN(h))): its input is h, and what is added to its output is not dropped.
-        sub_layers = [
-            (layer, f"{block}.layer.{LAST[stack]}") for layer, block in self.block_paths(model, stack)
-        ]
-        return tuple(
-            Site(
-                stack,
-                layer,
-                "feed_forward",
-                path,
-                d_model,
-                d_model,
-                "parallel",
-                f"{path}.layer_norm" if after_norm else None,
-            )
-            for layer, path in sub_layers
-        )
-
-    def attention_maps(self, model: Any, stack: str) -> tuple[Site, ...]:
-        config = model.config
-        attentions = ["layer.0.SelfAttention"] + ["layer.1.EncDecAttention"] * (stack == "decoder")
-        d_model, d_inner = config.d_model, config.num_heads * config.d_kv
-        return tuple(
-            Site(
-                stack,
-                layer,
-                f"{attention}.{name}",
-                f"{block}.{attention}.{name}",
-                *((d_inner, d_model) if name == "o" else (d_model, d_inner)),
-                "parallel",
-            )
-            for layer, block in self.block_paths(model, stack)
-            for attention in attentions
-            for name in ("q", "k", "v", "o")
-        )
-
-    def feed_forward_outputs(self, model: Any, stack: str) -> tuple[Site, ...]:
-        config = model.config
-        return tuple(
-            Site(
-                stack,
-                layer,
-                "feed_forward_output",
-                f"{block}.layer.{LAST[stack]}.DenseReluDense.wo",
-                config.d_ff,
-                config.d_model,
-                "gate",
-                f"{block}.layer.{LAST[stack]}.layer_norm",
-                config.d_model,
-            )
-            for layer, block in self.block_paths(model, stack)
-        )
-
-    def norm_sites(self, model: Any, stack: str) -> tuple[Site, ...]:
-        d_model = model.config.d_model
-        names = {
-            "encoder": ("self_attention_norm", "feed_forward_norm"),
-            "decoder": ("self_attention_norm", "cross_attention_norm", "feed_forward_norm"),
-        }[stack]
-        in_blocks = [
-            (layer, name, f"{block}.layer.{index}.layer_norm")
-            for layer, block in self.block_paths(model, stack)
-            for index, name in enumerate(names)
-        ]
-        places = [*in_blocks, (-1, "final_norm", f"{stack}.final_layer_norm")]
-        return tuple(Site(stack, *place, d_model, d_model, "parallel") for place in places)
-
-    def norm_eps(self, model: Any) -> float:
-        return model.config.layer_norm_epsilon
-
-    def published_config(self, name: str) -> PretrainedConfig | None:
-        owner, _, name = name.rpartition("/")
-        if owner not in ("", "google", "google-t5"):
-            return None
-        v1_1, multilingual, byte_level = name.replace("flan-t5-", "t5-v1_1-"), "mt5-", "byt5-"
-        if name.startswith("t5-") and name.endswith("-lm-adapt"):
-            v1_1 = f"t5-v1_1-{name.removeprefix('t5-').removesuffix('-lm-adapt')}"
-        if name in V1_0:
-            return shaped(V1_0[name], vocab_size=32128)
-        if v1_1.startswith("t5-v1_1-") and (size := v1_1.removeprefix("t5-v1_1-")) in V1_1:
-            return shaped(V1_1[size], vocab_size=32128, gated=True)
-        if name.startswith(multilingual) and (size := name.removeprefix(multilingual)) in V1_1:
-            return shaped(V1_1[size], vocab_size=250112, gated=True)
-        if name.startswith(byte_level) and name in BYT5:
-            return shaped(BYT5[name], vocab_size=384, gated=True)
+def published(name: str) -> PretrainedConfig | None:
+    """Make the configuration of a published T5, as "google-t5/t5-base"; None of a name that is not known."""
+    owner, _, name = name.rpartition("/")
+    if owner not in ("", "google", "google-t5"):
         return None
+    v1_1, multilingual, byte_level = name.replace("flan-t5-", "t5-v1_1-"), "mt5-", "byt5-"
+    if name.startswith("t5-") and name.endswith("-lm-adapt"):
+        v1_1 = f"t5-v1_1-{name.removeprefix('t5-').removesuffix('-lm-adapt')}"
+    if name in V1_0:
+        return shaped(V1_0[name], vocab_size=32128)
+    if v1_1.startswith("t5-v1_1-") and (size := v1_1.removeprefix("t5-v1_1-")) in V1_1:
+        return shaped(V1_1[size], vocab_size=32128, gated=True)
+    if name.startswith(multilingual) and (size := name.removeprefix(multilingual)) in V1_1:
+        return shaped(V1_1[size], vocab_size=250112, gated=True)
+    if name.startswith(byte_level) and name in BYT5:
+        return shaped(BYT5[name], vocab_size=384, gated=True)
+    return None
 
 
 def shaped(dims: tuple[int, ...], vocab_size: int, gated: bool = False) -> T5Config:
@@ -187,3 +107,18 @@ def shaped(dims: tuple[int, ...], vocab_size: int, gated: bool = False) -> T5Con
     # T5Config takes the option as the output's scale alone, and lets the checkpoint's tensors decide what is tied.
     config.tie_word_embeddings = not gated
     return config
+
+
+T5 = Backbone(
+    name="T5",
+    model_types=("t5", "mt5"),
+    stacks={
+        "encoder": stack("encoder", {"self_attention": "SelfAttention"}),
+        "decoder": stack(
+            "decoder", {"self_attention": "SelfAttention", "cross_attention": "EncDecAttention"}
+        ),
+    },
+    norm=NormKind.RMS,
+    norm_eps="layer_norm_epsilon",
+    published=published,
+)

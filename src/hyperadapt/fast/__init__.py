@@ -20,7 +20,7 @@ from hyperadapt.fast.folded_norm import FOLDED_FROM, FoldedBottleneck
 from hyperadapt.fast.norms import FastNorm
 from hyperadapt.fast.output_layer import OutputLayer
 from hyperadapt.fast.stacks import PlainStack
-from hyperadapt.forms import Bottleneck, Form, Gate
+from hyperadapt.forms import Bottleneck, Form
 from hyperadapt.model.mixed import subclass
 
 
@@ -30,7 +30,7 @@ def speed_up_forms(adaptation: Adaptation) -> None:
         group.form = faster(group.form)
 
 
-def faster(form: Form | Gate) -> Form | Gate:
+def faster(form: Form) -> Form:
     """Return what computes the same faster, the form itself where nothing does."""
     if type(form) is Bottleneck and form.adapter_block and form.reduction_factor >= FOLDED_FROM:
         return FoldedBottleneck(form.reduction_factor, form.activation)
@@ -39,7 +39,7 @@ def faster(form: Form | Gate) -> Form | Gate:
 
 def speed_up_base(base: Any, backbone: Backbone) -> None:
     """Run what a base model has of its own in as few calls as it can be, whatever the method."""
-    for name, stack in backbone.stacks(base).items():
+    for name, stack in backbone.modules(base).items():
         norms: list[Any] = [base.get_submodule(site.path) for site in backbone.norm_sites(base, name)]
         scales = {id(norm.weight) for norm in norms}
         rest = [weight for weight in stack.parameters() if id(weight) not in scales]
@@ -47,7 +47,7 @@ def speed_up_base(base: Any, backbone: Backbone) -> None:
             subclass(stack, PlainStack)
         for norm in norms:
             subclass(norm, FastNorm)
-            norm.eps, norm.model = backbone.norm_eps(base), (base,)
+            norm.eps, norm.model = backbone.eps(base), (base,)
     speed_up_output_layer(base)
 
 

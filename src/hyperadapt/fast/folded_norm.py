@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hyperadapt.forms import Bottleneck
+from hyperadapt.forms import Bottleneck, SiteCall
 from hyperadapt.forms.base import ACTIVATIONS, add_linear, for_products, linear, with_one
 from hyperadapt.forms.bottleneck import LAYER_NORM_EPS
+from hyperadapt.sites import Tap
 
 FOLDED_FROM = 8  # the reduction factor: a wider bottleneck costs more than its layer norm
 
@@ -43,9 +44,10 @@ class FoldedBottleneck(Bottleneck):
         folded = for_products({**down, "up": torch.cat([scaled, shift], -1)}, dtype)
         return {**folded, "variance": exact.mT @ exact / exact.shape[-2]}
 
-    def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
+    def apply(self, call: SiteCall, weights: dict[str, Tensor]) -> Tensor:
         if "variance" not in weights:
-            return super().apply(x, y, weights)
+            return super().apply(call, weights)
+        y = call.taps[Tap.OUTPUT]
         hidden = with_one(ACTIVATIONS[self.activation](linear(y, weights["down"], weights["down_bias"])))
         normed = (hidden * inverse_deviation(hidden, weights["variance"])).to(hidden.dtype)
         return add_linear(y, with_one(normed), weights["up"])

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperadapt.sites import Site, Weights
+from hyperadapt.sites import Site, Tap, Weights
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": partial(F.gelu, approximate="tanh"),
@@ -21,12 +21,38 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+class SiteCall(NamedTuple):
+    """What a form is given at a site, in one call of the module there.
+
+    Attributes:
+        taps: what the form asks for, (batch, seq, d) each.
+        module: the module, of whose matrix a gate is.
+        mask: (batch, seq), 1 where the stack reads a token; None if everywhere.
+        kept: what a form has kept since the first step of a generation; None where nothing is to be kept.
+    """
+
+    taps: Mapping[Tap, Tensor]
+    module: Any = None
+    mask: Tensor | None = None
+    kept: dict[str, Tensor] | None = None
+
+
 class Form(Protocol):
     """What a site's weights are, and how they change a module's output.
 
     A batch of weights, (G, *shape), is for a batch of rows in G groups of equally many, one after another: G = 1 holds
     for every row, G = batch gives every row its own.
     """
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """What it reads; without the module's output the module is not run, and the form computes in its place."""
+        return (Tap.OUTPUT,)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it keeps something of a generation's first step for the others."""
+        return False
 
     def weights(self, site: Site) -> Weights:
         """Name the tensors that the form needs at a site, with their shapes."""
@@ -44,36 +70,12 @@ class Form(Protocol):
         """
         return cast(weights, dtype)
 
-    def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
-        """Change a module's output.
+    def apply(self, call: SiteCall, weights: dict[str, Tensor]) -> Tensor:
+        """Return what takes the place of the module's output, (batch, seq, d_out).
 
         Args:
-            x: the module's input, (batch, seq, d_in).
-            y: its output, (batch, seq, d_out).
+            call: of the module.
             weights: name -> (G, ...), as prepared.
-        """
-        ...
-
-
-class Gate(Protocol):
-    """What gates a linear map's matrix, row by row, and how the gates come about from what its block reads."""
-
-    def weights(self, site: Site) -> Weights:
-        """Name the tensors that the gate needs at a site, with their shapes."""
-        ...
-
-    def prepare(self, weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-        """Return what was generated, as `Form.prepare` does."""
-        return cast(weights, dtype)
-
-    def gate(self, read: Tensor, x: Tensor, weights: dict[str, Tensor], mask: Tensor | None) -> Tensor:
-        """Compute a batch's gates, (batch, d_r, d_c), for blocks of the matrix.
-
-        Args:
-            read: what the block reads, (batch, seq, d_read).
-            x: what the map reads, (batch, seq, d_in).
-            weights: name -> (1, *shape), the same for every row.
-            mask: (batch, seq), 1 for a token; None if all are.
         """
         ...
 

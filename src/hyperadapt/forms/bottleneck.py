@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperadapt.errors import UserError, nearest
-from hyperadapt.forms.base import ACTIVATIONS, Form, for_products, grouped, linear
-from hyperadapt.sites import Site, Weight
+from hyperadapt.forms.base import ACTIVATIONS, Form, SiteCall, for_products, grouped, linear
+from hyperadapt.sites import Site, Tap, Weight
 
 LAYER_NORM_EPS = 1e-5
 
@@ -63,7 +63,8 @@ class Bottleneck(Form):
         """Lay the weights out as products read them."""
         return for_products(weights, dtype)
 
-    def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
+    def apply(self, call: SiteCall, weights: dict[str, Tensor]) -> Tensor:
+        y = call.taps[Tap.OUTPUT]
         if not self.adapter_block:
             return y + layer_norm(y, weights["norm_weight"], weights["norm_bias"])
         hidden = ACTIVATIONS[self.activation](linear(y, weights["down"], weights["down_bias"]))

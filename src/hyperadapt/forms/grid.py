@@ -20,15 +20,15 @@ from torch.utils.checkpoint import checkpoint
 
 from hyperadapt.conditioning import mean_state
 from hyperadapt.errors import UserError
-from hyperadapt.forms.base import Gate, autocast_dtype
-from hyperadapt.sites import Site, Weight
+from hyperadapt.forms.base import Form, SiteCall, autocast_dtype
+from hyperadapt.sites import Site, Tap, Weight
 
 Variant = Literal["L", "L_rows", "L2", "LG", "GL"]
 Pool = Literal["first", "mean", "sum"]
 
 
 @dataclass(frozen=True)
-class Grid(Gate):
+class Grid(Form):
     """The gate of HyperGrid (eq. 2 to 6), and of its output gate (eq. 7).
 
     Attributes:
@@ -44,6 +44,14 @@ class Grid(Gate):
     variant: Variant
     offset: float
     pool: Pool = "first"
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        return Tap.NORM_OUTPUT, Tap.INPUT
+
+    @property
+    def keeps(self) -> bool:
+        return True
 
     def weights(self, site: Site) -> dict[str, Weight]:
         d_model, d_in, d_out = site.d_read, site.d_in, site.d_out
@@ -65,6 +73,18 @@ class Grid(Gate):
         if self.variant == "GL":
             return {"row_gate": Weight((self.fan_in,), std=1.0), "columns": columns}
         return {"rows": rows, "columns": columns}
+
+    def apply(self, call: SiteCall, weights: dict[str, Tensor]) -> Tensor:
+        """Multiply by the gated matrix; the gates of a generation's first step hold for all of it."""
+        x, linear_map = call.taps[Tap.INPUT], call.module
+        gates = None if call.kept is None else call.kept.get("gates")
+        if gates is None:
+            in_dtype = {name: weight.to(x.dtype) for name, weight in weights.items()}
+            gates = self.gate(call.taps[Tap.NORM_OUTPUT].to(x.dtype), x, in_dtype, call.mask)
+            if call.kept is not None:
+                call.kept["gates"] = gates
+        y = gated_linear(x, linear_map.weight, gates)
+        return y if linear_map.bias is None else y + linear_map.bias
 
     def gate(self, read: Tensor, x: Tensor, weights: dict[str, Tensor], mask: Tensor | None) -> Tensor:
         """Compute the gates of a batch, offset included, (batch, d_r, d_c).

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hyperadapt.forms.base import Form, add_linear, for_products, linear
-from hyperadapt.sites import Site, Weight
+from hyperadapt.forms.base import Form, SiteCall, add_linear, for_products, linear
+from hyperadapt.sites import Site, Tap, Weight
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,10 @@ class LowRank(Form):
 
     rank: int
 
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        return Tap.INPUT, Tap.OUTPUT
+
     def weights(self, site: Site) -> dict[str, Weight]:
         # Kaiming's uniform bound for a leaky ReLU of slope sqrt(5), as linear layers start.
         return {
@@ -35,5 +39,5 @@ class LowRank(Form):
         """Divide by r, once a batch."""
         return for_products({"down": weights["down"], "up": weights["up"] / self.rank}, dtype)
 
-    def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
-        return add_linear(y, linear(x, weights["down"]), weights["up"])
+    def apply(self, call: SiteCall, weights: dict[str, Tensor]) -> Tensor:
+        return add_linear(call.taps[Tap.OUTPUT], linear(call.taps[Tap.INPUT], weights["down"]), weights["up"])

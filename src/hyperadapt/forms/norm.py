@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hyperadapt.forms.base import Form, grouped
-from hyperadapt.sites import Site, Weight
+from hyperadapt.forms.base import Form, SiteCall, grouped
+from hyperadapt.sites import Site, Tap, Weight
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,10 @@ class NormScale(Form):
 
     eps: float
 
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        return Tap.INPUT, Tap.OUTPUT
+
     def weights(self, site: Site) -> dict[str, Weight]:
         return {"scale": Weight((site.d_out,), mean=1.0)}
 
@@ -27,7 +31,8 @@ class NormScale(Form):
         """Leave them as they are: under autocast a norm's output stays in float32."""
         return weights
 
-    def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
+    def apply(self, call: SiteCall, weights: dict[str, Tensor]) -> Tensor:
+        x, y = call.taps[Tap.INPUT], call.taps[Tap.OUTPUT]
         scale = weights["scale"].to(y.dtype).unsqueeze(1)
         variance = x.to(torch.float32).pow(2).mean(-1, keepdim=True)
         normed = (x * torch.rsqrt(variance + self.eps)).to(y.dtype)

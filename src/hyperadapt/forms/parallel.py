@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hyperadapt.forms.base import ACTIVATIONS, Form, add_linear, for_products, linear, with_one
-from hyperadapt.sites import Site, Weight
+from hyperadapt.forms.base import ACTIVATIONS, Form, SiteCall, add_linear, for_products, linear, with_one
+from hyperadapt.sites import Site, Tap, Weight
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,16 @@ class ParallelBottleneck(Form):
     Attributes:
         bottleneck_dim: its width b.
         activation: a key of `ACTIVATIONS`.
+        reads: the state before the sub-layer's norm (eq. 2), or what the norm makes of it (Table 9).
     """
 
     bottleneck_dim: int
     activation: str = "relu"
+    reads: Tap = Tap.BLOCK_INPUT
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        return self.reads, Tap.OUTPUT
 
     def weights(self, site: Site) -> dict[str, Weight]:
         b, d_in, d_out = self.bottleneck_dim, site.d_in, site.d_out
@@ -44,6 +50,7 @@ class ParallelBottleneck(Form):
         up = torch.cat([weights["up"], weights["up_bias"].unsqueeze(-1)], -1)
         return for_products({"down": weights["down"], "down_bias": weights["down_bias"], "up": up}, dtype)
 
-    def apply(self, x: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
+    def apply(self, call: SiteCall, weights: dict[str, Tensor]) -> Tensor:
+        x = call.taps[self.reads]
         hidden = ACTIVATIONS[self.activation](linear(x, weights["down"], weights["down_bias"]))
-        return add_linear(y, with_one(hidden), weights["up"])
+        return add_linear(call.taps[Tap.OUTPUT], with_one(hidden), weights["up"])

@@ -104,7 +104,7 @@ class Hyperdecoder(Method):
         conditionings: dict[str, nn.Module] = {}
         groups: dict[str, list[SiteGroup]] = {}
         for stack, (kind, bottleneck_dim) in kinds.items():
-            sites = backbone.parallel_sites(model, stack, self.after_layer_norm)
+            sites = backbone.feed_forward_sites(model, stack)
             parts: dict[str, Kind] = {} if kind == "none" else {stack: kind}
             if stack == "encoder" and kind == "generated":
                 parts = {DRAFT.format(stack): "manual", **parts}
@@ -122,8 +122,10 @@ class Hyperdecoder(Method):
         from hyperadapt.conditioning import EncodedInput, TaskEmbedding, TaskLookup, Unconditioned
         from hyperadapt.forms import ParallelBottleneck
         from hyperadapt.generators import BottleneckHypernet, Generator, SharedTable, TaskTable
+        from hyperadapt.sites import Tap
 
-        form, d_model = ParallelBottleneck(bottleneck_dim), sites[0].d_in
+        reads = Tap.NORM_OUTPUT if self.after_layer_norm else Tap.BLOCK_INPUT
+        form, d_model = ParallelBottleneck(bottleneck_dim, reads=reads), sites[0].d_in
         weights = form.weights(sites[0])
         conditioning: nn.Module
         generator: Generator

@@ -67,7 +67,7 @@ class AdaptersDagger(BottleneckMethod):
         backbone, model, tasks, _ = host
         form = Bottleneck(self.reduction_factor, self.activation)
         groups: dict[str, list[SiteGroup]] = {}
-        for stack in backbone.stacks(model):
+        for stack in backbone.stacks:
             sites = backbone.sites(model, stack, self.positions)
             own, shared = divide(form.weights(sites[0]), NORM_WEIGHTS)
             tables = TaskTable(len(tasks), len(sites), own), SharedTable(len(sites), shared)
@@ -94,10 +94,10 @@ class Adapters(BottleneckMethod):
         backbone, model, tasks, _ = host
         form, norm_form = (
             Bottleneck(self.reduction_factor, self.activation),
-            NormScale(backbone.norm_eps(model)),
+            NormScale(backbone.eps(model)),
         )
         groups: dict[str, list[SiteGroup]] = {}
-        for stack in backbone.stacks(model):
+        for stack in backbone.stacks:
             sites = backbone.sites(model, stack, self.positions)
             groups[stack] = [
                 SiteGroup(sites, form, [TaskTable(len(tasks), len(sites), form.weights(sites[0]))])
@@ -159,7 +159,7 @@ class HyperFormer(BottleneckMethod):
         conditioning = TaskEmbedding(tasks, feature_dim, self.conditioning_projector(), features)
         form = Bottleneck(self.reduction_factor, self.activation, self.adapter_block)
         groups: dict[str, list[SiteGroup]] = {}
-        for stack in backbone.stacks(model):
+        for stack in backbone.stacks:
             sites = backbone.sites(model, stack, self.positions)
             generated, learnt = divide(
                 form.weights(sites[0]), () if self.conditional_layer_norm else NORM_WEIGHTS

@@ -64,8 +64,8 @@ class GatedFeedForward(Method):
 
         backbone, model = host.backbone, host.model
         groups: dict[str, list[SiteGroup]] = {}
-        for stack in backbone.stacks(model):
-            sites = backbone.feed_forward_outputs(model, stack)
+        for stack in backbone.stacks:
+            sites = backbone.linear_maps(model, stack, ("feed_forward.output",))
             if len({id(model.get_submodule(site.path)) for site in sites}) < len(sites):
                 raise UserError(
                     f"method {self.name} gates each layer's own matrix, but layers of the {stack} share one"

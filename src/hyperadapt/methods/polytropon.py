@@ -45,12 +45,12 @@ class Polytropon(Method):
         backbone, model, tasks, _ = host
         form = LowRank(self.rank)
         groups: dict[str, list[SiteGroup]] = {}
-        for stack in backbone.stacks(model):
-            sites = backbone.attention_maps(model, stack)
+        for stack, table in backbone.stacks.items():
+            sites = backbone.linear_maps(model, stack, table.attention_maps)
             groups[stack] = []
             for shape in dict.fromkeys((site.d_in, site.d_out) for site in sites):
                 alike = [site for site in sites if (site.d_in, site.d_out) == shape]
-                table = SkillTable(
+                skills = SkillTable(
                     len(tasks),
                     len(alike),
                     form.weights(alike[0]),
@@ -58,5 +58,5 @@ class Polytropon(Method):
                     self.allocation,
                     self.allocation_learning_rate,
                 )
-                groups[stack].append(SiteGroup(alike, form, [table]))
+                groups[stack].append(SiteGroup(alike, form, [skills]))
         return Adaptation(TaskLookup(tasks, by_row_in_training=self.allocation == "bernoulli"), groups)

@@ -3,8 +3,8 @@
     model   names `task_ids` in its forward, so that Trainer keeps the column and generate expands it over beams;
     stack   turns task_ids or the encoded input into the weights of all its sites, once a batch, for its blocks;
     block   binds them for the length of its forward, in its own thread;
-    sites   the modules there take their own of what is bound: they apply a form, or gate their matrix;
-    read    modules whose output a site needs beside its own input leave it where the weights are bound.
+    sites   the modules there take their own of what is bound, and apply a form;
+    tapped  modules whose input or output a form reads beside its own leave it where the weights are bound.
 
 The base model's code is neither copied nor edited, and its parameters keep their names.
 """
@@ -30,7 +30,7 @@ from hyperadapt.model.fingerprint import TensorDigest, digest_tensors, fingerpri
 from hyperadapt.model.mixed import subclass
 from hyperadapt.model.norm import TrainedNorm
 from hyperadapt.model.rollback import unchanged_on_failure
-from hyperadapt.model.sites import AdaptedLinear, AdaptedSite, ReadModule
+from hyperadapt.model.sites import AdaptedSite, TappedModule
 from hyperadapt.model.stack import AdaptedBlock, AdaptedStack
 
 
@@ -126,8 +126,8 @@ def check_base(base: Any) -> Backbone:
             "AutoModelForSeq2SeqLM; what wraps it comes after `adapt`"
         )
     backbone = backbone_of(base)
-    for name, stack in backbone.stacks(base).items():
-        if not len(backbone.blocks(stack)):
+    for name in backbone.modules(base):
+        if not len(backbone.blocks(base, name)):
             raise UserError(f"the model's {name} has no blocks to adapt")
     for name, module in base.named_modules():
         if "forward" in vars(module):  # it would hide that of the class, which is what is adapted
@@ -173,7 +173,7 @@ def freeze(base: PreTrainedModel, backbone: Backbone, adaptation: Adaptation) ->
         base.requires_grad_(True)
         base.get_input_embeddings().requires_grad_(False)
     if adaptation.trained_backbone in ("encoder", "decoder"):
-        backbone.stacks(base)[adaptation.trained_backbone].requires_grad_(True)
+        backbone.modules(base)[adaptation.trained_backbone].requires_grad_(True)
     if adaptation.trained_backbone == "decoder":
         base.get_output_embeddings().requires_grad_(True)
     if adaptation.trained_backbone == "layer_norms":
@@ -182,7 +182,7 @@ def freeze(base: PreTrainedModel, backbone: Backbone, adaptation: Adaptation) ->
 
 def train_norms(base: PreTrainedModel, backbone: Backbone) -> None:
     """Train the base model's norms, in float32."""
-    for stack in backbone.stacks(base):
+    for stack in backbone.stacks:
         for site in backbone.norm_sites(base, stack):
             norm: Any = base.get_submodule(site.path).float().requires_grad_(True)
             subclass(norm, TrainedNorm)
@@ -194,21 +194,23 @@ def insert(model: Any, backbone: Backbone, adaptation: Adaptation) -> None:
     stack: Any
     block: Any
     module: Any
-    for name, stack in backbone.stacks(model).items():
+    for name, stack in backbone.modules(model).items():
         if not adaptation.site_groups(name):
             continue
         subclass(stack, AdaptedStack)
         stack.stack_name, stack.model = name, (model,)
-        for block in backbone.blocks(stack):
+        for block in backbone.blocks(model, name):
             subclass(block, AdaptedBlock)
         for group in adaptation.site_groups(name):
             for site in group.sites:
                 module = model.get_submodule(site.path)
-                assert not isinstance(module, AdaptedSite | AdaptedLinear), f"{site.path} is two sites"
-                subclass(module, AdaptedLinear if site.insertion == "gate" else AdaptedSite)
+                assert not isinstance(module, AdaptedSite), f"{site.path} is two sites"
+                subclass(module, AdaptedSite)
                 module.form, module.site = group.form, site
-                if site.reads is not None:
-                    module = model.get_submodule(site.reads)
-                    assert not isinstance(module, ReadModule), f"{site.reads} is read by two sites"
-                    subclass(module, ReadModule)
-                    module.reader = site
+                asked = {tap: site.sources[tap] for tap in group.form.taps if tap in site.sources}
+                module.tapped = {tap: source for tap, source in asked.items() if source.path != site.path}
+                for source in module.tapped.values():
+                    tapped: Any = model.get_submodule(source.path)
+                    assert not isinstance(tapped, TappedModule), f"{source.path} is tapped by two sites"
+                    subclass(tapped, TappedModule)
+                    tapped.reader, tapped.side = site, source.side

@@ -1,4 +1,4 @@
-"""The modules at sites: they take their own of what is bound, and apply a form or gate their matrix."""
+"""The modules at sites: they take their own of what is bound, and apply a form."""
 
 from __future__ import annotations
 
@@ -6,62 +6,53 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hyperadapt.forms import Form, Gate
-from hyperadapt.forms.grid import gated_linear
+from hyperadapt.forms import Form, SiteCall
 from hyperadapt.model.bind import INNERMOST, call_around
-from hyperadapt.sites import Site
+from hyperadapt.sites import Site, Source, Tap
 
 
 class AdaptedSite(nn.Module):
-    """Mixed in before the class of a module whose output a form changes (the first, where it returns several)."""
+    """Mixed in before the class of a module whose output a form changes (the first, where it returns several).
+
+    Attributes:
+        form, site: what is applied, and where.
+        tapped: what other modules leave for the form.
+    """
 
     form: Form
     site: Site
+    tapped: dict[Tap, Source]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        output = super().forward(*args, **kwargs)
-        call = call_around(self.site)
-        weights = call.site_weights.at(self.site).weights
-        y = output[0] if isinstance(output, tuple) else output
-        if self.site.insertion == "sequential":
-            x = y
-        else:
-            x = args[0] if self.site.reads is None else call.inputs.pop(self.site.path)
-        changed = self.form.apply(x.to(y.dtype), y, weights)
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+        taps: dict[Tap, Tensor] = {}
+        rest: tuple[Any, ...] | None = None
+        if Tap.OUTPUT in self.form.taps:
+            output = super().forward(*args, **kwargs)
+            taps[Tap.OUTPUT], rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
+        call, site = call_around(self.site), self.site
+        for tap in self.form.taps:
+            if tap in self.tapped:
+                taps[tap] = call.inputs.pop(site.path)
+            elif tap != Tap.OUTPUT:
+                taps[tap] = args[0]
+        if Tap.OUTPUT in taps:
+            taps = {tap: value.to(taps[Tap.OUTPUT].dtype) for tap, value in taps.items()}
+        weights = call.site_weights
+        changed = self.form.apply(SiteCall(taps, self, weights.mask, weights.kept_at(site)), weights.at(site))
+        return changed if rest is None else (changed, *rest)
 
 
-class AdaptedLinear(nn.Module):
-    """Mixed in before the class of a linear map whose matrix is gated."""
-
-    form: Gate
-    site: Site
-    weight: Tensor
-    bias: Tensor | None
-
-    def forward(self, input: Tensor) -> Tensor:
-        call, x = call_around(self.site), input
-        at_site, read = call.site_weights.at(self.site), call.inputs.pop(self.site.path)
-        gates = None if at_site.gates is None else at_site.gates.get(self.site.path)
-        if gates is None:
-            weights = {name: weight.to(x.dtype) for name, weight in at_site.weights.items()}
-            gates = self.form.gate(read.to(x.dtype), x, weights, at_site.mask)
-            if at_site.gates is not None:
-                at_site.gates[self.site.path] = gates
-        y = gated_linear(x, self.weight, gates)
-        return y if self.bias is None else y + self.bias
-
-
-class ReadModule(nn.Module):
-    """Mixed in before the class of a module whose output a site reads, within the same call.
+class TappedModule(nn.Module):
+    """Mixed in before the class of a module that a site taps, within the same call.
 
     No hook: what is unpickled in a new process has hooks under numbers that the process gives to others again.
     """
 
     reader: Site
+    side: str
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = super().forward(*args, **kwargs)
         if INNERMOST.call is not None:
-            INNERMOST.call.inputs[self.reader.path] = output
+            INNERMOST.call.inputs[self.reader.path] = args[0] if self.side == "input" else output
         return output

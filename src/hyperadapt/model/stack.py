@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hyperadapt.adaptation import DRAFT, Generated, SiteWeights
+from hyperadapt.adaptation import DRAFT, Prepared, SiteWeights
 from hyperadapt.conditioning import Inputs
 from hyperadapt.errors import UserError
 from hyperadapt.forms.base import autocast_dtype
@@ -52,11 +52,11 @@ class AdaptedStack(nn.Module):
         if kept is not None and begun and kept.task_ids is task_ids:
             # Gates come from the first token, whatever moves the encoder's states between devices. The states of other
             # rows, or of the same ones in another order, are not these.
-            moved = adaptation.has_gates(self.stack_name) and have_equal_values(kept.encoded, encoded)
+            moved = adaptation.keeps(self.stack_name) and have_equal_values(kept.encoded, encoded)
             if kept.encoded is encoded or moved:
                 # A compiled step would take every site's tensors for inputs, and copy them into its CUDA graph.
                 compiled = torch.compiler.is_compiling()
-                return run(adaptation.by_site(kept.generated) if compiled else kept.site_weights)
+                return run(adaptation.by_site(kept.prepared) if compiled else kept.site_weights)
         if model.method.task_conditioned:
             check_task_ids(task_ids, tokens, model.tasks)
         assert tokens is not None
@@ -66,20 +66,20 @@ class AdaptedStack(nn.Module):
             of_draft = adaptation(inputs._replace(stack=DRAFT.format(self.stack_name)), dtype)
             draft = run(adaptation.by_site(of_draft))
             inputs = inputs._replace(encoded=draft[0], mask=kwargs.get("attention_mask"))
-        if begun and adaptation.has_gates(self.stack_name):
+        if begun and adaptation.keeps(self.stack_name):
             raise UserError(
                 "these past_key_values do not hold the gates, which the first token decides; go on only with what this "
                 "model returned for the same encoder_outputs under torch.no_grad()"
             )
-        generated = adaptation(inputs, dtype)._replace(mask=kwargs.get("attention_mask"))
+        prepared = adaptation(inputs, dtype)._replace(mask=kwargs.get("attention_mask"))
         if torch.is_grad_enabled():
-            return run(adaptation.by_site(generated))
-        generated = generated._replace(gates={})
-        site_weights = adaptation.by_site(generated)
+            return run(adaptation.by_site(prepared))
+        prepared = prepared._replace(kept={})
+        site_weights = adaptation.by_site(prepared)
         output = run(site_weights)
         cache = getattr(output, "past_key_values", None) if past_key_values is None else past_key_values
         if cache is not None:
-            cache.site_weights = Kept(task_ids, encoded, generated, site_weights)
+            cache.site_weights = Kept(task_ids, encoded, prepared, site_weights)
         return output
 
 
@@ -108,7 +108,7 @@ class Kept(NamedTuple):
 
     task_ids: Tensor | None
     encoded: Tensor | None
-    generated: Generated
+    prepared: Prepared
     site_weights: SiteWeights
 
 

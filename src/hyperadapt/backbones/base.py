@@ -1,0 +1,171 @@
+"""What a model family is: a table of names, from which the sites of a model are found.
+
+Widths are read from the model's own modules. No family has code but for the configurations of its published models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from operator import attrgetter
+from typing import Any
+
+from torch import nn
+from transformers import PretrainedConfig
+
+from hyperadapt.errors import UserError, nearest
+from hyperadapt.sites import Site, Source, Tap
+
+
+class NormKind(StrEnum):
+    """The formula of a family's norms, with w the scale and b the shift."""
+
+    RMS = "w x / rms(x)"
+    RMS_PLUS_ONE = "(1 + w) x / rms(x)"
+    LAYER = "w (x - mean(x)) / std(x) + b"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Where the places of one stack lie; paths within a block are relative to it.
+
+    Attributes:
+        path: of the stack in the model; "" is the model itself.
+        blocks: of its blocks, in the stack.
+        places: position -> path in a block of the module there. What "self_attention" and "feed_forward" name gives the
+            sub-layer's output before dropout and residual; "feed_forward.output" is its last linear map,
+            "self_attention.q" a map of the attention. "feed_forward.sum", where there is one, is a module that adds
+            the sub-layer's output to its input.
+        taps: what forms may read of the feed-forward sub-layer, and in which module of a block it is found.
+        norms: name -> path in a block, in the order in which a batch passes them.
+        final_norm: path in the stack of the norm behind the last block.
+    """
+
+    path: str
+    blocks: str
+    places: Mapping[str, str]
+    taps: Mapping[Tap, Source]
+    norms: Mapping[str, str]
+    final_norm: str | None = None
+
+    @property
+    def attention_maps(self) -> tuple[str, ...]:
+        """The positions of the linear maps of its attentions."""
+        return tuple(position for position in self.places if "attention." in position)
+
+    def in_model(self, path: str) -> str:
+        """Return the path in the model of what has one in the stack."""
+        return f"{self.path}.{path}" if self.path else path
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A model family.
+
+    Attributes:
+        name: in messages.
+        model_types: as configurations of transformers have them.
+        stacks: by name, in the order in which a batch passes them.
+        norm: the formula of its norms.
+        norm_eps: the field of the configuration that holds their epsilon.
+        published: makes the configuration of a published model of its name, without any download; None of others.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    stacks: Mapping[str, Stack]
+    norm: NormKind
+    norm_eps: str
+    published: Callable[[str], PretrainedConfig | None] = field(default=lambda name: None)
+
+    def modules(self, model: Any) -> dict[str, nn.Module]:
+        """Return the model's stacks by name.
+
+        Raises:
+            UserError: if it has not all of the family's.
+        """
+        found = {}
+        for name, stack in self.stacks.items():
+            if stack.path and not hasattr(model, stack.path.partition(".")[0]):
+                raise UserError(
+                    f"a {type(model).__name__} has no {name}; load the model with AutoModelForSeq2SeqLM"
+                )
+            found[name] = model.get_submodule(stack.path)
+        return found
+
+    def blocks(self, model: Any, stack: str) -> Sequence[nn.Module]:
+        """Return a stack's blocks in order."""
+        return list(attrgetter(self.stacks[stack].blocks)(self.modules(model)[stack]))
+
+    def block_paths(self, model: Any, stack: str) -> list[str]:
+        """Return the paths in the model of a stack's blocks, in order."""
+        table = self.stacks[stack]
+        return [table.in_model(f"{table.blocks}.{layer}") for layer in range(len(self.blocks(model, stack)))]
+
+    def eps(self, model: Any) -> float:
+        """Return the epsilon of the model's norms."""
+        return getattr(model.config, self.norm_eps)
+
+    def sites(self, model: Any, stack: str, positions: Sequence[str]) -> tuple[Site, ...]:
+        """Return the sites behind a stack's sub-layers, block by block, positions in the given order.
+
+        Raises:
+            UserError: if the family has no such position.
+        """
+        table, width = self.stacks[stack], model.config.hidden_size
+        known = [place for place in table.places if "." not in place]
+        for position in positions:
+            if position not in known:
+                raise UserError(f"{self.name} has no position '{position}'; {nearest(position, known)}")
+        return tuple(
+            Site(stack, layer, position, f"{block}.{table.places[position]}", width, width)
+            for layer, block in enumerate(self.block_paths(model, stack))
+            for position in positions
+        )
+
+    def feed_forward_sites(self, model: Any, stack: str) -> tuple[Site, ...]:
+        """Return a stack's feed-forward sub-layers, for forms that run beside them and read the state before them."""
+        table, width = self.stacks[stack], model.config.hidden_size
+        place = table.places.get("feed_forward.sum", table.places["feed_forward"])
+        return tuple(
+            Site(stack, layer, "feed_forward", f"{block}.{place}", width, width, self.sources(table, block))
+            for layer, block in enumerate(self.block_paths(model, stack))
+        )
+
+    def linear_maps(self, model: Any, stack: str, positions: Sequence[str]) -> tuple[Site, ...]:
+        """Return linear maps of a stack's blocks, block by block, positions in the given order."""
+        table, width, found = self.stacks[stack], model.config.hidden_size, []
+        for layer, block in enumerate(self.block_paths(model, stack)):
+            for position in positions:
+                path = f"{block}.{table.places[position]}"
+                d_in, d_out = widths_of(model.get_submodule(path))
+                found.append(
+                    Site(stack, layer, position, path, d_in, d_out, self.sources(table, block), width)
+                )
+        return tuple(found)
+
+    def norm_sites(self, model: Any, stack: str) -> tuple[Site, ...]:
+        """Return all of a stack's norms as sites, the last one's layer being -1."""
+        table, width = self.stacks[stack], model.config.hidden_size
+        places = [
+            (layer, name, f"{block}.{path}")
+            for layer, block in enumerate(self.block_paths(model, stack))
+            for name, path in table.norms.items()
+        ]
+        if table.final_norm is not None:
+            places.append((-1, "final_norm", table.in_model(table.final_norm)))
+        return tuple(Site(stack, *place, width, width) for place in places)
+
+    @staticmethod
+    def sources(table: Stack, block: str) -> dict[Tap, Source]:
+        """Return where forms find what they read in a block of this path."""
+        return {tap: Source(f"{block}.{source.path}", source.side) for tap, source in table.taps.items()}
+
+
+def widths_of(module: Any) -> tuple[int, int]:
+    """Return the widths of a linear map's input and output; GPT-2's keep their matrix transposed."""
+    if hasattr(module, "in_features"):
+        return module.in_features, module.out_features
+    d_in, d_out = module.weight.shape
+    return d_in, d_out
