@@ -380,7 +380,7 @@ BAD_OVERRIDES = {
     "trainin.max_steps=2": "field 'trainin' is unknown; did you mean 'training'?",
     "training.max_step=2": "field 'training.max_step' is unknown; did you mean 'max_steps'?",
     "model.config.d_modl=16": "model.config: field 'd_modl' is unknown; did you mean 'd_model'?",
-    "training.arguments={learning_rte: 1}": "training.arguments: field 'learning_rte' is unknown; did you mean",
+    "training.arguments={learning_rte: 1}": "'learning_rte' is unknown; did you mean 'training.learning_rate'?",
     "training.lr_scheduler_type=constnt": "constnt",
     # wrong values
     "training.max_steps=many": "field 'training.max_steps'",
@@ -395,9 +395,9 @@ BAD_OVERRIDES = {
     "training.arguments={per_device_train_batch_size: 4}": "'per_device_train_batch_size' is decided by the run's "
     "configuration; set training.batch_size",
     "training.arguments={save_only_model: true}": "'save_only_model' is decided by the run's configuration",
-    "training.arguments={max_grad_norm: x}": "training.arguments: max_grad_norm is 'x': it must be a number",
-    "training.arguments={adam_beta1: 3}": "training.arguments: adam_beta1 is 3; it must be from 0 to below 1",
-    "training.arguments={dataloader_num_workers: -1}": "dataloader_num_workers is -1; it must not be negative",
+    "training.arguments={max_grad_norm: x}": "field 'training.arguments.max_grad_norm' is 'x': it must be a number",
+    "training.arguments={adam_beta1: 3}": "field 'training.arguments.adam_beta1' is 3: it must be less than 1",
+    "training.arguments={dataloader_num_workers: -1}": "dataloader_num_workers' is -1: it must be at least 0",
     "training.arguments={gradient_checkpointing_kwargs: {use_reentrant: true}}": "use_reentrant must be false",
     "training.arguments={optim: adamv}": "optim 'adamv' is unknown; did you mean",
     "training={t5_adafactor: true, arguments: {optim: sgd}}": "t5_adafactor takes the place of arguments.optim 'sgd'",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import ValidationError
+from transformers import TrainingArguments
 
 from hyperadapt.config.reading import merged, parse_override
+from hyperadapt.config.sections import TrainingConfig
+from hyperadapt.config.trainer import CLOSED, INSTEAD, TrainerConfig
 from hyperadapt.config.written import CompareConfig, PretrainConfig, RunConfig
 from hyperadapt.errors import UserError
 from hyperadapt.methods import METHODS, Adapters, HyperFormerPlusPlus
 from hyperadapt.tasks import load_task_file
+from hyperadapt.training.arguments import training_arguments
 from tiny_run import BASE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -351,3 +356,28 @@ def test_a_task_is_no_configuration_and_a_configuration_no_task(
     extending = write(tmp_path / "leaf.yaml", extends=config.name)
     with pytest.raises(UserError, match=r"leaf\.yaml is a configuration, no task; `hyperadapt init"):
         load_task_file(extending)
+
+
+def test_what_may_be_set_of_trainer_has_its_defaults_and_all_else_is_accounted_for() -> None:
+    fields = {field.name: field for field in dataclasses.fields(TrainingArguments) if field.init}
+    ours, names = TrainerConfig().model_dump(), TrainerConfig.model_fields.keys()
+    assert not fields.keys() - names - INSTEAD.keys() - CLOSED, "transformers has fields that nothing says of"
+    assert not names - fields.keys()
+    assert not names & (INSTEAD.keys() | CLOSED)
+    decided = {"report_to": "none", "use_cpu": None}  # by hyperadapt
+    for name in names - decided.keys():
+        field = fields[name]
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        assert ours[name] == getattr(default, "value", default), name
+    assert {name: ours[name] for name in decided} == decided
+
+
+def test_every_argument_of_trainer_that_may_be_set_reaches_it(tmp_path: Path) -> None:
+    given = {
+        "adam_beta2": 0.9,
+        "lr_scheduler_kwargs": {"num_decay_steps": 3},
+        "log_level": "error",
+        "optim": "sgd",
+    }
+    args = training_arguments(TrainingConfig(arguments=given), 0, tmp_path, None)
+    assert {name: getattr(args, name) for name in given} == given

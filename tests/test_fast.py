@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-import hyperadapt
+import hyperadapt as ha
 from hyperadapt.fast import faster
 from hyperadapt.fast.folded_norm import FOLDED_FROM, FoldedBottleneck, inverse_deviation
 from hyperadapt.fast.norms import RmsNorm, fused_rms_norm
 from hyperadapt.forms import Bottleneck, LowRank
+from hyperadapt.methods import Method
 from plain_forms import BY_HAND, ROWS, SITE, applied, draw, houlsby, states
+from tiny import METHODS, PLUS_PLUS, TASKS, name_of, redraw, tiny_batch, tiny_t5
 
 FOLDED = FoldedBottleneck(FOLDED_FROM)
 
@@ -155,6 +157,22 @@ def test_nothing_is_folded_where_no_backward_follows_and_the_output_is_the_same(
         torch.testing.assert_close(applied(form, y, y, weights), folded, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", [PLUS_PLUS, METHODS[5]], ids=name_of)
+def test_within_a_stack_of_autocasts_own_type_it_is_off_and_nothing_is_wider(method: Method) -> None:
+    model = redraw(ha.adapt(tiny_t5().to(torch.bfloat16), method, TASKS))
+    seen: list[tuple[bool, torch.dtype]] = []
+
+    def look(module: Any, args: Any, output: Any) -> None:
+        seen.append((torch.is_autocast_enabled("cpu"), output[0].dtype))
+
+    for block in (*model.encoder.block, *model.decoder.block):
+        block.register_forward_hook(look)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**tiny_batch()).loss.backward()
+        assert torch.is_autocast_enabled("cpu")
+    assert set(seen) == {(False, torch.bfloat16)}
+
+
 CORE = (
     "test_model.py",
     "test_golden.py",
@@ -167,7 +185,7 @@ CORE = (
 @pytest.mark.slow
 def test_without_the_folder_no_result_changes(tmp_path: Path) -> None:
     """The suite's core, run on a copy of the library that has no fast/."""
-    package, tests = Path(hyperadapt.__file__).parent, Path(__file__).parent
+    package, tests = Path(ha.__file__).parent, Path(__file__).parent
     shutil.copytree(package, tmp_path / "hyperadapt", ignore=shutil.ignore_patterns("__pycache__", "fast"))
     code = "import hyperadapt; print(hyperadapt.__file__)"
     env = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}

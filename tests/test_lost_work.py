@@ -144,7 +144,7 @@ def met_twice(kind: type, *arguments: str) -> None:
 AGAIN = "it has no checkpoint yet; the same command begins it anew"
 PHASES = {
     "before anything is written": ("hyperadapt.runs.train.prepare", "", "nothing was written", ""),
-    "before the first step": ("hyperadapt.training.stopping.train_until_stopped", "", AGAIN, ""),
+    "before the first step": ("hyperadapt.runs.train.train_until_stopped", "", AGAIN, ""),
     "at the end": (
         "hyperadapt.runs.train.finish",
         "",
@@ -320,8 +320,14 @@ def test_a_run_trains_in_a_thread_too(config: Path, tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("training.arguments={optim: lomo}", "training.arguments.optim lomo: ImportError"),
-        ("training.arguments={adam_epsilon: .nan}", "adam_epsilon is nan, which is no number"),
-        ("training.arguments={log_level: nope}", "log_level 'nope' is unknown"),
+        (
+            "training.arguments={adam_epsilon: .nan}",
+            "arguments.adam_epsilon' is nan: it must be a finite number",
+        ),
+        (
+            "training.arguments={log_level: nope}",
+            "'training.arguments.log_level' is 'nope': did you mean 'info'",
+        ),
         ("training.lr_scheduler_type=cosine_with_min_lr", "training.lr_scheduler_type cosine_with_min_lr"),
         ("training.arguments={dataloader_persistent_workers: true}", "a batch cannot be loaded"),
         ("training.arguments={torch_compile_backend: nope}", "training.arguments (torch_compile_backend)"),

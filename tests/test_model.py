@@ -44,7 +44,6 @@ from tiny import (
     every_conditioned_method,
     every_method,
     gradients,
-    name_of,
     of_task,
     redraw,
     relative_error,
@@ -398,22 +397,6 @@ def test_a_small_step_moves_all_that_is_trained_whatever_the_base_models_type(
     again = ha.load(tmp_path / "model")
     assert again.dtype == dtype
     assert torch.equal(again(**tiny_batch()).logits, expected)
-
-
-@pytest.mark.parametrize("method", [PLUS_PLUS, METHODS[5]], ids=name_of)
-def test_within_a_stack_of_autocasts_own_type_it_is_off_and_nothing_is_wider(method: Method) -> None:
-    model = redraw(ha.adapt(tiny_t5().to(torch.bfloat16), method, TASKS))
-    seen: list[tuple[bool, torch.dtype]] = []
-
-    def look(module: Any, args: Any, output: Any) -> None:
-        seen.append((torch.is_autocast_enabled("cpu"), output[0].dtype))
-
-    for block in (*model.encoder.block, *model.decoder.block):
-        block.register_forward_hook(look)
-    with torch.autocast("cpu", torch.bfloat16):
-        model(**BATCH).loss.backward()
-        assert torch.is_autocast_enabled("cpu")
-    assert set(seen) == {(False, torch.bfloat16)}
 
 
 def test_a_base_model_of_several_types_runs_under_autocast_as_ever() -> None:

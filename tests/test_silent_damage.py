@@ -284,7 +284,9 @@ class KilledError(BaseException):
     """Nothing catches it, as nothing catches SIGKILL."""
 
 
-@pytest.mark.parametrize("place", ["hyperadapt.runs.results_file.write", "hyperadapt.runs.write_atomically"])
+@pytest.mark.parametrize(
+    "place", ["hyperadapt.runs.results_file.write", "hyperadapt.runs.train.write_atomically"]
+)
 def test_a_run_killed_while_it_writes_its_end_is_unfinished_for_everyone_and_resume_finishes_it(
     folder: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

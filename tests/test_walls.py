@@ -81,7 +81,7 @@ def test_the_model_core_does_not_know_tasks_as_data_or_training() -> None:
 
 def test_nothing_needs_what_is_fast_but_what_asks_for_it_by_name() -> None:
     """One module asks whether it is there; CUDA graphs are an option, and benchmarks measure it."""
-    asking = {"model/optional.py", "training/trainer.py", "bench/worker.py"}
+    asking = {"model/optional.py", "training/trainer.py", "studies/bench/worker.py"}
     for module in MODULES:
         if not module.is_relative_to(PACKAGE / "fast") and str(module.relative_to(PACKAGE)) not in asking:
             assert not reaches(module, "hyperadapt.fast"), module

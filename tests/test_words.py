@@ -14,14 +14,14 @@ from typing import Any, get_args
 
 import huggingface_hub
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 import hyperadapt as ha
 from hyperadapt import bundled, hub
 from hyperadapt.config.aliases import ALIASES
 from hyperadapt.config.sections import ModelConfig, TrainingConfig
 from hyperadapt.config.written import CompareConfig, PretrainConfig, RunConfig, places_of
-from hyperadapt.errors import UserError, nearest, reason_of
+from hyperadapt.errors import UserError, as_written, nearest, reason_of, validation_message
 from hyperadapt.files.yaml_and_json import parse_json
 from hyperadapt.methods import METHODS, FullFineTuning
 from hyperadapt.runs.base_model import build_base, load_tokenizer
@@ -171,11 +171,12 @@ def test_neither_a_truth_value_nor_a_text_is_a_number(kind: type[BaseModel], val
     assert numeric or kind is FullFineTuning, kind
 
 
-def test_a_truth_value_is_no_number_among_trainers_arguments(tmp_path: Path) -> None:
+def test_a_truth_value_is_no_number_among_trainers_arguments() -> None:
     for wrong in (True, "1"):
-        training = TrainingConfig(arguments={"max_grad_norm": wrong})
-        with pytest.raises(UserError, match=f"max_grad_norm is {wrong!r}: it must be a number"):
-            training_arguments(training, 0, tmp_path, "loss")
+        with pytest.raises(ValidationError) as raised:
+            TrainingConfig(arguments={"max_grad_norm": wrong})
+        message = validation_message(raised.value, TrainingConfig)
+        assert message == f"field 'arguments.max_grad_norm' is {as_written(wrong)}: it must be a number"
 
 
 @pytest.mark.parametrize(
@@ -490,10 +491,10 @@ def test_paths_among_trainers_arguments_are_too(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     arguments = RunConfig.load("deep/c.yaml", ["training.arguments.deepspeed=b.json"]).training.arguments
     beside = str(tmp_path / "deep/a.json")
-    assert [arguments[name] for name in names] == [beside, beside, str(tmp_path / "b.json")]
-    assert arguments["run_name"] == "a.json"
+    assert [getattr(arguments, name) for name in names] == [beside, beside, str(tmp_path / "b.json")]
+    assert arguments.run_name == "a.json"
     of_python = TrainingConfig(arguments={"fsdp_config": "a.json", "deepspeed": {"stage": 2}}).arguments
-    assert of_python == {"fsdp_config": str(tmp_path / "a.json"), "deepspeed": {"stage": 2}}
+    assert of_python.given() == {"fsdp_config": str(tmp_path / "a.json"), "deepspeed": {"stage": 2}}
 
 
 def test_a_configuration_that_trainer_is_to_read_is_read_beside_the_runs_or_missed_in_one_line(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
+from hyperadapt.config.trainer import TrainerConfig
 from hyperadapt.errors import UserError
 from hyperadapt.fields import Fields, one_or_more
-from hyperadapt.files.paths import absolute, model_or_directory, placed, task_or_file
+from hyperadapt.files.paths import absolute, model_or_directory, task_or_file
 from hyperadapt.tasks.chunks import ChunkRule, default_overlap
 from hyperadapt.tokenizing import Truncation
 
@@ -32,9 +32,6 @@ def model_of_python(name: str, info: ValidationInfo) -> str:
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 PathText = Annotated[str, AfterValidator(absolute)]
 ModelName = Annotated[str, AfterValidator(model_of_python)]
-TrainerArguments = Annotated[
-    dict[str, Any], AfterValidator(partial(placed, directory="", section="training.arguments."))
-]
 TaskNames = Annotated[
     tuple[Annotated[str, AfterValidator(task_or_file)], ...],
     BeforeValidator(one_or_more),
@@ -174,7 +171,7 @@ class TrainingConfig(Section):
         cuda_graphs: on one GPU, record what forward and backward launch once for each shape of a batch, and repeat it;
             at most 64 shapes, of widths that are multiples of 8. A shape's first step holds its own activations beside
             those of the graphs.
-        arguments: any other field of transformers' Seq2SeqTrainingArguments, as {bf16: true, report_to: tensorboard}.
+        arguments: of transformers' Trainer, as {bf16: true, report_to: tensorboard}.
     """
 
     max_steps: int = Field(262_144, ge=1)
@@ -195,13 +192,13 @@ class TrainingConfig(Section):
     logging_steps: int = Field(100, ge=1)
     threads: int | None = Field(None, ge=1)
     cuda_graphs: bool = False
-    arguments: TrainerArguments = Field(default_factory=dict)
+    arguments: TrainerConfig = TrainerConfig()
 
     @model_validator(mode="after")
     def _one_optimizer(self) -> TrainingConfig:
-        if self.t5_adafactor and "optim" in self.arguments:
+        if self.t5_adafactor and "optim" in self.arguments.given():
             raise ValueError(
-                f"t5_adafactor takes the place of arguments.optim {self.arguments['optim']!r}; set one of them"
+                f"t5_adafactor takes the place of arguments.optim {self.arguments.optim!r}; set one of them"
             )
         return self
 

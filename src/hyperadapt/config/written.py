@@ -44,6 +44,7 @@ from hyperadapt.config.sections import (
     TrainingConfig,
     named,
 )
+from hyperadapt.config.trainer import CLOSED, INSTEAD
 from hyperadapt.errors import CheckpointError, UserError, printable, section_of, siblings, validation_message
 from hyperadapt.files import manifest
 from hyperadapt.files.paths import placed
@@ -369,20 +370,27 @@ def places_of(name: str, kind: type[BaseModel], section: str = "") -> Iterator[s
 def sections() -> list[tuple[str, str, type[WrittenConfig | Section]]]:
     """List every configuration and its sections: the command that takes it, name and class; what two share, once.
 
-    A configuration itself has the name of its command.
+    A configuration itself has the name of its command, a section within another both names, "training.arguments".
     """
     found: list[tuple[str, str, type[Any]]] = []
     for kind in KINDS:
-        inner = [(name, section_of(info)) for name, info in kind.model_fields.items()]
-        for name, section in [(kind.command, kind), *inner]:
-            if section is not None and section not in (known for _, _, known in found):
+        for name, section in ((kind.command, kind), *within(kind)):
+            if section not in (known for _, _, known in found):
                 found.append((kind.command, name, section))
     return found
 
 
+def within(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[Any]]]:
+    """List the sections of a configuration or of a section, each before those within it."""
+    for name, info in section.model_fields.items():
+        if (inner := section_of(info)) is not None:
+            yield f"{prefix}{name}", inner
+            yield from within(inner, f"{prefix}{name}.")
+
+
 def commands_of(section: type[BaseModel]) -> list[str]:
     """Name the commands whose configurations have this very section."""
-    return [kind.command for kind in KINDS if section in map(section_of, kind.model_fields.values())]
+    return [kind.command for kind in KINDS if section in (inner for _, inner in within(kind))]
 
 
 def default_in_words(field: FieldInfo) -> str:
@@ -453,13 +461,6 @@ def meant_by(name: str, kind: type[WrittenConfig], beside: Sequence[str] = ()) -
         return own or places, alias.remark
     if "training" not in kind.model_fields:
         return [], ""
-    from transformers import Seq2SeqTrainingArguments
-
-    from hyperadapt.training.arguments import DECIDED
-
-    if name not in Seq2SeqTrainingArguments.__dataclass_fields__:
-        return [], ""
-    if name not in DECIDED:
-        return [f"training.arguments.{name}"], ""
-    ours = DECIDED[name]
-    return ([ours], "") if ours else ([], f"transformers' {name} is not open to choice")
+    if name in INSTEAD:
+        return [INSTEAD[name]], ""
+    return ([], f"transformers' {name} is not open to choice" if name in CLOSED else "")

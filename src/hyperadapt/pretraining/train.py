@@ -138,8 +138,9 @@ def pretrain(
     """
     threads.use(config.training.threads)
     directory, training = Path(config.output_dir), config.training
-    defaults = {"bf16": is_torch_bf16_gpu_available() and not training.arguments.get("fp16")}
-    training = training.model_copy(update={"arguments": {**defaults, **training.arguments}})
+    if is_torch_bf16_gpu_available() and not training.arguments.model_fields_set & {"bf16", "fp16"}:
+        arguments = training.arguments.model_copy(update={"bf16": True})
+        training = training.model_copy(update={"arguments": arguments})
     args = training_arguments(
         training, config.seed, directory / "checkpoints", best=f"{next(iter(held_out_kinds(config)))}_loss"
     )
@@ -244,7 +245,7 @@ def prepare(
     args.per_device_eval_batch_size = training.batch_size
     args.remove_unused_columns = False  # the model's forward does not name the sentences
     args.ddp_find_unused_parameters = False  # every parameter is used, but some beside the model's forward
-    with making_trainer(args, directory, training.arguments):
+    with making_trainer(args, directory, training.arguments.given()):
         trainer = PretrainingTrainer(
             args,
             t5s_optimizer=training.t5_adafactor,

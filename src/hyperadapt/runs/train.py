@@ -236,7 +236,7 @@ def prepare(
     if config.training.epochs is not None:
         notice(f"training.epochs: {config.training.epochs:g} take {args.max_steps:,} steps")
     base_config = copy.deepcopy(base.config)
-    with making_trainer(args, directory, config.training.arguments):
+    with making_trainer(args, directory, config.training.arguments.given()):
         trainer = MixtureTrainer(model, config, args, train_rows, evaluation_sets["validation"], tokenizer)
     trainer.rows_since = same_data.last_step(digests, "validation")
     loaded_memory = held_memory()

@@ -206,7 +206,7 @@ def check_given(runs: Sequence[RunConfig]) -> None:
     """Check what runs would find out only once they have begun: tasks, data, tokenizers, Trainer's arguments."""
     from hyperadapt.runs.base_model import load_tokenizer
     from hyperadapt.tasks import check_trainable, resolve_tasks
-    from hyperadapt.training.arguments import checked_arguments
+    from hyperadapt.training.arguments import check_optimizer
 
     # Of all runs together, so that all that is missing is said at once.
     read: dict[str | None, list[Task]] = {}
@@ -216,8 +216,8 @@ def check_given(runs: Sequence[RunConfig]) -> None:
         if data_dir is not None and not Path(data_dir).is_dir():
             raise UserError(f"data.data_dir: there is no folder {data_dir}")
         check_trainable(of_all, data_dir)
-    for arguments in {repr(run.training.arguments): run.training.arguments for run in runs}.values():
-        checked_arguments(arguments)
+    for optimizer in {run.training.arguments.optim for run in runs}:
+        check_optimizer(optimizer)
     for model in {run.model.tokenizer or run.model.name: run.model for run in runs}.values():
         load_tokenizer(model)
 

@@ -93,11 +93,11 @@ def kept_of_batch(config: Any, run: RunConfig) -> int:
 
     Each keeps at least what its norms, its four maps and its feed-forward block read.
     """
-    if run.training.arguments.get("gradient_checkpointing"):
+    if run.training.arguments.gradient_checkpointing:
         return 0
     tokens = run.training.batch_size // run.training.gradient_accumulation_steps * run.data.max_source_length
     of_token = 4 * config.d_model + config.num_heads * config.d_kv + config.d_ff
-    wide = 2 if run.training.arguments.get("bf16") or run.model.dtype == "bfloat16" else 4
+    wide = 2 if run.training.arguments.bf16 or run.model.dtype == "bfloat16" else 4
     return tokens * config.num_layers * of_token * wide
 
 
@@ -148,7 +148,7 @@ def check_memory(runs: Sequence[RunConfig], processes: int = 1, jobs: int = 1) -
     taken = []
     for run, budget in zip(runs, budgets(runs), strict=True):
         shares = processes if accelerator else 1
-        spread = shares if run.training.arguments.get("fsdp") else 1
+        spread = shares if run.training.arguments.fsdp else 1
         taken.append(budget.weights // spread + budget.batch // shares)
     most = max(range(len(runs)), key=taken.__getitem__)
     if taken[most] > there:
