@@ -20,9 +20,12 @@ from torch.utils.hooks import RemovableHandle
 from transformers import ByT5Tokenizer, DataCollatorForSeq2Seq, GenerationConfig
 
 import hyperadapt as ha
+from hyperadapt.architectures import Answering, EncoderDecoder, Request
+from hyperadapt.architectures.base import padded
+from hyperadapt.architectures.encoder_decoder import log_likelihoods
+from hyperadapt.architectures.generation import notice_once
 from hyperadapt.conditioning import Inputs
 from hyperadapt.errors import UserError
-from hyperadapt.evaluation import generate_answers, log_likelihoods, notice_once, padded
 from hyperadapt.methods import Method
 from hyperadapt.model.stack import AdaptedStack
 from hyperadapt.training.mixing import MixtureBatchSampler, sampling_rates
@@ -348,10 +351,13 @@ def said_anew() -> Iterator[None]:
 
 def predictions(model: Any, **options: Any) -> list[tuple[str, float]]:
     sources = [[token for token in source if token] for source in BATCH["input_ids"].tolist()]
-    rated, lengths = [True, False] * 3, [(2, 6)] * 6
-    return generate_answers(
-        model, ByT5Tokenizer(), sources, BATCH["task_ids"].tolist(), lengths, rated, **options
-    )
+    requests = [
+        Request(task_id, ids, (2, 6), likelihood)
+        for task_id, ids, likelihood in zip(
+            BATCH["task_ids"].tolist(), sources, [True, False] * 3, strict=True
+        )
+    ]
+    return EncoderDecoder().answer(model, ByT5Tokenizer(), requests, Answering(**options))
 
 
 @pytest.mark.usefixtures("said_anew")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from hyperadapt.evaluation import generate_answers, tokenize_inputs
+from hyperadapt.architectures import EncoderDecoder, Request
 from hyperadapt.runs.run import Run, load_run
+from hyperadapt.tasks.limits import Limits
 from tiny_run import SPLITS, hyperadapt, write_config
 
 
@@ -56,13 +57,11 @@ def test_mixed_batches_sorted_by_length_predict_what_each_row_gives_alone(
 
 def test_the_length_of_a_prediction_does_not_depend_on_the_other_rows_of_its_batch(loaded: Run) -> None:
     texts = ["text: red rose", "text: blue whale", "text: azur é"]
-    sources = tokenize_inputs({"source": texts}, loaded.tokenizer, 48, 0)[0]
+    sources = EncoderDecoder().inputs({"source": texts}, loaded.tokenizer, Limits(48))[0]
 
     def generate(most: Sequence[int]) -> list[str]:
-        rated = [False] * 3
-        found = generate_answers(
-            loaded.model, loaded.tokenizer, sources, [1] * 3, [(0, length) for length in most], rated
-        )
+        requests = [Request(1, ids, (0, length)) for ids, length in zip(sources, most, strict=True)]
+        found = EncoderDecoder().answer(loaded.model, loaded.tokenizer, requests)
         return [answer.text for answer in found]
 
     short, long = generate([2] * 3), generate([8] * 3)
@@ -119,10 +118,10 @@ def test_a_run_evaluated_on_one_task_scores_it_as_among_all(loaded: Run) -> None
 
 
 def test_the_model_goes_on_in_the_mode_it_was_in(loaded: Run) -> None:
-    sources = tokenize_inputs({"source": ["text: red"]}, loaded.tokenizer, 48, 0)[0]
+    [ids] = EncoderDecoder().inputs({"source": ["text: red"]}, loaded.tokenizer, Limits(48))[0]
     for training in (True, False):
         loaded.model.train(training)
-        generate_answers(loaded.model, loaded.tokenizer, sources, [0], [(0, 2)], [False])
+        EncoderDecoder().answer(loaded.model, loaded.tokenizer, [Request(0, ids, (0, 2))])
         assert loaded.model.training is training
 
 

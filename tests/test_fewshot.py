@@ -12,6 +12,7 @@ import torch
 import yaml
 
 import hyperadapt as ha
+from hyperadapt.architectures import EncoderDecoder
 from hyperadapt.config.sections import StartConfig
 from hyperadapt.config.written import RunConfig
 from hyperadapt.errors import UserError
@@ -185,7 +186,7 @@ def test_the_training_rows_that_are_scored_are_those_that_were_drawn(trained: Pa
     code, said = fewshot(trained, "--samples", 8, "--balanced", "--seed", 3, "--output-dir", output)
     assert code == 0, said
     run = load_run(output)
-    scored = load_evaluation_set(run.tasks, "train", run.config, run.tokenizer)
+    scored = load_evaluation_set(run.tasks, "train", run.config, run.tokenizer, EncoderDecoder())
     drawn = load_split(run.tasks[0], "train", None, 8, 3, run.config.prefix, balanced=True)
     assert [run.tokenizer.decode(ids, skip_special_tokens=True) for ids in scored.sources[0]] == drawn[
         "source"

@@ -15,14 +15,14 @@ import yaml
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
 
 import hyperadapt as ha
+from hyperadapt.architectures import Answer, Answering, EncoderDecoder, Request
+from hyperadapt.architectures.encoder_decoder import log_likelihoods
 from hyperadapt.errors import UserError
-from hyperadapt.evaluation import generate_answers, log_likelihoods
 from hyperadapt.metrics import METRICS
 from hyperadapt.runs.run import load_run
 from hyperadapt.studies.embeddings import MAPS, embed_split
 from hyperadapt.tasks import TASKS, load_split, load_task_file, resolve_tasks
 from hyperadapt.tasks.chunks import (
-    Answer,
     Chunk,
     ChunkRule,
     answer_within,
@@ -30,8 +30,8 @@ from hyperadapt.tasks.chunks import (
     chunked,
     read_answers,
 )
+from hyperadapt.tasks.limits import Limits
 from hyperadapt.tasks.suites.hyperdecoders import MRQA_OUT_OF_DOMAIN
-from hyperadapt.training.rows import tokenize_rows
 from tiny import tiny_t5
 from tiny_run import hyperadapt, write_config
 
@@ -202,7 +202,7 @@ def write_qa(directory: Path) -> Path:
 def test_every_chunk_is_taught_the_answer_that_it_holds_or_the_empty_text(tmp_path: Path) -> None:
     [task] = resolve_tasks([str(write_qa(tmp_path))])
     rows, bytes_ = load_split(task, "train"), ByT5Tokenizer()
-    tokenized = tokenize_rows(rows, task, 3, bytes_, max_source_length=64, overlap=12)
+    tokenized = EncoderDecoder().training_rows(rows, task, 3, bytes_, Limits(64, 12))
     expected, unanswered = [], []
     for number, row in enumerate(rows):
         [answer] = row["references"]
@@ -320,12 +320,10 @@ def test_a_likelihood_does_not_depend_on_the_rows_beside_it(
 ) -> None:
     run = load_run(trained)
     sources = run.tokenizer(["text: red rose", "text: blue whale, and so on and on"])["input_ids"]
-    arguments: tuple[Any, ...] = ([0, 0], [(0, 4)] * 2, [True, True])
-    together = generate_answers(run.model, run.tokenizer, sources, *arguments, num_beams=num_beams)
-    for source, expected in zip(sources, together, strict=True):
-        (alone,) = generate_answers(
-            run.model, run.tokenizer, [source], [0], [(0, 4)], [True], num_beams=num_beams
-        )
+    requests, how = [Request(0, ids, (0, 4), True) for ids in sources], Answering(num_beams=num_beams)
+    together = EncoderDecoder().answer(run.model, run.tokenizer, requests, how)
+    for request, expected in zip(requests, together, strict=True):
+        (alone,) = EncoderDecoder().answer(run.model, run.tokenizer, [request], how)
         assert alone.text == expected.text
         assert alone.log_likelihood == pytest.approx(expected.log_likelihood, rel=1e-4)
         assert expected.log_likelihood < 0
@@ -337,7 +335,8 @@ def test_where_every_question_has_an_answer_none_is_empty() -> None:
     end_then_a[letters.eos_token_id], end_then_a[letters.convert_tokens_to_ids("a")] = 200, 100
     model.lm_head.register_forward_hook(lambda module, args, logits: logits + end_then_a)
     for fewest, text in ((0, ""), (2, "aa")):
-        found = generate_answers(model, letters, [[5, 6, 1], [8, 1]], [0, 0], [(fewest, 4)] * 2, [True] * 2)
+        requests = [Request(0, ids, (fewest, 4), True) for ids in ([5, 6, 1], [8, 1])]
+        found = EncoderDecoder().answer(model, letters, requests)
         assert [answer.text for answer in found] == [text] * 2
     asked = [TASKS[name] for name in ("squad", "mrqa-nq", "mrqa-race")]
     assert {ChunkRule().lengths(task) for task in asked} == {(1, 64)}
@@ -351,8 +350,9 @@ def test_the_encoder_runs_once_for_answers_and_their_likelihoods(kind: str) -> N
     method = ha.FullFineTuning() if kind == "full fine-tuning" else ha.Hyperdecoder(encoder=kind)
     model, runs = ha.adapt(tiny_t5(vocab_size=384), method, ["task"]), []
     model.encoder.block[0].register_forward_hook(lambda *_: runs.append(1))
-    sources, arguments = [[5, 6, 7, 1], [8, 9, 1]], ([0, 0], [(0, 4)] * 2, [True, True])
-    together = generate_answers(model, ByT5Tokenizer(), sources, *arguments)
+    sources = [[5, 6, 7, 1], [8, 9, 1]]
+    requests = [Request(0, ids, (0, 4), True) for ids in sources]
+    together = EncoderDecoder().answer(model, ByT5Tokenizer(), requests)
     assert len(runs) == passes
     for source, expected in zip(sources, together, strict=True):
         ids = torch.tensor([source])

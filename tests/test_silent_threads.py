@@ -17,10 +17,11 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from transformers.modeling_outputs import BaseModelOutput
 
 import hyperadapt as ha
+from hyperadapt.architectures import EncoderDecoder, Request
 from hyperadapt.errors import UserError
-from hyperadapt.evaluation import generate_answers, tokenize_inputs
 from hyperadapt.methods import Method
 from hyperadapt.studies.embeddings import embed
+from hyperadapt.tasks.limits import Limits
 from tiny import NARROW, PLUS_PLUS, every_method, of_task, tiny_adapted, tiny_batch
 
 ROWS = tiny_batch(rows=2)
@@ -260,11 +261,12 @@ def test_a_model_that_trains_is_put_back_when_the_last_thread_has_predicted() ->
     sources = [[5, 6, 7, 1]] * 2
 
     def answers(task_id: int) -> list[str]:
-        found = generate_answers(model, tokenizer, sources, [task_id] * 2, [(4, 4)] * 2, [True] * 2)
+        requests = [Request(task_id, ids, (4, 4), True) for ids in sources]
+        found = EncoderDecoder().answer(model, tokenizer, requests)
         return [f"{of.text} {of.log_likelihood:.5f}" for of in found]
 
     expected = [answers(0), answers(2)]
-    assert model.training, "generate_answers left the model in evaluation mode"
+    assert model.training, "answering left the model in evaluation mode"
     found = side_by_side([lambda: answers(0), lambda: answers(2)], turns=6)
     assert [set(map(str, of)) for of in found] == [{str(right)} for right in expected]
     assert model.training
@@ -282,7 +284,7 @@ def test_threads_that_share_a_tokenizer_cut_their_own_texts() -> None:
     contexts = {"source": ["question: who sat? context: "] * 40, "context": texts["source"]}
 
     def ids(texts: dict[str, list[str]], length: int) -> str:
-        return str(tokenize_inputs(texts, tokenizer, length, 2))
+        return str(EncoderDecoder().inputs(texts, tokenizer, Limits(length, 2)))
 
     calls = [lambda: ids(texts, 6), lambda: ids(texts, 9), lambda: ids(contexts, 16)]
     expected = [call() for call in calls]

@@ -13,13 +13,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from torch import Tensor
 
+from hyperadapt.architectures import EncoderDecoder
 from hyperadapt.config.written import RunConfig
 from hyperadapt.errors import UserError
 from hyperadapt.methods import METHODS
@@ -28,7 +31,7 @@ from hyperadapt.runs.base_model import build_base
 from hyperadapt.runs.run import load_run
 from hyperadapt.runs.train import train
 from hyperadapt.training.checkpoints import last_checkpoint
-from hyperadapt.training.trainer import MixtureTrainer, token_loss
+from hyperadapt.training.trainer import MixtureTrainer
 from tiny_run import Forked, hyperadapt, ranks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -206,6 +209,10 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
         assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     (tmp_path / "checkpoint-20/trainer_state.json").write_text('{"global_step": 20}')
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-20"
+
+
+def token_loss(epsilon: float, logits: Tensor, labels: Tensor, num_items: Tensor | None) -> Tensor:
+    return EncoderDecoder().loss(SimpleNamespace(logits=logits), labels, num_items, epsilon)
 
 
 def test_the_loss_is_the_mean_over_target_tokens_of_the_whole_step() -> None:

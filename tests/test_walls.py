@@ -72,10 +72,16 @@ def test_backbones_know_neither_tasks_nor_methods() -> None:
             assert not reaches(module, f"hyperadapt.{wall}"), module
 
 
+def test_architectures_know_no_methods() -> None:
+    for module in in_folder("architectures"):
+        for wall in ("methods", "conditioning", "generators", "adaptation", "training", "runs", "config"):
+            assert not reaches(module, f"hyperadapt.{wall}"), module
+
+
 def test_the_model_core_does_not_know_tasks_as_data_or_training() -> None:
     core = [module for folder in ("methods", "interop", "model", "fast") for module in in_folder(folder)]
     for module in (*core, PACKAGE / "adaptation.py", PACKAGE / "counting.py"):
-        for wall in ("tasks", "training", "evaluation", "runs", "config"):
+        for wall in ("architectures", "tasks", "training", "evaluation", "runs", "config"):
             assert not reaches(module, f"hyperadapt.{wall}"), module
 
 

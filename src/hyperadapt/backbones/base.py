@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from transformers import PretrainedConfig
@@ -65,6 +65,7 @@ class Backbone:
 
     Attributes:
         name: in messages.
+        architecture: the name of how rows go into it and answers come out (hyperadapt.architectures).
         model_types: as configurations of transformers have them.
         stacks: by name, in the order in which a batch passes them.
         norm: the formula of its norms.
@@ -73,6 +74,7 @@ class Backbone:
     """
 
     name: str
+    architecture: Literal["encoder_decoder"]
     model_types: tuple[str, ...]
     stacks: Mapping[str, Stack]
     norm: NormKind

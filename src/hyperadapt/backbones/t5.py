@@ -111,6 +111,7 @@ def shaped(dims: tuple[int, ...], vocab_size: int, gated: bool = False) -> T5Con
 
 T5 = Backbone(
     name="T5",
+    architecture="encoder_decoder",
     model_types=("t5", "mt5"),
     stacks={
         "encoder": stack("encoder", {"self_attention": "SelfAttention"}),

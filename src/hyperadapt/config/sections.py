@@ -12,7 +12,7 @@ from hyperadapt.errors import UserError
 from hyperadapt.fields import Fields, one_or_more
 from hyperadapt.files.paths import absolute, model_or_directory, task_or_file
 from hyperadapt.tasks.chunks import ChunkRule, default_overlap
-from hyperadapt.tokenizing import Truncation
+from hyperadapt.tasks.limits import Limits, Truncation
 
 # bitsandbytes says it on some processors when it is imported, in many lines: of a kernel that would be faster.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -119,6 +119,11 @@ class DataConfig(Section):
     mixed_batches: bool = True
     group_by_length: bool = True
     prefix: bool | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """How long inputs may be."""
+        return Limits(self.max_source_length, self.overlap, self.truncation)
 
     @property
     def overlap(self) -> int:

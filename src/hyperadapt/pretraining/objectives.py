@@ -11,19 +11,20 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from hyperadapt.architectures import EncoderDecoder
+from hyperadapt.architectures.base import IGNORED
+from hyperadapt.architectures.tokenizing import check_labels
 from hyperadapt.config.sections import DistillationConfig, MultitaskConfig, ObjectiveConfig
 from hyperadapt.errors import UserError
-from hyperadapt.evaluation import SECONDS_BEFORE_PROGRESS_SHOWS
 from hyperadapt.files import manifest
 from hyperadapt.pretraining.text import TEXTS_TOKENIZED_AT_ONCE
 from hyperadapt.pretraining.tokenizer import SENTINELS, sentinel_ids
+from hyperadapt.progress import SECONDS_BEFORE_PROGRESS_SHOWS
 from hyperadapt.runs import same_data
 from hyperadapt.tasks import check_there, load_split, resolve_tasks
 from hyperadapt.tasks.chunks import default_overlap
-from hyperadapt.tokenizing import check_labels
+from hyperadapt.tasks.limits import Limits
 from hyperadapt.training.mixing import sampling_rates
-from hyperadapt.training.rows import tokenize_rows
-from hyperadapt.training.trainer import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -192,21 +193,13 @@ class TaskRows:
         check_there(tasks, config.data_dir, ["train"])
         for task in tasks:
             check_labels(task, tokenizer)
+        longest = config.max_source_length
+        limits = Limits(longest, default_overlap(longest), config.truncation)
         for number, task in enumerate(tasks):
             texts = load_split(task, "train", config.data_dir, config.max_train_rows, prefix=True)
             self.digests[task.name] = {"train": same_data.digest_of(texts)}
             self.tasks.append(task.with_step(texts["target"]))
-            self.rows.append(
-                tokenize_rows(
-                    texts,
-                    self.tasks[-1],
-                    number,
-                    tokenizer,
-                    config.max_source_length,
-                    default_overlap(config.max_source_length),
-                    config.truncation,
-                )
-            )
+            self.rows.append(EncoderDecoder().training_rows(texts, self.tasks[-1], number, tokenizer, limits))
         self.rates = sampling_rates([len(rows) for rows in self.rows], config.temperature)
 
     def draw(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from hyperadapt.config.sections import TextConfig
 from hyperadapt.errors import CheckpointError, UserError, nearest
-from hyperadapt.evaluation import SECONDS_BEFORE_PROGRESS_SHOWS
 from hyperadapt.files import manifest
 from hyperadapt.files.yaml_and_json import parse_json
+from hyperadapt.progress import SECONDS_BEFORE_PROGRESS_SHOWS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

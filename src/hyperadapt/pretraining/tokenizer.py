@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from hyperadapt.config.sections import TextConfig, TokenizerConfig
 from hyperadapt.errors import UserError
-from hyperadapt.evaluation import SECONDS_BEFORE_PROGRESS_SHOWS
 from hyperadapt.pretraining.text import read_texts
+from hyperadapt.progress import SECONDS_BEFORE_PROGRESS_SHOWS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, TrainingArguments

@@ -17,6 +17,7 @@ from transformers import Trainer
 from transformers.utils import is_torch_bf16_gpu_available
 
 from hyperadapt import threads
+from hyperadapt.architectures import architecture_of
 from hyperadapt.conditioning import mean_state
 from hyperadapt.config.sections import ModelConfig, ObjectiveConfig
 from hyperadapt.config.written import PretrainConfig
@@ -26,7 +27,7 @@ from hyperadapt.pretraining.objectives import CorruptedText, TaskRows, TaughtSen
 from hyperadapt.pretraining.text import held_out_split, read_texts, read_tokens, tokenize
 from hyperadapt.pretraining.tokenizer import sentinel_ids, trained_by_one
 from hyperadapt.runs import results_file, same_data
-from hyperadapt.runs.base_model import build_base, check_vocabulary, load_tokenizer
+from hyperadapt.runs.base_model import build_base, load_tokenizer
 from hyperadapt.runs.resume import checkpoint_to_start_from, clear, marked
 from hyperadapt.runs.run import MADE_OF, TRAINED, load_tasks, write_tasks
 from hyperadapt.runs.train import check_trackers, held, versions
@@ -217,7 +218,7 @@ def prepare(
             else trained_by_one(config.text, config.tokenizer, args)
         )
     model = build_base(config.model, config.seed)
-    check_vocabulary(model, tokenizer)
+    architecture_of(model).check(model, tokenizer)
     sentinel_ids(tokenizer)
     if last is None:
         tokens = tokenize(read_texts(config.text), tokenizer)

@@ -105,34 +105,6 @@ def load_or_build(model: ModelConfig, seed: int, saved: Path | None) -> PreTrain
         raise UserError(f"model.config: {' '.join(str(error).split())}") from None
 
 
-def check_vocabulary(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that the tokenizer's ids are in the model's vocabulary, and that the decoder knows how to start."""
-    if base.config.decoder_start_token_id is None:
-        raise UserError(
-            "the base model's config has no decoder_start_token_id, without which it cannot be trained"
-        )
-    if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
-        raise UserError(
-            "the tokenizer has no end token (eos_token) or no padding (pad_token), which T5 needs"
-        )
-    for name in ("decoder_start_token_id", "pad_token_id", "eos_token_id"):
-        if (number := getattr(base.config, name)) is not None and not 0 <= number < base.config.vocab_size:
-            raise UserError(
-                f"the base model's config has {name} {number}, but its vocabulary has only "
-                f"{base.config.vocab_size} tokens"
-            )
-    highest = max(tokenizer.get_vocab().values())  # not their number: a vocabulary may have gaps
-    if highest >= base.config.vocab_size:
-        raise UserError(
-            f"the tokenizer's ids go up to {highest}, but the model's vocabulary has only "
-            f"{base.config.vocab_size} tokens: they do not belong together"
-        )
-    if tokenizer("a")["input_ids"][-1] != tokenizer.eos_token_id:
-        raise UserError(
-            "the tokenizer does not end a text with its end token, as T5's do: give it such a post-processor"
-        )
-
-
 def quietly(load: Any, name: str, field: str, **options: Any) -> Any:
     """Load from the hub or a directory; say in one line what is wrong."""
     if not Path(name).is_dir() and not hub.may_be_there(name):

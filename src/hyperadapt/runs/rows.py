@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from hyperadapt.architectures import Architecture
 from hyperadapt.config.written import RunConfig
-from hyperadapt.evaluation import EvaluationSet, tokenize_inputs
+from hyperadapt.evaluation import EvaluationSet
 from hyperadapt.metrics import Target
 from hyperadapt.tasks import Task, check_there, load_split
 
@@ -46,6 +47,7 @@ def load_evaluation_set(
     split: str,
     config: RunConfig,
     tokenizer: PreTrainedTokenizerBase,
+    architecture: Architecture,
     max_rows: int | None = None,
 ) -> EvaluationSet:
     """Load and tokenize a split of several tasks, at most max_rows of each, else as many as in training."""
@@ -53,14 +55,8 @@ def load_evaluation_set(
     check_there(tasks, data.data_dir, [split])
     rows = [load_rows(task, split, config, max_rows) for task in tasks]
     tokenized = [
-        tokenize_inputs(
-            {name: of[name] for name in of.column_names},
-            tokenizer,
-            data.max_source_length,
-            data.overlap,
-            data.truncation,
-            task,
-            f"{split} rows",
+        architecture.inputs(
+            {name: of[name] for name in of.column_names}, tokenizer, data.limits, task, f"{split} rows"
         )
         for task, of in zip(tasks, rows, strict=True)
     ]

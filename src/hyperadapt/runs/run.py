@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
+from hyperadapt.architectures import Answering, architecture_of
+from hyperadapt.architectures.tokenizing import check_labels
 from hyperadapt.config.reading import read_fields, read_mapping
 from hyperadapt.config.written import PretrainConfig, RunConfig, command_of
 from hyperadapt.errors import CheckpointError, UserError, nearest, notice, validation_message
@@ -26,9 +28,8 @@ from hyperadapt.evaluation import (
     EvaluationSet,
     Results,
     evaluate,
-    generate_answers,
     predicted_texts,
-    tokenize_inputs,
+    requests_of,
 )
 from hyperadapt.files import manifest
 from hyperadapt.files.locks import holder
@@ -41,7 +42,6 @@ from hyperadapt.runs.base_model import choose_attention, load_base, quietly
 from hyperadapt.runs.rows import load_evaluation_set, load_rows
 from hyperadapt.tasks import SPLITS, Task, input_texts, resolve_tasks
 from hyperadapt.tasks.sources import PlacedRow, given_rows
-from hyperadapt.tokenizing import check_labels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -160,7 +160,9 @@ class Run:
         config = self.config
         if data_dir is not None:
             config = config.model_copy(update={"data": config.data.model_copy(update={"data_dir": data_dir})})
-        rows = load_evaluation_set(tasks, split, config, self.tokenizer, max_rows)
+        rows = load_evaluation_set(
+            tasks, split, config, self.tokenizer, architecture_of(self.model), max_rows
+        )
         kept = same_data.read(self.directory) or {}
         digests = {
             task.name: {
@@ -186,9 +188,12 @@ class Run:
             self.model,
             self.tokenizer,
             rows,
-            batch_size or evaluation.batch_size,
-            num_beams or evaluation.num_beams,
-            rule=evaluation.rule,
+            Answering(
+                batch_size or evaluation.batch_size,
+                num_beams or evaluation.num_beams,
+                progress="evaluating",
+            ),
+            evaluation.rule,
         )
 
     def with_unseen(self, names: Sequence[str]) -> Run:
@@ -248,20 +253,15 @@ class Run:
             return []
         data, evaluation = self.config.data, self.config.evaluation
         texts = input_texts(task, rows, self.config.prefix)
-        sources, owners = tokenize_inputs(
-            texts, self.tokenizer, data.max_source_length, data.overlap, data.truncation, task
-        )
-        answers = generate_answers(
-            self.model,
-            self.tokenizer,
-            sources,
-            [self.model.task_id(name)] * len(sources),
-            [evaluation.rule.lengths(task)] * len(sources),
-            [task.kind == "question_answering"] * len(sources),
+        architecture = architecture_of(self.model)
+        sources, owners = architecture.inputs(texts, self.tokenizer, data.limits, task)
+        requests = requests_of(task, self.model.task_id(name), sources, evaluation.rule)
+        how = Answering(
             batch_size or evaluation.batch_size,
             num_beams or evaluation.num_beams,
             per_token=evaluation.rank_chunks == "mean",
         )
+        answers = architecture.answer(self.model, self.tokenizer, requests, how)
         predicted = predicted_texts(task, answers, owners, len(rows))
         return [Prediction(text, task.label_name(text)) for text in predicted]
 

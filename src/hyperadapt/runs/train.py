@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperadapt import __version__, threads
+from hyperadapt.architectures import architecture_of
+from hyperadapt.architectures.tokenizing import check_labels
 from hyperadapt.config.written import RunConfig
 from hyperadapt.errors import UserError, nearest, notice
 from hyperadapt.evaluation import EvaluationSet, Results, majority
@@ -22,7 +24,7 @@ from hyperadapt.files import manifest
 from hyperadapt.files.locks import locked
 from hyperadapt.files.writing import write_atomically, writing
 from hyperadapt.runs import results_file, same_data
-from hyperadapt.runs.base_model import build_base, check_vocabulary, load_tokenizer, save_base
+from hyperadapt.runs.base_model import build_base, load_tokenizer, save_base
 from hyperadapt.runs.predictions import write_predictions
 from hyperadapt.runs.resume import (
     check_same_base,
@@ -39,10 +41,8 @@ from hyperadapt.runs.run import MADE_OF, TRAINED, load_tasks, write_tasks
 from hyperadapt.signals import before_the_end
 from hyperadapt.tasks import DEV, Task, check_trainable, resolve_tasks, spelt_out
 from hyperadapt.tasks.remarks import remark_on_rows
-from hyperadapt.tokenizing import check_labels
 from hyperadapt.training.arguments import kept_by, training_arguments
 from hyperadapt.training.process import held_memory, peak_memory
-from hyperadapt.training.rows import tokenize_rows
 from hyperadapt.training.stopping import train_until_stopped
 from hyperadapt.training.trainer import MixtureTrainer
 from hyperadapt.training.trial import making_trainer, try_out, try_to_generate
@@ -192,7 +192,8 @@ def prepare(
         tasks = with_saved_steps(tasks, load_tasks(run / "tasks.yaml"))
     tokenizer = load_tokenizer(config.model, saved=directory / "tokenizer" if last is not None else None)
     base = build_base(config.model, config.seed, saved=directory / "base" if last is not None else None)
-    check_vocabulary(base, tokenizer)
+    architecture = architecture_of(base)
+    architecture.check(base, tokenizer)
     for task in tasks:
         check_labels(task, tokenizer)
     set_seed(config.seed)
@@ -210,14 +211,10 @@ def prepare(
         with_steps.append(task := given.with_step(texts["target"]))
         n_rows[task.name] = len(texts)
         most_frequent[task.name] = Counter(map(task.written, texts["target"])).most_common(1)[0][0]
-        train_rows.append(
-            tokenize_rows(
-                texts, task, index, tokenizer, data.max_source_length, data.overlap, data.truncation
-            )
-        )
+        train_rows.append(architecture.training_rows(texts, task, index, tokenizer, data.limits))
     tasks = tuple(with_steps)
     evaluation_sets = {
-        split: load_evaluation_set(having, split, config, tokenizer)
+        split: load_evaluation_set(having, split, config, tokenizer, architecture)
         for split in EVALUATED
         if (having := tasks if split == "validation" else [task for task in tasks if split in task.splits])
     }

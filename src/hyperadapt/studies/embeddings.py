@@ -19,18 +19,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from hyperadapt.architectures.base import Answering, evaluating, padded
+from hyperadapt.architectures.encoder_decoder import encoder_states
 from hyperadapt.conditioning import Condition, EncodedInput, mean_state
 from hyperadapt.errors import UserError
-from hyperadapt.evaluation import (
-    SECONDS_BEFORE_PROGRESS_SHOWS,
-    EvaluationSet,
-    answer_inputs,
-    encoder_states,
-    evaluating,
-    padded,
-)
+from hyperadapt.evaluation import EvaluationSet, answer_inputs
 from hyperadapt.files.writing import write_atomically
 from hyperadapt.metrics import label_of
+from hyperadapt.progress import SECONDS_BEFORE_PROGRESS_SHOWS
 from hyperadapt.tasks.chunks import ChunkRule
 
 if TYPE_CHECKING:
@@ -196,7 +192,7 @@ def embed_split(run: Run, rows: EvaluationSet) -> Embedded:
     """
     how = run.config.evaluation
     rule = ChunkRule(empty_answers=True)
-    answers = answer_inputs(run.model, run.tokenizer, rows, how.batch_size, how.num_beams, rule=rule)
+    answers = answer_inputs(run.model, run.tokenizer, rows, Answering(how.batch_size, how.num_beams), rule)
     return Embedded(rows, [[answer.text for answer in of] for of in answers], embed_rows(run, rows))
 
 

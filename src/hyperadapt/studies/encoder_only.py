@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from hyperadapt.conditioning import input_projector
 from hyperadapt.errors import UserError, notice
-from hyperadapt.evaluation import SECONDS_BEFORE_PROGRESS_SHOWS
 from hyperadapt.metrics import average, label_of, score_task
+from hyperadapt.progress import SECONDS_BEFORE_PROGRESS_SHOWS
 from hyperadapt.studies.embeddings import load_training_rows, mean_states
 
 if TYPE_CHECKING:

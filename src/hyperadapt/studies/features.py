@@ -47,9 +47,9 @@ def write_features(
     import torch
     from transformers import set_seed
 
-    from hyperadapt.runs.base_model import build_base, check_vocabulary, load_tokenizer
+    from hyperadapt.architectures import architecture_of
+    from hyperadapt.runs.base_model import build_base, load_tokenizer
     from hyperadapt.tasks import check_there, load_split, resolve_tasks
-    from hyperadapt.training.rows import tokenize_rows
 
     if kind not in KINDS:
         raise UserError(f"--kind '{kind}' is unknown; {nearest(kind, KINDS)}")
@@ -60,22 +60,16 @@ def write_features(
     tokenizer = load_tokenizer(config.model)
     set_seed(config.seed)
     model: Any = build_base(config.model, config.seed).eval()
-    check_vocabulary(model, tokenizer)
+    architecture = architecture_of(model)
+    architecture.check(model, tokenizer)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     model = model.to(device) if device else model
     features: dict[str, list[float]] = {}
     summary: dict[str, dict[str, Any]] = {}
     for number, task in enumerate(tasks):
         texts = load_split(task, "train", data.data_dir, max_rows, config.training_rows_seed, config.prefix)
-        rows = tokenize_rows(
-            texts,
-            task.with_step(texts["target"]),
-            number,
-            tokenizer,
-            data.max_source_length,
-            data.overlap,
-            data.truncation,
-        )
+        with_step = task.with_step(texts["target"])
+        rows = architecture.training_rows(texts, with_step, number, tokenizer, data.limits)
         if kind == "text":
             vector = text_embedding(model, rows)
         else:

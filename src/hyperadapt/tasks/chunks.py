@@ -19,6 +19,7 @@ from hyperadapt.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from hyperadapt.architectures.base import Answer
     from hyperadapt.tasks.task import Task
 
 Span = tuple[int, int, int]
@@ -55,13 +56,6 @@ class ChunkRule(NamedTuple):
         """Return the fewest and the most tokens that are generated for a task's row."""
         fewest, most = task.generated_lengths
         return (0 if self.empty_answers and task.kind == "question_answering" else fewest), most
-
-
-class Answer(NamedTuple):
-    """What a model answered, and the logarithm of the likelihood that it gives to it, in all or for each token."""
-
-    text: str
-    log_likelihood: float
 
 
 def default_overlap(max_length: int) -> int:

@@ -12,15 +12,15 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
-from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.optimization import Adafactor
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from hyperadapt.architectures import Answering, architecture_of
 from hyperadapt.errors import UserError, notice
 from hyperadapt.evaluation import EvaluationSet, Results, evaluate, joined
 from hyperadapt.model.verbs import check_without_peft
@@ -36,32 +36,12 @@ if TYPE_CHECKING:
 
     from hyperadapt.config.written import RunConfig
 
-IGNORED = -100
 NUM_ITEMS = "num_items_in_batch"
 GRAPH_WIDTHS = 8  # batches are as wide as a multiple of it, so that few widths, each with a graph, occur
 
 
 class TrainingStoppedError(UserError):
     """Training cannot go on: the loss is not finite."""
-
-
-def token_loss(label_smoothing: float, logits: Tensor, labels: Tensor, num_items: Tensor | None) -> Tensor:
-    """Compute the cross-entropy per target token, with label smoothing.
-
-    Args:
-        label_smoothing: epsilon.
-        logits: (batch, target, vocabulary).
-        labels: (batch, target), -100 where there is no token.
-        num_items: tokens in the whole step, over all processes and accumulated batches; None for this batch's.
-    """
-    total = F.cross_entropy(
-        logits.float().flatten(0, 1),
-        labels.flatten(),
-        ignore_index=IGNORED,
-        label_smoothing=label_smoothing,
-        reduction="sum",
-    )
-    return total / (labels.ne(IGNORED).sum() if num_items is None else num_items)
 
 
 def t5_adafactor(learning_rate: float) -> tuple[type[Adafactor], dict[str, Any]]:
@@ -102,7 +82,7 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
         from datasets import concatenate_datasets
 
         check_without_peft(model)
-        epsilon = config.training.label_smoothing
+        epsilon, architecture = config.training.label_smoothing, architecture_of(model)
         self.config, self.evaluation_set, self.tokenizer = config, evaluation_set, tokenizer
         self.lengths = [[len(ids) for ids in rows["input_ids"]] for rows in train_rows]
         self.unchecked: list[tuple[int, Tensor, Tensor]] = []
@@ -115,14 +95,11 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
             eval_dataset=concatenate_datasets(
                 [rows.select([0]) for rows in train_rows]
             ),  # ours are in evaluation_set
-            data_collator=DataCollatorForSeq2Seq(
-                tokenizer,
-                model=model,
-                label_pad_token_id=IGNORED,
-                pad_to_multiple_of=GRAPH_WIDTHS if config.training.cuda_graphs else None,
+            data_collator=architecture.collator(
+                model, tokenizer, GRAPH_WIDTHS if config.training.cuda_graphs else None
             ),
-            compute_loss_func=lambda outputs, labels, num_items_in_batch=None: token_loss(
-                epsilon, outputs.logits, labels, num_items_in_batch
+            compute_loss_func=lambda outputs, labels, num_items_in_batch=None: architecture.loss(
+                outputs, labels, num_items_in_batch, epsilon
             ),
             callbacks=[CheckpointLastStep()],
         )
@@ -294,16 +271,10 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
         rank, world = (0, 1) if self.is_fsdp_enabled else (self.args.process_index, self.args.world_size)
         options = self.config.evaluation
         with gathered(model):
-            return evaluate(
-                model,
-                self.tokenizer,
-                rows,
-                options.batch_size,
-                options.num_beams,
-                rank,
-                world,
-                options.rule,
+            how = Answering(
+                options.batch_size, options.num_beams, rank=rank, world_size=world, progress="evaluating"
             )
+            return evaluate(model, self.tokenizer, rows, how, options.rule)
 
     def score_kept(self, sets: Mapping[str, EvaluationSet]) -> dict[str, Results]:
         """Score sets of rows by the model that was kept, or each task by its own best checkpoint.

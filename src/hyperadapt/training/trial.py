@@ -12,8 +12,8 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
+from hyperadapt.architectures import Answering, Request, architecture_of
 from hyperadapt.errors import UserError
-from hyperadapt.evaluation import check_beams, generate_answers
 from hyperadapt.training.process import same_random_state
 from hyperadapt.training.trainer import MixtureTrainer
 
@@ -90,16 +90,15 @@ def try_to_generate(trainer: MixtureTrainer) -> None:
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return
     options, rows = trainer.config.evaluation, trainer.evaluation_set
-    sources = [source for sources in rows.sources for source in sources]
     model: Any = trainer.model
+    architecture, how = architecture_of(model), Answering(options.batch_size, options.num_beams)
+    requests = [Request(0, ids, (1, 2)) for sources in rows.sources for ids in sources]
     with (
         same_random_state(),
         blamed_on(f"evaluation.num_beams {options.num_beams}: the model cannot generate"),
     ):
-        check_beams(model, sources, options.batch_size, options.num_beams)
-        generate_answers(
-            model, trainer.tokenizer, sources[:1], [0], [(1, 2)], [False], num_beams=options.num_beams
-        )
+        architecture.check_memory(model, requests, how)
+        architecture.answer(model, trainer.tokenizer, requests[:1], how)
 
 
 @contextmanager

@@ -23,7 +23,8 @@ def token_lengths(
     setting: Setting, split: str, max_rows: int | None, column: Literal["source", "target"] = "source"
 ) -> list[list[int]]:
     """Count the tokens of GLUE's rows, of each task at most so many."""
-    from hyperadapt.evaluation import tokenize_inputs
+    from hyperadapt.architectures import EncoderDecoder
+    from hyperadapt.tasks.limits import Limits
     from hyperadapt.tasks.loading import load_split
 
     tokenizer = tokenizer_of(setting)
@@ -31,7 +32,7 @@ def token_lengths(
     for name in SUITES["glue"]:
         rows = load_split(TASKS[name], split, setting.data_dir, max_rows)
         texts = rows["source"] if column == "source" else map(TASKS[name].written, rows["target"])
-        ids, _ = tokenize_inputs({"source": list(texts)}, tokenizer, MAX_SOURCE_LENGTH, 0)
+        ids, _ = EncoderDecoder().inputs({"source": list(texts)}, tokenizer, Limits(MAX_SOURCE_LENGTH))
         found.append([len(row) for row in ids])
     return found
 

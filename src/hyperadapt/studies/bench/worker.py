@@ -200,15 +200,15 @@ def generation(spec: dict[str, Any], model: Any, device: Any) -> Any:
 
 def evaluation(spec: dict[str, Any], model: Any, device: Any) -> Any:
     """Return hyperadapt's predictions for the rows of all tasks, of which each of `batches` is one's."""
-    from hyperadapt.evaluation import generate_answers
+    from hyperadapt.architectures import Request, architecture_of
     from hyperadapt.tiny_t5 import load_tiny_t5
 
     rows, answers = texts(spec), spec["answers"]
     [tokenizer] = load_tiny_t5()[1:]  # it pads and decodes; which words it knows does not matter
-    sources = [ids for of_task in rows for ids in of_task]
-    tasks = [task for task, of_task in enumerate(rows) for _ in of_task]
-    lengths = [(0, answers[task]) for task in tasks]
-    return lambda: generate_answers(model, tokenizer, sources, tasks, lengths, [False] * len(tasks))
+    requests = [
+        Request(task, ids, (0, answers[task])) for task, of_task in enumerate(rows) for ids in of_task
+    ]
+    return lambda: architecture_of(model).answer(model, tokenizer, requests)
 
 
 def by_task(spec: dict[str, Any], model: Any, device: Any) -> Any:

@@ -9,21 +9,24 @@ import reprlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hyperadapt.errors import UserError, notice
-from hyperadapt.tasks.chunks import Chunk, chunked, with_places
+from hyperadapt.progress import SECONDS_BEFORE_PROGRESS_SHOWS
+from hyperadapt.tasks.chunks import Chunk, answer_within, chunked, with_places
+from hyperadapt.tasks.limits import Truncation
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
     from hyperadapt.tasks import Task
 
-Truncation = Literal["end", "longest_first"]
 # A fast tokenizer keeps in itself how it is to cut, so that threads would cut each other's texts.
 TOKENIZER = RLock()
+ROWS_TOKENIZED_AT_ONCE = 10_000
 
 
 class InputTokenizer:
@@ -283,6 +286,46 @@ class TargetTokenizer:
         if losses:
             merged = f"; {len(self.read_back):,} different ones are left" * (len(self.read_back) < number)
             notice(f"of {number:,} different training targets of {task.name}, {' and '.join(losses)}{merged}")
+
+
+def tokenized_examples(
+    rows: Dataset,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    overlap: int,
+    truncation: Truncation = "end",
+) -> Iterator[tuple[list[list[int]], list[list[int]]]]:
+    """Tokenize a task's training rows batch by batch: inputs, contexts chunk by chunk, and their targets.
+
+    Args:
+        rows: from `load_split`.
+        task: whose they are; a score task's step is known.
+        tokenizer: the base model's.
+        max_length, overlap, truncation: as of an `InputTokenizer`.
+
+    Raises:
+        UserError: if a target cannot be written.
+    """
+    from tqdm import tqdm
+
+    tokenize_inputs = InputTokenizer(tokenizer, max_length, overlap, truncation)
+    tokenize_targets = TargetTokenizer(task, tokenizer)
+    starts = range(0, len(rows), ROWS_TOKENIZED_AT_ONCE)
+    for start in tqdm(starts, desc="tokenizing", leave=False, delay=SECONDS_BEFORE_PROGRESS_SHOWS):
+        batch = rows[start : start + ROWS_TOKENIZED_AT_ONCE]
+        chunks_of_rows = tokenize_inputs(batch)
+        targets = batch["target"]
+        if "context" in batch:
+            places = zip(chunks_of_rows, batch["references"], batch["spans"], strict=True)
+            targets = [
+                answer_within(references, spans, chunk)
+                for chunks, references, spans in places
+                for chunk in chunks
+            ]
+        yield [chunk.ids for chunks in chunks_of_rows for chunk in chunks], tokenize_targets(targets)
+    tokenize_inputs.say(task, "train rows")
+    tokenize_targets.say()
 
 
 def check_labels(task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
