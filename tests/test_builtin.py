@@ -11,8 +11,8 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from hyperadapt.metrics import METRICS
 from hyperadapt.tasks import TASKS, load_split, resolve_tasks
+from hyperadapt.tasks.kinds import METRICS
 from hyperadapt.tasks.suites.builtin import (
     BUILTIN,
     NATURES,

@@ -17,10 +17,10 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from hyperadapt.config.written import CompareConfig, PretrainConfig, RunConfig
 from hyperadapt.errors import UserError
-from hyperadapt.metrics import longest_common, rouge_l
 from hyperadapt.model.file import digest, read
 from hyperadapt.runs.run import load_run_config, load_tasks
 from hyperadapt.tasks import get_task, load_split
+from hyperadapt.tasks.kinds.texts import longest_common, rouge_l
 from hyperadapt.tasks.loading import input_texts
 from hyperadapt.tasks.sources import json_rows
 from tiny_run import assert_one_line, contents, hyperadapt, write_config, write_tasks

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from hyperadapt.errors import UserError
-from hyperadapt.metrics import METRICS, METRICS_OF_KIND, TaskScore, average, score_task
+from hyperadapt.metrics import TaskScore, average, score_task
 from hyperadapt.tasks import Task, get_task
+from hyperadapt.tasks.kinds import KINDS, METRICS
 
 #  right, false alarm, miss, right, right, miss: 2 hits, 1 false alarm, 2 misses, 1 correct rejection
 ANSWERS = ["1", "1", "0", "0", "1", "0"]
@@ -95,7 +96,7 @@ def test_exact_match_ignores_case_and_white_space():
 
 
 def test_every_metric_is_for_one_kind_of_target():
-    assert sorted(metric for metrics in METRICS_OF_KIND.values() for metric in metrics) == sorted(METRICS)
+    assert sorted(metric for kind in KINDS.values() for metric in kind.metrics) == sorted(METRICS)
 
 
 def test_a_tasks_score_is_the_mean_of_its_metrics():

@@ -23,6 +23,7 @@ from hyperadapt.runs.predictions import PredictedRow, confusion, is_target, read
 from hyperadapt.runs.run import load_tasks
 from hyperadapt.studies.figures import curves, embedding_map, point_map, scores_by_size, scores_by_variant
 from hyperadapt.tasks import get_task
+from hyperadapt.tasks.kinds import KINDS
 from tiny_run import SPLITS, as_of_an_earlier_version, assert_one_line, contents, hyperadapt
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -380,8 +381,8 @@ def test_a_strangers_predictions_are_one_line_of_the_report(run: Path) -> None:
 def test_each_kind_of_task_has_targets_of_its_own(
     kind: str, right: list[object], wrong: list[object]
 ) -> None:
-    assert all(is_target(value, kind) for value in right)
-    assert not any(is_target(value, kind) for value in wrong)
+    assert all(is_target(value, KINDS[kind]) for value in right)
+    assert not any(is_target(value, KINDS[kind]) for value in wrong)
 
 
 def test_what_is_only_shown_need_not_be_text(run: Path) -> None:

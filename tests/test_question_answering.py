@@ -18,18 +18,17 @@ import hyperadapt as ha
 from hyperadapt.architectures import Answer, Answering, EncoderDecoder, Request
 from hyperadapt.architectures.encoder_decoder import log_likelihoods
 from hyperadapt.errors import UserError
-from hyperadapt.metrics import METRICS
 from hyperadapt.runs.run import load_run
 from hyperadapt.studies.embeddings import MAPS, embed_split
 from hyperadapt.tasks import TASKS, load_split, load_task_file, resolve_tasks
 from hyperadapt.tasks.chunks import (
     Chunk,
-    ChunkRule,
     answer_within,
     best_answers,
     chunked,
     read_answers,
 )
+from hyperadapt.tasks.kinds import METRICS
 from hyperadapt.tasks.limits import Limits
 from hyperadapt.tasks.suites.hyperdecoders import MRQA_OUT_OF_DOMAIN
 from tiny import tiny_t5
@@ -339,9 +338,10 @@ def test_where_every_question_has_an_answer_none_is_empty() -> None:
         found = EncoderDecoder().answer(model, letters, requests)
         assert [answer.text for answer in found] == [text] * 2
     asked = [TASKS[name] for name in ("squad", "mrqa-nq", "mrqa-race")]
-    assert {ChunkRule().lengths(task) for task in asked} == {(1, 64)}
-    assert {ChunkRule(empty_answers=True).lengths(task) for task in asked} == {(0, 64)}
-    assert ChunkRule(empty_answers=True).lengths(TASKS["xsum"])[0] == 10  # no answer to a question
+    assert {task.kind_of_task.lengths(task, empty_answers=False) for task in asked} == {(1, 64)}
+    assert {task.kind_of_task.lengths(task, empty_answers=True) for task in asked} == {(0, 64)}
+    summaries = TASKS["xsum"]
+    assert summaries.kind_of_task.lengths(summaries, empty_answers=True)[0] == 10  # no answer to a question
 
 
 @pytest.mark.parametrize("kind", ["generated", "manual", "full fine-tuning"])

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp, ttest_ind
 
-from hyperadapt.metrics import METRICS
 from hyperadapt.studies.resampling import (
     METRIC_ON_DRAWS,
     Interval,
@@ -24,6 +23,7 @@ from hyperadapt.studies.resampling import (
     unpaired,
 )
 from hyperadapt.tasks import TASKS
+from hyperadapt.tasks.kinds import METRICS
 
 RANDOM = Random(1)
 CLASSES = [RANDOM.choice("01") for _ in range(40)], [RANDOM.choice("01") for _ in range(40)]

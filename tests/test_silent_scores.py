@@ -16,9 +16,10 @@ from scipy.stats import pearsonr
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
 from hyperadapt.errors import UserError
-from hyperadapt.metrics import METRICS, score_task
+from hyperadapt.metrics import score_task
 from hyperadapt.runs.run import load_run, load_tasks
 from hyperadapt.tasks import TASKS, load_split, load_task_file
+from hyperadapt.tasks.kinds import METRICS
 from hyperadapt.tasks.scores import chosen_step, to_step
 from tiny_run import assert_one_line, hyperadapt, write_config
 

@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from hyperadapt.errors import UserError
-from hyperadapt.metrics import METRICS, score_task
+from hyperadapt.metrics import score_task
 from hyperadapt.runs.run import load_run
 from hyperadapt.tasks import SUITES, TASKS, Task, get_task, load_split, resolve_tasks, suites_among
+from hyperadapt.tasks.kinds import METRICS
 from hyperadapt.tasks.suites.superglue import SUPER_GLUE
 from hyperadapt.training.trainer import MixtureTrainer
 from tiny_run import hyperadapt, write_config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,20 @@ def test_architectures_know_no_methods() -> None:
     for module in in_folder("architectures"):
         for wall in ("methods", "conditioning", "generators", "adaptation", "training", "runs", "config"):
             assert not reaches(module, f"hyperadapt.{wall}"), module
+
+
+def test_kinds_of_tasks_know_no_models() -> None:
+    for module in in_folder("tasks"):
+        for wall in ("model", "methods", "backbones", "training", "runs", "config", "evaluation", "metrics"):
+            assert not reaches(module, f"hyperadapt.{wall}"), module
+
+
+def test_nothing_but_the_kinds_asks_of_which_kind_a_task_is() -> None:
+    for module in MODULES:
+        if not module.is_relative_to(PACKAGE / "tasks/kinds"):
+            assert not re.findall(r"task\.kind (?:==|!=|in|not in) .*", module.read_text(encoding="utf-8")), (
+                module
+            )
 
 
 def test_the_model_core_does_not_know_tasks_as_data_or_training() -> None:

@@ -8,8 +8,9 @@ from itertools import accumulate, compress
 from typing import TYPE_CHECKING, Any
 
 from hyperadapt.architectures import Answer, Answering, Request, architecture_of
-from hyperadapt.metrics import Target, TaskScore, average, score_task
-from hyperadapt.tasks.chunks import ChunkRule, best_answers
+from hyperadapt.metrics import TaskScore, average, score_task
+from hyperadapt.tasks.chunks import ChunkRule
+from hyperadapt.tasks.kinds import Target
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -121,7 +122,7 @@ def evaluate(
     """
     answers = answer_inputs(model, tokenizer, rows, how, rule)
     predictions = [
-        predicted_texts(task, of_task, places, len(targets))
+        task.kind_of_task.combine(task, of_task, places, len(targets))
         for task, of_task, places, targets in zip(rows.tasks, answers, rows.rows, rows.targets, strict=True)
     ]
     scores = [
@@ -159,8 +160,9 @@ def requests_of(
     task: Task, task_id: int, sources: Sequence[Sequence[int]], rule: ChunkRule = DEFAULT_RULE
 ) -> list[Request]:
     """Ask a task's tokenized inputs."""
-    lengths, likelihood = rule.lengths(task), task.kind == "question_answering"
-    return [Request(task_id, ids, lengths, likelihood) for ids in sources]
+    kind = task.kind_of_task
+    lengths = kind.lengths(task, rule.empty_answers)
+    return [Request(task_id, ids, lengths, kind.in_chunks) for ids in sources]
 
 
 def joined(rows: EvaluationSet, parts: Sequence[Results], steps: Mapping[str, int]) -> Results:
@@ -179,10 +181,3 @@ def joined(rows: EvaluationSet, parts: Sequence[Results], steps: Mapping[str, in
     in_order = [of_task[task.name] for task in rows.tasks]
     scores, predictions = [score for score, _ in in_order], [texts for _, texts in in_order]
     return Results(scores, average(scores), parts[0].num_beams, rows, predictions, steps)
-
-
-def predicted_texts(task: Task, answers: Sequence[Answer], rows: Sequence[int], n_rows: int) -> list[str]:
-    """Return one text for each row, of a question the best of its chunks'."""
-    if task.kind == "question_answering":
-        return best_answers(answers, rows, n_rows)
-    return [answer.text for answer in answers]

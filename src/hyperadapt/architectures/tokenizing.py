@@ -219,7 +219,7 @@ class TargetTokenizer:
         if new:
             longest = self.task.max_target_length
             ids = self.tokenizer(text_target=new, truncation=True, max_length=longest)["input_ids"]
-            if self.task.kind in ("class", "score"):
+            if self.task.kind_of_task.closed:
                 self.check(new, ids)
             else:
                 self.compare(new, ids)
@@ -246,10 +246,8 @@ class TargetTokenizer:
 
     def why_unwritable(self, text: str, read: str) -> str:
         """Say why a label or a score is read back otherwise, and what to change."""
-        task, noun = self.task, "label" if self.task.kind == "class" else "score"
-        instead = {"class": "say writes: name", "score": "choose a coarser step"}[task.kind]
-        if task.writes == "name":
-            instead = "choose other labels, or say writes: number"
+        task = self.task
+        noun, instead = task.kind_of_task.why_unwritable(task)
         whole = self.tokenizer(text_target=text, verbose=False)["input_ids"]
         if (uncut := self.decoded([whole])[0]) != text:
             return (

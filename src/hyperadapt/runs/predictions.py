@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from hyperadapt.errors import CheckpointError, UserError, as_written, nearest, shortened
 from hyperadapt.files.writing import write_atomically
 from hyperadapt.files.yaml_and_json import parse_json
-from hyperadapt.metrics import METRICS, Target, label_of, read_score
+from hyperadapt.tasks.kinds import Kind, Target, label_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,13 +30,6 @@ if TYPE_CHECKING:
     from hyperadapt.tasks import Task
 
 INVALID = "invalid"
-# By which a single answer is right or wrong; a score is neither, but near or far.
-METRIC_OF_ONE = {
-    "class": "accuracy",
-    "text": "exact_match",
-    "question_answering": "answer_exact_match",
-    "coreference": "coreference_accuracy",
-}
 
 
 @dataclass(frozen=True)
@@ -128,20 +121,15 @@ def row_of(values: Any, tasks: Mapping[str, Task]) -> PredictedRow:
     name, target = values["task"], values["target"]
     if name not in tasks:
         raise UserError(f"the run has no task '{shortened(name)}'; {nearest(name, tasks)}")
-    if not is_target(target, kind := tasks[name].kind):
-        raise UserError(f"{as_written(target)} is no target of a task of kind '{kind}'")
+    if not is_target(target, tasks[name].kind_of_task):
+        raise UserError(f"{as_written(target)} is no target of a task of kind '{tasks[name].kind}'")
     return PredictedRow(**{**values, "target": tuple(target) if isinstance(target, list) else target})
 
 
-def is_target(value: Any, kind: str) -> bool:
-    """Whether a value can be what is right in a row of a task of this kind."""
-    if isinstance(value, str):
-        return kind in ("class", "text") or (kind == "score" and read_score(value) is not None)
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        return False
-    # A label and its group; a candidate and whether it is meant; all answers that are right.
-    lengths = {"class": (2,), "coreference": (2,), "question_answering": range(1, len(value) + 1)}
-    return len(value) in lengths.get(kind, ())
+def is_target(value: Any, kind: Kind) -> bool:
+    """Whether a value can be what is right in a row of a task of this kind: a text, or several."""
+    texts = [value] if isinstance(value, str) else value
+    return isinstance(texts, list) and all(isinstance(text, str) for text in texts) and kind.is_target(value)
 
 
 def by_task(rows: Iterable[PredictedRow]) -> dict[str, list[PredictedRow]]:
@@ -175,10 +163,7 @@ def verdict(task: Task, row: PredictedRow) -> str:
     """Say whether a prediction is right, wrong or no answer at all; of a score, how far off it is."""
     if not task.is_valid(row.written):
         return INVALID
-    if task.kind == "score":
-        return f"off by {abs(float(row.written) - float(label_of(row.target))):.3g}"
-    target = label_of(row.target) if task.kind == "class" else row.target
-    return "right" if METRICS[METRIC_OF_ONE[task.kind]]([row.written.strip()], [target]) else "wrong"
+    return task.kind_of_task.verdict(task, row.written.strip(), row.target)
 
 
 def confusion(task: Task, rows: Sequence[PredictedRow]) -> list[list[int]]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from hyperadapt.architectures import Architecture
 from hyperadapt.config.written import RunConfig
 from hyperadapt.evaluation import EvaluationSet
-from hyperadapt.metrics import Target
 from hyperadapt.tasks import Task, check_there, load_split
+from hyperadapt.tasks.kinds import Target
 
 if TYPE_CHECKING:
     from datasets import Dataset

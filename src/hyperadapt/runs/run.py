@@ -28,7 +28,6 @@ from hyperadapt.evaluation import (
     EvaluationSet,
     Results,
     evaluate,
-    predicted_texts,
     requests_of,
 )
 from hyperadapt.files import manifest
@@ -262,7 +261,7 @@ class Run:
             per_token=evaluation.rank_chunks == "mean",
         )
         answers = architecture.answer(self.model, self.tokenizer, requests, how)
-        predicted = predicted_texts(task, answers, owners, len(rows))
+        predicted = task.kind_of_task.combine(task, answers, owners, len(rows))
         return [Prediction(text, task.label_name(text)) for text in predicted]
 
 

@@ -26,6 +26,7 @@ from hyperadapt.files.writing import write_atomically, writing
 from hyperadapt.runs import results_file, same_data
 from hyperadapt.runs.base_model import build_base, load_tokenizer, save_base
 from hyperadapt.runs.predictions import write_predictions
+from hyperadapt.runs.remarks import remark_on_rows
 from hyperadapt.runs.resume import (
     check_same_base,
     check_same_rows,
@@ -40,7 +41,6 @@ from hyperadapt.runs.rows import load_evaluation_set, load_rows, with_saved_step
 from hyperadapt.runs.run import MADE_OF, TRAINED, load_tasks, write_tasks
 from hyperadapt.signals import before_the_end
 from hyperadapt.tasks import DEV, Task, check_trainable, resolve_tasks, spelt_out
-from hyperadapt.tasks.remarks import remark_on_rows
 from hyperadapt.training.arguments import kept_by, training_arguments
 from hyperadapt.training.process import held_memory, peak_memory
 from hyperadapt.training.stopping import train_until_stopped

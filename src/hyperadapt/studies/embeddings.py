@@ -25,16 +25,16 @@ from hyperadapt.conditioning import Condition, EncodedInput, mean_state
 from hyperadapt.errors import UserError
 from hyperadapt.evaluation import EvaluationSet, answer_inputs
 from hyperadapt.files.writing import write_atomically
-from hyperadapt.metrics import label_of
 from hyperadapt.progress import SECONDS_BEFORE_PROGRESS_SHOWS
 from hyperadapt.tasks.chunks import ChunkRule
+from hyperadapt.tasks.kinds import label_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hyperadapt.metrics import Target
     from hyperadapt.runs.run import Run
     from hyperadapt.tasks import Task
+    from hyperadapt.tasks.kinds import Target
 
 Batch = dict[str, Tensor]  # as `padded` makes it
 FOLDER = "embeddings"
@@ -306,7 +306,7 @@ def load_training_rows(
     Raises:
         UserError: if rows have changed since the training, or those of a task have one label alone.
     """
-    probed = [task for task in tasks if task.kind == "class" and "train" in task.splits]
+    probed = [task for task in tasks if task.label_texts and "train" in task.splits]
     train = run.load_rows(probed, "train", purpose, None, max_rows, allow_changed_data)
     for task, targets in zip(probed, train.targets, strict=True):
         if len(set(map(label_of, targets))) < 2:
@@ -318,16 +318,14 @@ def load_training_rows(
 
 def label_group(task: Task, written: str) -> str | None:
     """Name the label that is written, the same for all tasks, as the decoder writes it; None where it is a score."""
-    if task.kind == "score":
-        return None
-    if task.kind != "class":
-        return "text"
-    return written if task.is_valid(written) else "no label"
+    if task.label_texts:
+        return written if task.is_valid(written) else "no label"
+    return None if task.kind_of_task.closed else "text"
 
 
 def answer_group(task: Task, written: str) -> str | None:
     """Say whether a chunk is answered with nothing; None where it is no question."""
-    if task.kind != "question_answering":
+    if not task.kind_of_task.in_chunks:
         return None
     return "answer" if written else "empty answer"
 

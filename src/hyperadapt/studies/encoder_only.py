@@ -24,9 +24,10 @@ from tqdm import tqdm
 
 from hyperadapt.conditioning import input_projector
 from hyperadapt.errors import UserError, notice
-from hyperadapt.metrics import average, label_of, score_task
+from hyperadapt.metrics import average, score_task
 from hyperadapt.progress import SECONDS_BEFORE_PROGRESS_SHOWS
 from hyperadapt.studies.embeddings import load_training_rows, mean_states
+from hyperadapt.tasks.kinds import label_of
 
 if TYPE_CHECKING:
     from hyperadapt.evaluation import EvaluationSet
@@ -168,8 +169,8 @@ def classification_tasks(run: Run) -> list[Task]:
     Raises:
         UserError: if it has none.
     """
-    tasks = [task for task in run.tasks if task.kind == "class"]
-    others = [task.name for task in run.tasks if task.kind != "class"]
+    tasks = [task for task in run.tasks if task.label_texts]
+    others = [task.name for task in run.tasks if not task.label_texts]
     if not tasks:
         raise UserError(
             f"the run {run.directory} has no task of kind 'class', whose labels a classifier could tell apart; its "

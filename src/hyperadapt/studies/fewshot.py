@@ -80,7 +80,7 @@ def fewshot_config(
             "tokenizer": str(source / "tokenizer"),
         }
     config = RunConfig.of(merged(values, parse_overrides(overrides)), f"fewshot {run}")
-    if balanced and new.kind != "class":
+    if balanced and not new.label_texts:
         raise UserError(f"--balanced: task '{new.name}' is of kind \"{new.kind}\", which has no classes")
     if samples is not None:
         check_enough(new, samples, config.data.data_dir)

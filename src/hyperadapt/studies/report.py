@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from hyperadapt.errors import CheckpointError, printable
 from hyperadapt.files import manifest
 from hyperadapt.files.writing import write_atomically
-from hyperadapt.metrics import label_of, metric_in_words
+from hyperadapt.metrics import metric_in_words
 from hyperadapt.runs import results_file
+from hyperadapt.tasks.kinds import label_of
 
 if TYPE_CHECKING:
     from hyperadapt.runs.predictions import PredictedRow
@@ -145,7 +146,7 @@ def training_contents(directory: Path) -> dict[str, Any]:
             confusion_table(task, split, rows)
             for task in run.tasks
             for split, rows in predicted.get(task.name, {}).items()
-            if task.kind == "class"
+            if task.label_texts
         ],
         "kept": bool(predicted),
         "pictures": pictures(run, history),
@@ -189,7 +190,7 @@ def sample_table(run: Run, predicted: dict[str, dict[str, list[PredictedRow]]]) 
 
 def said(task: Task, text: str) -> str:
     """Say what a text of a task stands for, as "1 (acceptable)"."""
-    label = task.label_name(text) if task.kind == "class" else None
+    label = task.label_name(text) if task.label_texts else None
     return text if label in (None, text) else f"{text} ({label})"
 
 

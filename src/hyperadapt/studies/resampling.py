@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hyperadapt.metrics import METRICS, Target, comparable, read_scores
+from hyperadapt.metrics import comparable
+from hyperadapt.tasks.kinds import METRICS, Target
+from hyperadapt.tasks.kinds.scores import read_scores
 
 if TYPE_CHECKING:
     from hyperadapt.tasks import Task

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from hyperadapt.architectures.base import Answer
-    from hyperadapt.tasks.task import Task
 
 Span = tuple[int, int, int]
 
@@ -51,11 +50,6 @@ class ChunkRule(NamedTuple):
 
     empty_answers: bool = False
     rank_chunks: Literal["sum", "mean"] = "sum"
-
-    def lengths(self, task: Task) -> tuple[int, int]:
-        """Return the fewest and the most tokens that are generated for a task's row."""
-        fewest, most = task.generated_lengths
-        return (0 if self.empty_answers and task.kind == "question_answering" else fewest), most
 
 
 def default_overlap(max_length: int) -> int:

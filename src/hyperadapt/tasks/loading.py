@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ from pydantic import ValidationError
 from hyperadapt.errors import UserError, nearest, nothing_at, notice, validation_message
 from hyperadapt.fields import one_or_more
 from hyperadapt.files.yaml_and_json import read_yaml
-from hyperadapt.tasks.chunks import Span
 from hyperadapt.tasks.labels import MOST_LISTED
 from hyperadapt.tasks.sources import (
     MissingData,
@@ -138,24 +138,15 @@ def load_split(
     from datasets import Dataset
     from tqdm.auto import tqdm
 
-    rows = read_split(task, split, data_dir, max_rows, seed, balanced)
-
-    def texts_of(row: Row) -> list[dict[str, Any]]:
-        if split == "train" and task.candidate is not None and task.label_number(row) == "0":
-            return []  # what the pronoun does stand for is not said
-        of_row: dict[str, Any] = {**task.inputs(row, prefix), "target": task.target_text(row)}
-        if (references := task.references(row)) is not None:
-            of_row["references"] = list(references)
-        if task.kind == "question_answering":
-            answers, spans = task.answers(row)
-            of_row["spans"] = [list(span) for span in spans]
-            if task.every_answer and split == "train":
-                return [{**of_row, **_only(answers, spans, number)} for number in range(len(answers))]
-        return [of_row]
+    rows, kind = read_split(task, split, data_dir, max_rows, seed, balanced), task.kind_of_task
 
     counted = tqdm(rows, desc=f"{task.name} {split}", unit=" rows", delay=2, leave=False)
-    texts = [text for of_row in read_each(counted, texts_of) for text in of_row]
-    read = [*task.fields.values(), *([task.label] if task.kind == "text" else [])]
+    texts = [
+        text
+        for of_row in read_each(counted, partial(kind.examples, task, split=split, prefix=prefix))
+        for text in of_row
+    ]
+    read = [*task.fields.values(), *kind.texts(task)]
     _say_what_is_empty(f"task '{task.name}', {split}", [row for _, row in rows], read)
     if not texts:
         raise UserError(
@@ -163,12 +154,6 @@ def load_split(
             f"trained on; raise max_rows, or see column '{task.label}'"
         )
     return Dataset.from_list(texts)
-
-
-def _only(answers: list[str], spans: list[Span], number: int) -> dict[str, Any]:
-    """What a row becomes whose only answer is this one."""
-    own = [[start, end, 0] for start, end, of in spans if of == number]
-    return {"target": answers[number], "references": [answers[number]], "spans": own}
 
 
 def input_texts(task: Task, rows: Sequence[PlacedRow], prefix: bool) -> dict[str, list[Any]]:
@@ -202,11 +187,12 @@ def _say_what_is_empty(what: str, rows: Sequence[Row], columns: Iterable[str]) -
 
 def _class_by_class(task: Task, rows: list[PlacedRow]) -> list[PlacedRow]:
     """Order rows so that the first n hold as many of each class, for any n, while a class lasts."""
-    if task.kind != "class":
+    classes = task.kind_of_task.class_by_class(task, rows)
+    if classes is None:
         return rows
     seen: Counter[str] = Counter()
     rank = []
-    for number in read_each(rows, task.label_number):
+    for number in classes:
         seen[number] += 1
         rank.append(seen[number])
     return [rows[index] for index in sorted(range(len(rows)), key=rank.__getitem__)]

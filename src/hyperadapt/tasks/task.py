@@ -6,7 +6,6 @@ The built-in tasks and a user's YAML file have the same schema, `Task`.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
@@ -16,13 +15,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from hyperadapt.errors import UserError, as_written, nearest, notice
+from hyperadapt.errors import UserError, as_written, nearest
 from hyperadapt.fields import Fields, one_or_more
-from hyperadapt.metrics import LARGEST_SCORE, METRICS, METRICS_OF_KIND, REPORTED_ONLY, read_score
-from hyperadapt.tasks.chunks import Span, read_answers
-from hyperadapt.tasks.labels import MOST_LISTED, label_key, read_labels
+from hyperadapt.tasks.kinds import KINDS, METRICS, REPORTED_ONLY, Kind, References
+from hyperadapt.tasks.kinds.classes import NAME_LENGTH
+from hyperadapt.tasks.labels import label_key, read_labels
 from hyperadapt.tasks.preprocessors import PREPROCESSORS
-from hyperadapt.tasks.scores import chosen_step, number_text, to_step
 from hyperadapt.tasks.sources import (
     NO_LABEL,
     SUFFIXES,
@@ -45,13 +43,9 @@ from hyperadapt.tasks.splits import (
     splits_as_given,
 )
 
-# Generated tokens, the end token included: any tokenizer writes a class number or a score within these.
-_TARGET_LENGTH = {"class": 5, "score": 8, "text": 128, "question_answering": 64, "coreference": 32}
-_NAME_LENGTH = 16
-
 
 def _target_length(fields: dict[str, Any]) -> int:
-    return _NAME_LENGTH if fields.get("writes") == "name" else _TARGET_LENGTH[fields["kind"]]
+    return NAME_LENGTH if fields.get("writes") == "name" else KINDS[fields["kind"]].target_length
 
 
 def _generated_length(fields: dict[str, Any]) -> int:
@@ -246,16 +240,7 @@ class Task(Fields):
             raise UserError(f"splits: there are none; write {in_parts({}, files)}")
 
     def _check_labels(self) -> None:
-        if (self.kind == "coreference") != (self.candidate is not None):
-            raise UserError("kind 'coreference', and no other, needs the column of the candidate")
-        if self.kind != "class" and (self.writes == "name" or self.group):
-            raise UserError(
-                f"writes and group are for kind 'class', but kind is '{self.kind}'; leave them out"
-            )
-        if self.kind != "score" and self.step is not None:
-            raise UserError(
-                f"step is for kind 'score', but kind is '{self.kind}'; leave it out, or write kind: score"
-            )
+        self.kind_of_task.check(self)
         if self.preprocess is not None and self.preprocess not in PREPROCESSORS:
             raise UserError(
                 f"preprocess: '{self.preprocess}' is unknown; {nearest(self.preprocess, PREPROCESSORS)}"
@@ -265,23 +250,6 @@ class Task(Fields):
                 f"min_generated_length {self.min_generated_length} is more than max_generated_length "
                 f"{self.max_generated_length}"
             )
-        if self.kind == "coreference":
-            if len(self.labels or ()) != 2:
-                raise UserError(
-                    "kind 'coreference' needs two labels: for wrong candidates, and for right ones"
-                )
-        elif self.kind != "class":
-            if self.labels is not None:
-                raise UserError(
-                    f"labels are for kind 'class', but kind is '{self.kind}'; leave them out, or write kind: class"
-                )
-        elif self.labels is None:
-            raise UserError(
-                "kind 'class' needs labels, the names of the answers, as labels: [bad, good]; where the answers are "
-                "numbers or free texts, write kind: score or kind: text"
-            )
-        elif len(self.labels) < 2:
-            raise UserError("labels: there must be at least two, all that the column holds, as [bad, good]")
         alike: dict[str | Decimal, str] = {}
         for name in self.labels or ():
             key = label_key(name)
@@ -295,7 +263,7 @@ class Task(Fields):
             alike[key] = name
 
     def _check_metrics(self) -> None:
-        fitting = METRICS_OF_KIND[self.kind]
+        fitting = tuple(self.kind_of_task.metrics)
         if not self.metrics:
             raise UserError(
                 f"field 'metrics' is missing; of kind '{self.kind}' write one or more of {', '.join(fitting)}, as "
@@ -321,6 +289,11 @@ class Task(Fields):
             raise UserError("metric 'group_exact_match' needs the columns of a group")
         if "f1" in self.metrics and len(self.labels or ()) != 2:
             raise UserError("metric 'f1' is for two labels; did you mean 'macro_f1'?")
+
+    @property
+    def kind_of_task(self) -> Kind:
+        """Its kind, which knows what is particular about it."""
+        return KINDS[self.kind]
 
     @property
     def sources(self) -> dict[str, int]:
@@ -352,28 +325,30 @@ class Task(Fields):
         Raises:
             UserError: a column is missing or holds no text.
         """
-        return _joined(self.fields, row, self._prefix if prefix else "")[0]
+        return self.joined(row, prefix)[0]
+
+    def joined(
+        self, row: Row, prefix: bool, names: Iterable[str] | None = None
+    ) -> tuple[str, list[list[int]]]:
+        """The text of a row's fields, and from which to which character of it each value stands.
+
+        Args:
+            row: column -> value.
+            prefix: put the task's name in front.
+            names: of the fields; by default all.
+        """
+        fields = self.fields if names is None else {name: self.fields[name] for name in names}
+        return _joined(fields, row, self._prefix if prefix else "")
 
     def inputs(self, row: Row, prefix: bool) -> dict[str, Any]:
-        """The input of a row: its `source`, and of kind "question_answering" the `context` that follows it.
-
-        The source then is the question, "question: … context: "; all else as `source_text`. Where there are several
-        fields, `places` tell from which to which character of the source each one's text stands.
-        """
-        if self.kind != "question_answering":
-            source, places = _joined(self.fields, row, self._prefix if prefix else "")
-            return {"source": source, "places": places} if len(places) > 1 else {"source": source}
-        *names, last = self.fields
-        question, _ = _joined(
-            {name: self.fields[name] for name in names}, row, self._prefix if prefix else ""
-        )
-        return {"source": f"{question} {last}: ".lstrip(), "context": text_of(row, self.fields[last])}
+        """The input of a row, as its kind has it: `source`, and what goes with it; all else as `source_text`."""
+        return self.kind_of_task.inputs(self, row, prefix)
 
     @property
     def columns(self) -> dict[str, str]:
         """The columns of its rows that are read, and what each holds, in words."""
         texts = [*self.fields.values(), *self.group, *filter(None, [self.candidate])]
-        held = dict.fromkeys(texts, "text") | {self.label: self._answer_in_words}
+        held = dict.fromkeys(texts, "text") | {self.label: self.kind_of_task.answer_in_words(self)}
         for column, text in (self.where or {}).items():
             held[column] = f'"{text}" in rows of this task'
         if self.preprocess is None:
@@ -385,20 +360,6 @@ class Task(Fields):
     def columns_in_words(self) -> str:
         """The columns that are read, each with what it holds."""
         return ", ".join(f"{column} ({words})" for column, words in self.columns.items())
-
-    @property
-    def _answer_in_words(self) -> str:
-        """What the label column holds."""
-        if self.kind not in ("class", "coreference"):
-            return {
-                "score": "number",
-                "text": "text",
-                "question_answering": "list of texts, or {text: [...], answer_start: [...]}",
-            }[self.kind]
-        by_name = self._label_choices.keys() <= set(self._label_names.values())
-        labels = [name if by_name else f"{number} {name}" for number, name in self._label_names.items()]
-        listed = ", ".join(labels[:MOST_LISTED]) + (", …" if len(labels) > MOST_LISTED else "")
-        return listed if by_name else f"{listed}: the number or the name"
 
     @property
     def hub_in_words(self) -> str:
@@ -448,53 +409,17 @@ class Task(Fields):
     def _prefix(self) -> str:
         return self.name if self.prefix is None else self.prefix
 
-    def answers(self, row: Row) -> tuple[list[str], list[Span]]:
-        """The references of a row of kind "question_answering", and where in the context they stand.
-
-        Raises:
-            UserError: the label column is missing, or holds no answers.
-        """
-        value = self._answer_of(row)
-        text = as_text(value)
-        try:
-            return read_answers(
-                value if text is None else text, text_of(row, self.fields[next(reversed(self.fields))])
-            )
-        except UserError as error:
-            raise UserError(f"column '{self.label}': {error}") from None
-
     def target_text(self, row: Row) -> str:
         """The target text of a row; of a score its own number, whatever the step.
 
         Raises:
             UserError: the label column is missing, or holds no label of this task.
         """
-        if self.kind == "text":
-            return text_of({self.label: self._answer_of(row)}, self.label)
-        if self.kind == "question_answering":
-            return self.answers(row)[0][0]
-        if self.candidate is not None:
-            return text_of(row, self.candidate)
-        if self.kind == "class":
-            number = self.label_number(row)
-            return self._label_names[number] if self.writes == "name" else number
-        value = self._answer_of(row)
-        text = as_text(value)
-        score = None if text is None else read_score(text)
-        if score is None:
-            is_too_large = isinstance(value, int | float) and LARGEST_SCORE < abs(value) < math.inf
-            limit = f": the largest is {LARGEST_SCORE:g}" if is_too_large else ""
-            if text is not None and read_score(text.replace(",", ".")) is not None:
-                limit = ": its decimals must stand behind a point, not a comma"
-            raise WrongCell(self.label, value, "is no score", limit)
-        return number_text(score)
+        return self.kind_of_task.target(self, row)
 
     def written(self, target: str) -> str:
         """What the model is to write for a target: a score to the nearest multiple of the step, all else as it is."""
-        if self.kind != "score":
-            return target
-        assert self.step is not None, "with_step knows it"
-        return to_step(target, self.step)
+        return self.kind_of_task.written(self, target)
 
     def on_development_set(self) -> Task:
         """The task with its published development rows, whole, as validation and test rows, and all training rows.
@@ -513,27 +438,8 @@ class Task(Fields):
         return self.model_copy(update={"splits": {"train": train, "validation": reported, "test": reported}})
 
     def with_step(self, targets: Iterable[str]) -> Task:
-        """The task with a step for its scores: its own, or one that fits its training targets, which is said.
-
-        It is said too if its own is so coarse that all are written alike.
-        """
-        if self.kind != "score":
-            return self
-        scores = sorted(set(targets), key=float)
-        task = self.model_copy(update={"step": self.step or chosen_step(scores)})
-        written = {task.written(score) for score in scores}
-        what = f"task '{self.name}': scores from {scores[0]} to {scores[-1]}"
-        if self.step is None:
-            merged = f"; {len(scores):,} different ones become {len(written):,}" * (
-                len(written) < len(scores)
-            )
-            notice(
-                f"{what} are written to the nearest {task.step:g}{merged} (`step` in its file says another)"
-            )
-        elif len(written) == 1 < len(scores):
-            finer = f"; step: {chosen_step(scores):g} tells them apart"
-            notice(f"{what} are all written '{written.pop()}' with step {self.step:g}{finer}")
-        return task
+        """The task with a step for its scores: its own, or one that fits its training targets, which is said."""
+        return self.kind_of_task.fitted(self, targets)
 
     def label_number(self, row: Row) -> str:
         """The number of a row's label, as text.
@@ -541,37 +447,28 @@ class Task(Fields):
         Raises:
             UserError: the label column is missing, or holds no label of this task.
         """
-        value = self._answer_of(row)
+        value = self.answer_of(row)
         text = as_text(value)
         number = None if text is None else self._label_numbers.get(label_key(text))
         if number is None:
-            are_truth_values = isinstance(value, bool) and len(self._label_names) == 2
+            are_truth_values = isinstance(value, bool) and len(self.label_names) == 2
             remedy = (
                 '; for truth values write labels: ["false", "true"]'
                 if are_truth_values or self._contradict_their_numbers
                 else ""
             )
-            raise WrongCell(self.label, value, NO_LABEL, f"; {nearest(value, self._label_choices)}{remedy}")
+            raise WrongCell(self.label, value, NO_LABEL, f"; {nearest(value, self.label_choices)}{remedy}")
         return number
 
-    def _answer_of(self, row: Row) -> Any:
+    def answer_of(self, row: Row) -> Any:
         """What the label column of a row holds."""
         if self.label not in row and self.label == Task.model_fields["label"].default:
             raise MissingColumn(self.label, row, "; in the task file, label: names the column of the answer")
         return value_of(row, self.label)
 
-    def references(self, row: Row) -> tuple[str, ...] | None:
-        """What a prediction is compared with, where that is not the target text alone.
-
-        The answers that would be right; the candidate and the number of its label; the target and its group.
-        """
-        if self.kind == "question_answering":
-            return tuple(self.answers(row)[0])
-        if self.candidate is not None:
-            return text_of(row, self.candidate), self.label_number(row)
-        if self.group:
-            return self.target_text(row), self.group_of(row)
-        return None
+    def references(self, row: Row) -> References | None:
+        """What a prediction is compared with, where that is not the target text alone, as its kind has it."""
+        return self.kind_of_task.references(self, row)
 
     def group_of(self, row: Row) -> str:
         """What names the group of a row."""
@@ -584,26 +481,24 @@ class Task(Fields):
     @property
     def label_texts(self) -> tuple[str, ...]:
         """What a model writes for each label of kind "class"."""
-        if self.kind != "class":
-            return ()
-        return tuple(self._label_names.values() if self.writes == "name" else self._label_names)
+        return self.kind_of_task.choices(self)
 
     @cached_property
-    def _label_names(self) -> dict[str, str]:
+    def label_names(self) -> dict[str, str]:
         """The label's number, as text -> its name."""
         return {str(number): name for number, name in enumerate(self.labels or ())}
 
     @cached_property
-    def _label_choices(self) -> dict[str, str]:
+    def label_choices(self) -> dict[str, str]:
         """What a label column may hold, as text -> the label's number, as text."""
-        by_name = {name: number for number, name in self._label_names.items()}
-        by_number = {number: number for number in self._label_names}
+        by_name = {name: number for number, name in self.label_names.items()}
+        by_number = {number: number for number in self.label_names}
         return by_name if self._names_are_numbers or self._contradict_their_numbers else by_name | by_number
 
     @cached_property
     def _label_numbers(self) -> dict[str | Decimal, str]:
         """What a label column may hold, however it is written -> the label's number, as text."""
-        return {label_key(text): number for text, number in self._label_choices.items()}
+        return {label_key(text): number for text, number in self.label_choices.items()}
 
     @property
     def _names_are_numbers(self) -> bool:
@@ -641,17 +536,7 @@ class Task(Fields):
 
         A score or a free text stands for itself.
         """
-        text = text.strip()
-        if self.kind == "class":
-            return self._label_names.get(self.number_written(text))
-        return text if self.kind != "score" or read_score(text) is not None else None
-
-    def number_written(self, text: str) -> str:
-        """The number of the label that a text of kind "class" writes; what writes none stays no number of a label."""
-        if self.writes == "number":
-            return text
-        numbers = {name: number for number, name in self._label_names.items()}
-        return numbers.get(text, "<no name>")  # not the text, which may be another task's number
+        return self.kind_of_task.label_name(self, text.strip())
 
     def is_valid(self, text: str) -> bool:
         """Whether a predicted text is an answer at all."""

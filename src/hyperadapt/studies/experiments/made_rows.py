@@ -155,16 +155,15 @@ def as_parquet(rows: Sequence[Columns]) -> bytes:
 
 def label_values(task: Task) -> Sequence[Any]:
     """Return what a task's label column holds."""
-    if task.kind == "score":
-        return SCORES
-    return LABELS.get(task.local or "", range(len(task.labels or ())))
+    if task.labels is None:
+        return SCORES if task.kind_of_task.closed else ()
+    return LABELS.get(task.local or "", range(len(task.labels)))
 
 
 def period(task: Task) -> int:
     """Return in how many rows all labels, or all lengths, come; where rows are of groups, that is a group."""
-    if task.kind in ("text", "question_answering"):
-        return len(SENTENCES)
-    return len(label_values(task)) * (IN_GROUP if task.group else 1)
+    labels = label_values(task)
+    return len(labels) * (IN_GROUP if task.group else 1) if labels else len(SENTENCES)
 
 
 def sentence(scene: Scene) -> str:

@@ -55,7 +55,7 @@ def table_7_page(planned: OurPlan) -> str:
     from hyperadapt.studies.encoder_only import KEY
 
     table, options = published_table("hyperdecoders", 7), planned.scale.encoder_only
-    tasks = [task for task in resolve_tasks(planned.scale.run["data"]["tasks"]) if task.kind == "class"]
+    tasks = [task for task in resolve_tasks(planned.scale.run["data"]["tasks"]) if task.label_texts]
 
     def both(cell: Cell) -> Read:
         results = with_encoder_only(cell, options)

@@ -34,11 +34,11 @@ def remark_on_rows(
             inputs_of(texts), texts.with_format("arrow")["target"].to_pylist(), strict=True
         ):
             targets.setdefault(given, set()).add(target)
-        if task.kind in ("class", "score") and (torn := sum(len(found) > 1 for found in targets.values())):
+        if task.kind_of_task.closed and (torn := sum(len(found) > 1 for found in targets.values())):
             notice(
                 f"task '{task.name}': {torn} of {len(targets)} training inputs stand there with different labels"
             )
-        if task.kind == "class":
+        if task.label_texts:
             seen = {task.label_name(target) for found in targets.values() for target in found}
             if unseen := [name for name in task.labels or () if name not in seen]:
                 notice(f"task '{task.name}': no training row has the label {' or '.join(map(repr, unseen))}")
