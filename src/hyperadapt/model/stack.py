@@ -1,4 +1,8 @@
-"""Stacks, which turn task_ids or the encoded input into the weights of all their sites, and their blocks."""
+"""Stacks, which turn task_ids or the encoded input into the weights of all their sites, and their blocks.
+
+The weights ride the arguments from a stack to its blocks, so that a checkpointed recompute finds those of its own
+forward, and in a generation the cache object, whose life is the generation's.
+"""
 
 from __future__ import annotations
 

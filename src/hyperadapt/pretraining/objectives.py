@@ -1,4 +1,8 @@
-"""Examples of text: spans that are left out, beginnings to go on with; rows of tasks; taught sentences."""
+"""Examples of text: spans that are left out, beginnings to go on with; rows of tasks; taught sentences.
+
+An example follows from its number in the run alone, so that runs resume bit for bit. Those of one step share objective
+and length, so that nothing is padded.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Training a run: all that it needs is read, checked and tried out before anything is written."""
+"""Training a run, in four steps that a pretraining goes too.
+
+`prepare` reads, checks and tries out all that is needed, a batch forward and two generated tokens, and writes nothing;
+`begin` writes what the run is made of; then it trains; `finish` writes what it has come to. Its directory is locked
+from before the first to after the last by a lock of the operating system, which ends with its process. A run that came
+to no checkpoint is begun anew.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Checkpoints in a run's folder: which are whole, from which one goes on, which are deleted."""
+"""Checkpoints in a run's folder: which are whole, from which one goes on, which are deleted.
+
+A checkpoint is whole if its manifest holds, which is written when every process has written its part, and before older
+ones are deleted; so are the best ones that it names, of all tasks and of each.
+"""
 
 from __future__ import annotations
 

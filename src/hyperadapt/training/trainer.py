@@ -1,7 +1,8 @@
 """The Trainer of a mixture of tasks.
 
 What is ours: batches come from the mixture, evaluation generates for all tasks at once, and a loss that is not finite
-stops the run. All else (DDP, FSDP, bf16, trackers, resume) is Trainer's own.
+stops the run. All else (DDP, FSDP, bf16, trackers, resume) is Trainer's own. Nothing of ours waits for the device in a
+step: batches are copied from pinned memory, target tokens are counted before, losses are read where Trainer waits.
 """
 
 from __future__ import annotations
