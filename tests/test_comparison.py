@@ -278,7 +278,7 @@ def test_the_runs_of_a_ray_cluster_are_those_of_this_process(compared: Path, tmp
         ),
         (
             {"variants": {"a": {"method": "adapters", "training": {"arguments": {"bf61": True}}}}},
-            "field 'bf61' is unknown; did you mean 'bf16'?",
+            "field 'training.arguments.bf61' is unknown; did you mean 'bf16'?",
         ),
         (
             {"variants": {"a": {"method": "adapters", "model": {"tokenizer": "./none"}}}},

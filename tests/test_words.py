@@ -27,7 +27,7 @@ from hyperadapt.methods import METHODS, FullFineTuning
 from hyperadapt.runs.base_model import build_base, load_tokenizer
 from hyperadapt.tasks import Task, get_task
 from hyperadapt.training.arguments import training_arguments
-from tiny_run import assert_one_line, hyperadapt
+from tiny_run import hyperadapt
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = {
@@ -413,12 +413,9 @@ def test_yes_and_no_are_answers_to_a_field_that_is_true_or_false(tmp_path: Path)
         "output_dir: r\nmodel: {name: tiny-t5}\nmethod: adapters\n"
         "data: {tasks: cola, balanced: yes, mixed_batches: off}\n"
     )
-    data = RunConfig.load(tmp_path / "c.yaml").data
-    assert (data.balanced, data.mixed_batches) == (True, False)
-    assert_one_line(
-        hyperadapt("train", tmp_path / "c.yaml", "training.arguments={bf16: no}"),
-        "bf16 is 'no': write true or false",
-    )
+    config = RunConfig.load(tmp_path / "c.yaml", ["training.arguments={bf16: no, tf32: yes}"])
+    assert (config.data.balanced, config.data.mixed_batches) == (True, False)
+    assert (config.training.arguments.bf16, config.training.arguments.tf32) == (False, True)
 
 
 def test_version() -> None:

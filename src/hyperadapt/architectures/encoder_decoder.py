@@ -115,15 +115,14 @@ class EncoderDecoder(Architecture):
         # generate repeats the states that it is given in place.
         states = encoder_states(model, inputs) if requests[0].likelihood else None
         shared = {} if states is None else {"encoder_outputs": BaseModelOutput(states)}
-        generated = model.generate(
-            **inputs,
-            **shared,
+        options = {
             **plain_generation(model.generation_config),
-            num_beams=how.num_beams,
-            do_sample=False,
-            min_new_tokens=fewest,
-            max_new_tokens=most,
-        )
+            "num_beams": how.num_beams,
+            "do_sample": False,
+            "min_new_tokens": fewest,
+            "max_new_tokens": most,
+        }
+        generated = model.generate(**inputs, **shared, **options)
         with TOKENIZER:
             texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
         likelihoods = [0.0] * len(requests)
