@@ -67,9 +67,9 @@ class SiteWeights(NamedTuple):
     mask: Tensor | None = None
     kept: dict[str, dict[str, Tensor]] | None = None
 
-    def at(self, site: Site) -> dict[str, Tensor]:
-        """Return what was prepared for one site."""
-        return self.by_layer[site.layer][site.position]
+    def at(self, site: Site) -> dict[str, Tensor] | None:
+        """Return what was prepared for one site; None in a draft of the base model itself."""
+        return self.by_layer[site.layer][site.position] if self.by_layer else None
 
     def kept_at(self, site: Site) -> dict[str, Tensor] | None:
         """Return what a site's form keeps, to be added to."""
@@ -126,6 +126,8 @@ class Adaptation(nn.Module):
         Args:
             inputs: what goes into the stack.
         """
+        if not self.groups[inputs.stack]:  # of a draft of the base model itself
+            return Generated(inputs.stack, (), None)
         assert self.conditioning is not None
         condition = self.conditioning(inputs)
         found = []
@@ -179,6 +181,11 @@ class Adaptation(nn.Module):
     def keeps(self, stack: str) -> bool:
         """Whether a form of a stack keeps something of a generation's first step for the others."""
         return any(group.form.keeps for group in self.site_groups(stack))
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether what it adds depends on the tokens of a prompt, where there is no encoder."""
+        return any(self.has_draft(stack) or self.keeps(stack) for stack in self.groups)
 
     def has_draft(self, stack: str) -> bool:
         """Whether a stack runs twice."""

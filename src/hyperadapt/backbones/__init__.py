@@ -7,10 +7,13 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from hyperadapt.backbones.base import Backbone
+from hyperadapt.backbones.gemma import GEMMA
+from hyperadapt.backbones.gpt2 import GPT2
+from hyperadapt.backbones.llama import LLAMA
 from hyperadapt.backbones.t5 import T5
 from hyperadapt.errors import UserError, nearest
 
-BACKBONES: tuple[Backbone, ...] = (T5,)
+BACKBONES: tuple[Backbone, ...] = (T5, LLAMA, GEMMA, GPT2)
 
 
 def backbone_of(model: Any) -> Backbone:

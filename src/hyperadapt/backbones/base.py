@@ -11,11 +11,19 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.sites import Site, Source, Tap
+
+ArchitectureName = Literal["encoder_decoder", "decoder_only"]
+# The class of transformers that loads a model of an architecture with its output layer.
+AUTO_CLASSES: dict[ArchitectureName, str] = {
+    "encoder_decoder": "AutoModelForSeq2SeqLM",
+    "decoder_only": "AutoModelForCausalLM",
+}
 
 
 class NormKind(StrEnum):
@@ -74,7 +82,7 @@ class Backbone:
     """
 
     name: str
-    architecture: Literal["encoder_decoder"]
+    architecture: ArchitectureName
     model_types: tuple[str, ...]
     stacks: Mapping[str, Stack]
     norm: NormKind
@@ -91,7 +99,7 @@ class Backbone:
         for name, stack in self.stacks.items():
             if stack.path and not hasattr(model, stack.path.partition(".")[0]):
                 raise UserError(
-                    f"a {type(model).__name__} has no {name}; load the model with AutoModelForSeq2SeqLM"
+                    f"a {type(model).__name__} has no {name}; load the model with {AUTO_CLASSES[self.architecture]}"
                 )
             found[name] = model.get_submodule(stack.path)
         return found
@@ -104,6 +112,11 @@ class Backbone:
         """Return the paths in the model of a stack's blocks, in order."""
         table = self.stacks[stack]
         return [table.in_model(f"{table.blocks}.{layer}") for layer in range(len(self.blocks(model, stack)))]
+
+    @property
+    def has_shifts(self) -> bool:
+        """Whether its norms are layer norms, which have a shift."""
+        return self.norm == NormKind.LAYER
 
     def eps(self, model: Any) -> float:
         """Return the epsilon of the model's norms."""
@@ -146,6 +159,14 @@ class Backbone:
                     Site(stack, layer, position, path, d_in, d_out, self.sources(table, block), width)
                 )
         return tuple(found)
+
+    def norm_start(self, model: Any, site: Site) -> Tensor:
+        """Return what a norm of the model computes with, flat: its scale, and its shift where it has one."""
+        norm: Any = model.get_submodule(site.path)
+        if self.norm == NormKind.LAYER:
+            return torch.cat([norm.weight.detach(), norm.bias.detach()]).float()
+        scale = norm.weight.detach().float()
+        return 1 + scale if self.norm == NormKind.RMS_PLUS_ONE else scale
 
     def norm_sites(self, model: Any, stack: str) -> tuple[Site, ...]:
         """Return all of a stack's norms as sites, the last one's layer being -1."""

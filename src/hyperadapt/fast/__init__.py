@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from hyperadapt.adaptation import Adaptation
-from hyperadapt.backbones import Backbone
+from hyperadapt.backbones.base import Backbone, NormKind
 from hyperadapt.fast.folded_norm import FOLDED_FROM, FoldedBottleneck
 from hyperadapt.fast.norms import FastNorm
 from hyperadapt.fast.output_layer import OutputLayer
@@ -45,7 +45,7 @@ def speed_up_base(base: Any, backbone: Backbone) -> None:
         rest = [weight for weight in stack.parameters() if id(weight) not in scales]
         if len({weight.dtype for weight in rest if weight.is_floating_point()}) == 1:
             subclass(stack, PlainStack)
-        for norm in norms:
+        for norm in norms if backbone.norm == NormKind.RMS else ():
             subclass(norm, FastNorm)
             norm.eps, norm.model = backbone.eps(base), (base,)
     speed_up_output_layer(base)

@@ -24,7 +24,7 @@ from hyperadapt.forms.base import Form, SiteCall, autocast_dtype
 from hyperadapt.sites import Site, Tap, Weight
 
 Variant = Literal["L", "L_rows", "L2", "LG", "GL"]
-Pool = Literal["first", "mean", "sum"]
+Pool = Literal["first", "last", "mean", "sum"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Grid(Form):
         variant: "L2" as above; "LG" learns a vector in place of L_c X' (eq. 4), "GL" in place of L_r X (eq. 5); "L" is
             eq. 2, H = psi(sigma(U X)) * W, a vector along d_in; "L_rows" has it along d_out instead.
         offset: y = (offset + psi(sigma(...))) * W x; HyperGrid's is 1 (eq. 6), the output gate's 0 (eq. 7).
-        pool: X and X' are those of the "first" token, or their "mean" or "sum" over the row's tokens (section 3.2).
+        pool: X and X' are those of the "first" token, or their "mean" or "sum" over the row's tokens (section 3.2);
+            where a token sees those before it alone, the "last" of the prompt is the one that has seen all of it.
     """
 
     fan_in: int
@@ -112,15 +113,17 @@ class Grid(Form):
 
 
 def pooled(states: Tensor, mask: Tensor | None, pool: Pool) -> Tensor:
-    """Take of a row's states the first that is of a token, or their mean or sum, (batch, seq, d) -> (batch, d)."""
+    """Take of a row's states the first or last that is of a token, or mean or sum, (batch, seq, d) -> (batch, d)."""
     if pool == "mean":
         return mean_state(states, mask).to(states.dtype)
     if pool == "sum":
         return (states if mask is None else states * mask.to(states).unsqueeze(-1)).sum(1)
+    at_end = pool == "last"
     if mask is None or mask.shape != states.shape[:2]:
-        return states[:, 0]
-    first = mask.ne(0).int().argmax(1)  # padding may stand on the left
-    return states.gather(1, first[:, None, None].expand(-1, 1, states.shape[2])).squeeze(1)
+        return states[:, -1 if at_end else 0]
+    read = mask.ne(0).int()  # padding may stand on the left
+    place = states.shape[1] - 1 - read.flip(1).argmax(1) if at_end else read.argmax(1)
+    return states.gather(1, place[:, None, None].expand(-1, 1, states.shape[2])).squeeze(1)
 
 
 def nearest_divisor(blocks: int, width: int) -> int:

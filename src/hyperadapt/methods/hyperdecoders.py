@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
+from hyperadapt.errors import UserError
 from hyperadapt.methods.base import Host, Method
 
 if TYPE_CHECKING:
@@ -103,16 +104,37 @@ class Hyperdecoder(Method):
         }
         conditionings: dict[str, nn.Module] = {}
         groups: dict[str, list[SiteGroup]] = {}
-        for stack, (kind, bottleneck_dim) in kinds.items():
-            sites = backbone.feed_forward_sites(model, stack)
-            parts: dict[str, Kind] = {} if kind == "none" else {stack: kind}
+        for stack in backbone.stacks:
+            kind, bottleneck_dim = kinds[stack]
+            parts: dict[str, tuple[Kind, int]] = {} if kind == "none" else {stack: (kind, bottleneck_dim)}
             if stack == "encoder" and kind == "generated":
-                parts = {DRAFT.format(stack): "manual", **parts}
-            for name, of_kind in parts.items():
-                conditionings[name], group = self.adapters(of_kind, bottleneck_dim, sites, tasks)
+                parts = {DRAFT.format(stack): ("manual", bottleneck_dim), **parts}
+            if "encoder" not in backbone.stacks and kind == "generated":
+                self.check_prompt_reader()
+                # Without an encoder the same stack reads the prompt first, with the encoder's adapters.
+                groups[DRAFT.format(stack)] = []
+                if self.encoder != "none":
+                    parts = {DRAFT.format(stack): kinds["encoder"], **parts}
+            for name, (of_part, width) in parts.items():
+                sites = backbone.feed_forward_sites(model, stack)
+                conditionings[name], group = self.adapters(of_part, width, sites, tasks)
                 groups[name] = [group]
+        if missing := [stack for stack in self.fine_tuned if stack not in backbone.stacks]:
+            raise UserError(f"{self.name}: fine_tune_{missing[0]}: {backbone.name} has no {missing[0]}")
         one: TrainedBackbone = next(iter(self.fine_tuned), "none")
         return Adaptation(PerStack(conditionings), groups, "all" if len(self.fine_tuned) == 2 else one)
+
+    def check_prompt_reader(self) -> None:
+        """Check what reads the prompt where there is no encoder.
+
+        Raises:
+            UserError: if its adapters are to be generated too, of which nothing has read anything.
+        """
+        if self.encoder == "generated":
+            raise UserError(
+                f"{self.name}: encoder: a model without an encoder reads the prompt once before, with "
+                "adapters that are none, manual, manual_specific or task, not generated"
+            )
 
     def adapters(
         self, kind: Kind, bottleneck_dim: int, sites: tuple[Site, ...], tasks: tuple[str, ...]

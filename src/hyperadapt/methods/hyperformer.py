@@ -94,7 +94,7 @@ class Adapters(BottleneckMethod):
         backbone, model, tasks, _ = host
         form, norm_form = (
             Bottleneck(self.reduction_factor, self.activation),
-            NormScale(backbone.eps(model)),
+            NormScale(backbone.eps(model), centred=backbone.has_shifts),
         )
         groups: dict[str, list[SiteGroup]] = {}
         for stack in backbone.stacks:
@@ -104,8 +104,8 @@ class Adapters(BottleneckMethod):
             ]
             if self.train_layer_norms:
                 norms = backbone.norm_sites(model, stack)
-                start = torch.stack([model.get_parameter(f"{site.path}.weight").detach() for site in norms])
-                table = TaskTable(len(tasks), len(norms), norm_form.weights(norms[0]), start.float())
+                start = torch.stack([backbone.norm_start(model, site) for site in norms])
+                table = TaskTable(len(tasks), len(norms), norm_form.weights(norms[0]), start)
                 groups[stack].append(SiteGroup(norms, norm_form, [table]))
         return Adaptation(TaskLookup(tasks), groups)
 

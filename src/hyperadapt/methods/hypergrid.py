@@ -25,7 +25,8 @@ from hyperadapt.methods.base import Host, Method
 
 if TYPE_CHECKING:
     from hyperadapt.adaptation import Adaptation, SiteGroup
-    from hyperadapt.forms.grid import Variant
+    from hyperadapt.backbones import Backbone
+    from hyperadapt.forms.grid import Pool, Variant
 
 
 class GatedFeedForward(Method):
@@ -34,7 +35,8 @@ class GatedFeedForward(Method):
     Attributes:
         pool: the gates are computed from the "first" token of what a block reads, or, in the encoder, from the "mean"
             or the "sum" over its tokens (section 3.2 tried all three). In the decoder it is always the first, whose
-            gates hold for all steps of a generation.
+            gates hold for all steps of a generation. A model without an encoder takes the last token of the prompt for
+            the first, as it alone has seen all of it, and the prompt's mean or sum.
         pretrained_start: untrained gates leave the pretrained model as it is, where the paper's scale what they gate.
         frozen: train the gates alone; else all of the model but its embeddings.
     """
@@ -53,6 +55,12 @@ class GatedFeedForward(Method):
     @abstractmethod
     def grid(self, d_ff: int) -> tuple[int, int, Variant, float]:
         """Return the grid's rows and columns, its variant, and by how much an untrained gate is to be raised."""
+
+    def pool_of(self, stack: str, backbone: Backbone) -> Pool:
+        """Return of which tokens a stack's gates are: in a decoder beside an encoder always of the first."""
+        if "encoder" not in backbone.stacks:
+            return "last" if self.pool == "first" else self.pool
+        return self.pool if stack == "encoder" else "first"
 
     def build(self, host: Host) -> Adaptation:
         from torch import nn
@@ -76,7 +84,7 @@ class GatedFeedForward(Method):
                     raise UserError(
                         f"method {self.name} gates linear maps, but {site.path} is a {kind.__name__}"
                     )
-            gate = Grid(*self.grid(sites[0].d_in), self.pool if stack == "encoder" else "first")
+            gate = Grid(*self.grid(sites[0].d_in), self.pool_of(stack, backbone))
             groups[stack] = [SiteGroup(sites, gate, [SharedTable(len(sites), gate.weights(sites[0]))])]
         return Adaptation(Unconditioned(), groups, "none" if self.frozen else "all_but_embeddings")
 

@@ -25,13 +25,13 @@ from hyperadapt.errors import UserError
 from hyperadapt.methods import Method, as_method
 from hyperadapt.methods.base import Host
 from hyperadapt.model import file, optional
-from hyperadapt.model.adapted import AdaptedModel
+from hyperadapt.model.adapted import AdaptedCausalModel, AdaptedModel
 from hyperadapt.model.fingerprint import TensorDigest, digest_tensors, fingerprint
 from hyperadapt.model.mixed import subclass
 from hyperadapt.model.norm import TrainedNorm
 from hyperadapt.model.rollback import unchanged_on_failure
 from hyperadapt.model.sites import AdaptedSite, TappedModule
-from hyperadapt.model.stack import AdaptedBlock, AdaptedStack
+from hyperadapt.model.stack import AdaptedBlock, AdaptedCausalStack, AdaptedStack
 
 
 def adapt(
@@ -93,7 +93,7 @@ def adapt_with_features(
         optional.speed_up(base, backbone, adaptation)
         trained = tuple(name for name, parameter in base.named_parameters() if parameter.requires_grad)
         model: Any = base
-        subclass(model, AdaptedModel)
+        subclass(model, AdaptedCausalModel if is_causal(backbone) else AdaptedModel)
         model.method, model.tasks, model.saved_base = method, tasks, trained
         model.base_digests, model.base_fingerprint = digests, fingerprint(digests)
         model.base_vocabulary = file.vocabulary(base)
@@ -123,7 +123,7 @@ def check_base(base: Any) -> Backbone:
     if not isinstance(base, PreTrainedModel):
         raise UserError(
             f"the base model must be a model of transformers, not {reprlib.repr(type(base).__name__)}: load it with "
-            "AutoModelForSeq2SeqLM; what wraps it comes after `adapt`"
+            "AutoModelForSeq2SeqLM or AutoModelForCausalLM; what wraps it comes after `adapt`"
         )
     backbone = backbone_of(base)
     for name in backbone.modules(base):
@@ -136,6 +136,11 @@ def check_base(base: Any) -> Backbone:
                 f"dispatch it after"
             )
     return backbone
+
+
+def is_causal(backbone: Backbone) -> bool:
+    """Whether a family has no encoder, and its one stack reads from left to right."""
+    return backbone.architecture == "decoder_only"
 
 
 def truly_tied(base: PreTrainedModel) -> dict[str, str]:
@@ -197,7 +202,7 @@ def insert(model: Any, backbone: Backbone, adaptation: Adaptation) -> None:
     for name, stack in backbone.modules(model).items():
         if not adaptation.site_groups(name):
             continue
-        subclass(stack, AdaptedStack)
+        subclass(stack, AdaptedCausalStack if is_causal(backbone) else AdaptedStack)
         stack.stack_name, stack.model = name, (model,)
         for block in backbone.blocks(model, name):
             subclass(block, AdaptedBlock)

@@ -184,3 +184,32 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
         check_save_options(options)
         if is_main_process:
             file.save(self, save_directory, state_dict)
+
+
+class AdaptedCausalModel(AdaptedModel):
+    """Mixed in before the class of a model without an encoder."""
+
+    def forward(
+        self,
+        *args: Any,
+        task_ids: Tensor | None = None,
+        prompt_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the base model, adapted for each row's task.
+
+        Args:
+            task_ids: (batch,), index of each row's task in `tasks`.
+            prompt_mask: (batch, seq), 1 for the tokens of the prompt, which some methods condition on. By default these
+                are the tokens that labels ignore (-100); without labels all are.
+
+        Raises:
+            UserError: if task_ids are missing or do not fit the batch.
+        """
+        if self.hyperadapt.reads_prompt:
+            kwargs = by_name(type(self).forward, args, kwargs)
+            args, labels = (), kwargs.get("labels")
+            if prompt_mask is None and labels is not None:
+                prompt_mask = labels.eq(-100)
+            kwargs["prompt_mask"] = prompt_mask
+        return super().forward(*args, task_ids=task_ids, **kwargs)

@@ -18,6 +18,8 @@ class TrainedNorm(nn.Module):
     model: tuple[Any]  # whose embeddings' type the output has; in a tuple, so as to be no child
 
     def forward(self, hidden_states: Tensor) -> Tensor:
+        if isinstance(self, nn.LayerNorm):  # which takes one type alone
+            hidden_states = hidden_states.to(self.weight.dtype)
         return super().forward(hidden_states).to(self.output_dtype)
 
     @property

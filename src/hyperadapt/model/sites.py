@@ -24,12 +24,15 @@ class AdaptedSite(nn.Module):
     tapped: dict[Tap, Source]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        call, site = call_around(self.site), self.site
+        weights = call.site_weights.at(site)
+        if weights is None:
+            return super().forward(*args, **kwargs)
         taps: dict[Tap, Tensor] = {}
         rest: tuple[Any, ...] | None = None
         if Tap.OUTPUT in self.form.taps:
             output = super().forward(*args, **kwargs)
             taps[Tap.OUTPUT], rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
-        call, site = call_around(self.site), self.site
         for tap in self.form.taps:
             if tap in self.tapped:
                 taps[tap] = call.inputs.pop(site.path)
@@ -37,8 +40,9 @@ class AdaptedSite(nn.Module):
                 taps[tap] = args[0]
         if Tap.OUTPUT in taps:
             taps = {tap: value.to(taps[Tap.OUTPUT].dtype) for tap, value in taps.items()}
-        weights = call.site_weights
-        changed = self.form.apply(SiteCall(taps, self, weights.mask, weights.kept_at(site)), weights.at(site))
+        bound_here = call.site_weights
+        site_call = SiteCall(taps, self, bound_here.mask, bound_here.kept_at(site))
+        changed = self.form.apply(site_call, weights)
         return changed if rest is None else (changed, *rest)
 
 

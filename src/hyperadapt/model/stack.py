@@ -21,10 +21,14 @@ from hyperadapt.model.bind import bound
 
 
 class AdaptedStack(nn.Module):
-    """Mixed in before the class of an encoder or decoder stack."""
+    """Mixed in before the class of a stack of an encoder-decoder."""
 
     stack_name: str
     model: tuple[Any]  # the AdaptedModel, in a tuple, or the model would become its own grandchild
+    lost = (
+        "these past_key_values do not hold the gates, which the first token decides; go on only with what this model "
+        "returned for the same encoder_outputs under torch.no_grad()"
+    )
 
     def forward(
         self, *args: Any, task_ids: Tensor | None = None, past_key_values: Any = None, **kwargs: Any
@@ -39,7 +43,9 @@ class AdaptedStack(nn.Module):
             past_key_values = kwargs.pop("past_key_values", past_key_values)
         tokens = args[0] if args else kwargs.get("input_ids")
         tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
+        assert tokens is not None
         model, adaptation = self.model[0], self.model[0].hyperadapt
+        reads = self.what_is_read(tokens, kwargs)
         encoded, mask = kwargs.get("encoder_hidden_states"), kwargs.get("encoder_attention_mask")
 
         def run(site_weights: SiteWeights) -> Any:
@@ -49,10 +55,15 @@ class AdaptedStack(nn.Module):
                     *args, site_weights=site_weights, **with_cache, **kwargs
                 )
 
+        def run_draft(site_weights: SiteWeights) -> Tensor:
+            options = self.draft_options(tokens, kwargs)
+            with bound(site_weights):
+                return super(AdaptedStack, self).forward(*args, site_weights=site_weights, **options)[0]
+
         # A cache lives as long as one generation, so the weights kept on it are neither made anew at each step nor
-        # left over for the next batch. One that was reset, to be used again, has no states of the encoder.
+        # left over for the next batch. One that was reset, to be used again, has not begun.
         kept: Kept | None = getattr(past_key_values, "site_weights", None)
-        begun = getattr(past_key_values, "is_updated", {}).get(0)
+        begun = self.begun(past_key_values, tokens)
         if kept is not None and begun and kept.task_ids is task_ids:
             # Gates come from the first token, whatever moves the encoder's states between devices. The states of other
             # rows, or of the same ones in another order, are not these.
@@ -63,19 +74,15 @@ class AdaptedStack(nn.Module):
                 return run(adaptation.by_site(kept.prepared) if compiled else kept.site_weights)
         if model.method.task_conditioned:
             check_task_ids(task_ids, tokens, model.tasks)
-        assert tokens is not None
+        if begun and self.is_decided_at_first(adaptation):
+            raise UserError(self.lost)
         inputs = Inputs(self.stack_name, tokens, task_ids, encoded, mask)
         dtype = autocast_dtype(tokens.device.type) or embedding_weight(self).dtype
         if adaptation.has_draft(self.stack_name):
             of_draft = adaptation(inputs._replace(stack=DRAFT.format(self.stack_name)), dtype)
-            draft = run(adaptation.by_site(of_draft))
-            inputs = inputs._replace(encoded=draft[0], mask=kwargs.get("attention_mask"))
-        if begun and adaptation.keeps(self.stack_name):
-            raise UserError(
-                "these past_key_values do not hold the gates, which the first token decides; go on only with what this "
-                "model returned for the same encoder_outputs under torch.no_grad()"
-            )
-        prepared = adaptation(inputs, dtype)._replace(mask=kwargs.get("attention_mask"))
+            draft = run_draft(adaptation.by_site(of_draft))
+            inputs = inputs._replace(encoded=draft, mask=reads)
+        prepared = adaptation(inputs, dtype)._replace(mask=reads)
         if torch.is_grad_enabled():
             return run(adaptation.by_site(prepared))
         prepared = prepared._replace(kept={})
@@ -85,6 +92,74 @@ class AdaptedStack(nn.Module):
         if cache is not None:
             cache.site_weights = Kept(task_ids, encoded, prepared, site_weights)
         return output
+
+    def begun(self, cache: Any, tokens: Tensor) -> bool:
+        """Tell whether a generation has its first step behind it, in which the encoder's keys and values are made."""
+        return bool(getattr(cache, "is_updated", {}).get(0))
+
+    def is_decided_at_first(self, adaptation: Any) -> bool:
+        """Tell whether later steps cannot do without what the first has made."""
+        return adaptation.keeps(self.stack_name)
+
+    def what_is_read(self, tokens: Tensor, kwargs: dict[str, Any]) -> Tensor | None:
+        """Return which tokens conditions and gates are made of, (batch, seq); None if all are."""
+        return kwargs.get("attention_mask")
+
+    def draft_options(self, tokens: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a first run, whose output alone is wanted."""
+        return kwargs
+
+
+class AdaptedCausalStack(AdaptedStack):
+    """Mixed in before the class of a stack that has no encoder: what papers condition on that is the prompt here."""
+
+    lost = (
+        "these past_key_values do not hold what the prompt decides; go on only with what this model returned for the "
+        "same task_ids under torch.no_grad()"
+    )
+
+    def begun(self, cache: Any, tokens: Tensor) -> bool:
+        """Tell whether the cache holds tokens.
+
+        A static one counts them on its device. Where reading that would wait, a step of one token has begun: so a cache
+        that was reset must not go on with a prompt of one token.
+        """
+        seen = 0 if cache is None else cache.get_seq_length()
+        if isinstance(seen, Tensor):
+            if torch.compiler.is_compiling() or (seen.device.type != "cpu" and tokens.shape[1] == 1):
+                return tokens.shape[1] == 1
+            return int(seen) > 0
+        return seen > 0
+
+    def is_decided_at_first(self, adaptation: Any) -> bool:
+        return adaptation.keeps(self.stack_name) or adaptation.has_draft(self.stack_name)
+
+    def what_is_read(self, tokens: Tensor, kwargs: dict[str, Any]) -> Tensor | None:
+        """Return which tokens are of the prompt: all that are none of the target."""
+        prompt, read = kwargs.pop("prompt_mask", None), row_mask(kwargs.get("attention_mask"), tokens)
+        if prompt is None:
+            return read
+        return prompt if read is None else prompt.to(read) * read
+
+    def draft_options(self, tokens: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments without a cache, into which only the second run writes."""
+        mask = row_mask(kwargs.get("attention_mask"), tokens)
+        return {**kwargs, "attention_mask": mask, "use_cache": False}
+
+
+def row_mask(mask: Any, tokens: Tensor) -> Tensor | None:
+    """Return which of a prompt's tokens are no padding, (batch, seq), as generate has prepared it; None if all are.
+
+    Args:
+        mask: (batch, seq); or (batch, 1, seq, keys), 0 or true where a token is read; or one for each kind of layer.
+        tokens: (batch, seq).
+    """
+    if isinstance(mask, dict):
+        mask = mask.get("full_attention", next(iter(mask.values())))
+    if mask is None or mask.dim() == 2:
+        return mask
+    itself = mask[:, 0, : tokens.shape[1], : tokens.shape[1]].diagonal(dim1=1, dim2=2)
+    return itself if itself.dtype == torch.bool else itself == 0
 
 
 def embedding_weight(stack: Any) -> Tensor:

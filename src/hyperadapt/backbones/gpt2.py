@@ -1,0 +1,30 @@
+"""GPT-2 (Radford et al. 2019), whose queries, keys and values come from one matrix."""
+
+from __future__ import annotations
+
+from hyperadapt.backbones.base import Backbone, NormKind, Stack
+from hyperadapt.sites import Source, Tap
+
+GPT2 = Backbone(
+    name="GPT-2",
+    architecture="decoder_only",
+    model_types=("gpt2",),
+    stacks={
+        "decoder": Stack(
+            path="transformer",
+            blocks="h",
+            places={
+                "feed_forward": "mlp",
+                "self_attention": "attn",
+                "feed_forward.output": "mlp.c_proj",
+                "self_attention.qkv": "attn.c_attn",
+                "self_attention.o": "attn.c_proj",
+            },
+            taps={Tap.BLOCK_INPUT: Source("ln_2", "input"), Tap.NORM_OUTPUT: Source("ln_2", "output")},
+            norms={"self_attention_norm": "ln_1", "feed_forward_norm": "ln_2"},
+            final_norm="ln_f",
+        )
+    },
+    norm=NormKind.LAYER,
+    norm_eps="layer_norm_epsilon",
+)

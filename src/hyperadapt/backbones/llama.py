@@ -1,0 +1,40 @@
+"""Llama and those of its shape: Mistral, Qwen2, Qwen3, SmolLM (Touvron et al. 2023 and successors).
+
+Qwen3's norms of queries and keys are of a head's width, and are left as they are.
+"""
+
+from __future__ import annotations
+
+from hyperadapt.backbones.base import Backbone, NormKind, Stack
+from hyperadapt.sites import Source, Tap
+
+ATTENTION = {f"self_attention.{letter}": f"self_attn.{letter}_proj" for letter in ("q", "k", "v", "o")}
+
+LLAMA = Backbone(
+    name="Llama",
+    architecture="decoder_only",
+    model_types=("llama", "mistral", "qwen2", "qwen3", "smollm3"),
+    stacks={
+        "decoder": Stack(
+            path="model",
+            blocks="layers",
+            places={
+                "feed_forward": "mlp",
+                "self_attention": "self_attn",
+                "feed_forward.output": "mlp.down_proj",
+                **ATTENTION,
+            },
+            taps={
+                Tap.BLOCK_INPUT: Source("post_attention_layernorm", "input"),
+                Tap.NORM_OUTPUT: Source("post_attention_layernorm", "output"),
+            },
+            norms={
+                "self_attention_norm": "input_layernorm",
+                "feed_forward_norm": "post_attention_layernorm",
+            },
+            final_norm="norm",
+        )
+    },
+    norm=NormKind.RMS,
+    norm_eps="rms_norm_eps",
+)

@@ -1,0 +1,265 @@
+"""Models without an encoder: every method that has its sites there, conditioned on the task or on the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+import hyperadapt as ha
+from hyperadapt.errors import UserError
+from hyperadapt.methods import Method
+from tiny import NARROW, SMALL, TASKS, gradients, name_of, redraw, relative_error
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+SLIDING = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+GPT2 = {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "bos_token_id": 1}
+FAMILIES: dict[str, Callable[[], Any]] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=4)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE)),
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SHAPE, **SLIDING)),
+    "gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**SHAPE, **SLIDING)),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(**GPT2, eos_token_id=2, pad_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    ),
+}
+METHODS: tuple[Method, ...] = (
+    ha.FullFineTuning(),
+    ha.Adapters(reduction_factor=8),
+    ha.AdaptersDagger(reduction_factor=8),
+    ha.HyperFormer(reduction_factor=8, **SMALL),
+    ha.HyperFormerPlusPlus(reduction_factor=8, **SMALL),
+    ha.Hyperdecoder(**NARROW),
+    ha.Hyperdecoder(encoder="none", **NARROW),
+    ha.Hyperdecoder(encoder="task", after_layer_norm=True, **NARROW),
+    ha.SingleAdapter(**NARROW),
+    ha.TaskHypernet(**NARROW),
+    ha.Polytropon(n_skills=4, rank=2, allocation="softmax"),
+    ha.HyperGrid(fan_in=4, fan_out=8),
+    ha.OutputGate(n=8),
+)
+GATES = ("hypergrid", "output_gate")
+CASES = [
+    pytest.param(family, method, id=f"{family}-{name_of(method)}")
+    for family in FAMILIES
+    for method in METHODS
+    if not (family == "gpt2" and method.name in GATES)
+]
+every_case = pytest.mark.parametrize(("family", "method"), CASES)
+PROMPTED = [method for method in METHODS if method.name in (*GATES, "hyperdecoder")]
+NEW = 5
+
+
+def tiny_base(family: str) -> Any:
+    """A tiny random model whose norms are random too, as those of a pretrained one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = FAMILIES[family]()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "norm" in name or "ln_" in name:
+                    parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def tiny_adapted(family: str, method: Method) -> Any:
+    return redraw(ha.adapt(tiny_base(family), method, TASKS))
+
+
+def batch_of(method: Method) -> dict[str, Tensor]:
+    """Prompts of 9, 6, 8 and 9 tokens, padded on the left, of mixed tasks."""
+    ids = torch.randint(3, 96, (4, 9), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(ids)
+    mask[1, :3] = mask[2, :1] = 0
+    ids = ids * mask
+    tasks = {"task_ids": torch.tensor([0, 2, 1, 2])} if method.task_conditioned else {}
+    return {"input_ids": ids, "attention_mask": mask, **tasks}
+
+
+def row(batch: dict[str, Tensor], index: int) -> dict[str, Tensor]:
+    """One row, without its padding."""
+    begin = int((batch["attention_mask"][index] == 0).sum())
+    return {
+        name: value[index : index + 1, begin:] if value.dim() == 2 else value[index : index + 1]
+        for name, value in batch.items()
+    }
+
+
+def placed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With positions that do not count the padding, as `generate` makes them."""
+    return {**batch, "position_ids": (batch["attention_mask"].cumsum(1) - 1).clamp_min(0)}
+
+
+def with_targets(batch: dict[str, Tensor], sequences: Tensor) -> dict[str, Tensor]:
+    """Prompts and what follows them, with labels on that alone."""
+    width = batch["input_ids"].shape[1]
+    labels = sequences.clone()
+    labels[:, :width] = -100
+    mask = torch.cat([batch["attention_mask"], torch.ones_like(sequences[:, width:])], 1)
+    return placed({**batch, "input_ids": sequences, "attention_mask": mask, "labels": labels})
+
+
+def generated(model: Any, batch: dict[str, Tensor], **options: Any) -> Tensor:
+    return model.generate(**batch, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, **options)
+
+
+@every_case
+@torch.no_grad()
+def test_rows_of_mixed_tasks_equal_themselves_alone_in_a_forward_and_in_generation(
+    family: str, method: Method
+) -> None:
+    model, batch = tiny_adapted(family, method), batch_of(method)
+    logits, sequences = model(**placed(batch)).logits, generated(model, batch)
+    beams = generated(model, batch, num_beams=2, num_return_sequences=2)
+    for index in range(4):
+        alone = row(batch, index)
+        assert (model(**placed(alone)).logits[0, -1] - logits[index, -1]).abs().max() < 1e-5
+        assert torch.equal(generated(model, alone)[0, -NEW:], sequences[index, -NEW:])
+        found = generated(model, alone, num_beams=2, num_return_sequences=2)
+        assert torch.equal(found[:, -NEW:], beams[2 * index : 2 * index + 2, -NEW:])
+
+
+@every_case
+@torch.no_grad()
+def test_teacher_forced_logits_are_those_of_step_by_step_generation(family: str, method: Method) -> None:
+    model, batch = tiny_adapted(family, method), batch_of(method)
+    found = model.generate(
+        **batch, max_new_tokens=NEW, min_new_tokens=NEW, return_dict_in_generate=True, output_logits=True
+    )
+    step_by_step = torch.stack(found.logits, 1)
+    forced = model(**with_targets(batch, found.sequences)).logits[:, -NEW - 1 : -1]
+    assert (forced - step_by_step).abs().max() < 1e-5
+    static = generated(model, batch, cache_implementation="static")
+    assert torch.equal(static, found.sequences)
+
+
+@every_case
+def test_gradients_reach_all_that_is_trained_and_are_the_same_with_checkpointing(
+    family: str, method: Method
+) -> None:
+    model, batch = tiny_adapted(family, method), batch_of(method)
+    targets = with_targets(batch, generated(model, batch))
+    found = []
+    for checkpointing in (False, True):
+        model.train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model.zero_grad()
+        model(**targets, use_cache=False).loss.backward()
+        found.append(gradients(model))
+    for name, value in found[0].items():
+        assert relative_error(found[1][name], value) < 1e-4, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", [METHODS[1], METHODS[2], METHODS[4], METHODS[5]], ids=name_of)
+def test_a_model_is_saved_and_loaded(family: str, method: Method, tmp_path: Path) -> None:
+    model, batch = tiny_adapted(family, method), batch_of(method)
+    with torch.no_grad():
+        expected = model(**batch).logits
+        model.save_pretrained(tmp_path)
+        assert torch.equal(ha.load(tmp_path, base_model=tiny_base(family))(**batch).logits, expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_a_tasks_own_norms_begin_as_the_base_models(family: str) -> None:
+    """Whatever the formula, with a scale that is added to one, or with a shift. Adapters that give nothing aside."""
+    method = ha.Adapters(reduction_factor=8)
+    batch = batch_of(method)
+    plain = {name: value for name, value in batch.items() if name != "task_ids"}
+    expected = tiny_base(family)(**plain).logits
+    model = ha.adapt(tiny_base(family), method, TASKS)
+    form, norms = (group.generators[0] for group in model.hyperadapt.site_groups("decoder"))
+    form.table.zero_()
+    assert (model(**batch).logits - expected).abs().max() < 1e-5
+    norms.table.mul_(1.5)
+    assert (model(**batch).logits - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("method", PROMPTED, ids=name_of)
+@torch.no_grad()
+def test_what_is_conditioned_on_the_prompt_does_not_see_the_target(method: Method) -> None:
+    model, batch = tiny_adapted("llama", method), batch_of(method)
+    one, other = (torch.cat([batch["input_ids"], torch.full((4, NEW), token)], 1) for token in (5, 17))
+    first, second = (model(**with_targets(batch, sequences)).logits[:, :9] for sequences in (one, other))
+    assert torch.equal(first, second)
+    given = {name: value for name, value in with_targets(batch, one).items() if name != "labels"}
+    prompt = (with_targets(batch, one)["labels"] == -100).long()
+    assert torch.equal(model(**given, prompt_mask=prompt).logits[:, :9], first)
+    # And it does see the prompt: all of it is one where nothing says otherwise.
+    assert (model(**given).logits[:, :9] - first).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("method", PROMPTED, ids=name_of)
+@torch.no_grad()
+def test_a_cache_that_does_not_hold_what_the_prompt_decided_is_refused(method: Method) -> None:
+    model, batch = tiny_adapted("llama", method), batch_of(method)
+    cache = model(**batch).past_key_values
+    del cache.site_weights
+    step = {**batch, "input_ids": batch["input_ids"][:, -1:], "past_key_values": cache}
+    step["attention_mask"] = torch.cat([batch["attention_mask"], torch.ones(4, 1, dtype=torch.long)], 1)
+    with pytest.raises(UserError, match="do not hold what the prompt decides"):
+        model(**step)
+
+
+def test_what_has_no_sense_without_an_encoder_is_one_line() -> None:
+    for method, message in (
+        (
+            ha.Hyperdecoder(encoder="generated"),
+            "reads the prompt once before, with adapters that are none, manual",
+        ),
+        (ha.Hyperdecoder(encoder="none", fine_tune_encoder=True), "fine_tune_encoder: Llama has no encoder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ha.adapt(tiny_base("llama"), method, TASKS)
+    with pytest.raises(UserError, match=r"gates linear maps, but transformer\.h\.0\.mlp\.c_proj is a Conv1D"):
+        ha.adapt(tiny_base("gpt2"), ha.HyperGrid(fan_in=4, fan_out=8), TASKS)
+    with pytest.raises(
+        UserError, match="a LlamaModel has no decoder; load the model with AutoModelForCausalLM"
+    ):
+        ha.adapt(LlamaModel(LlamaConfig(**SHAPE)), METHODS[4], TASKS)
+    with pytest.raises(UserError, match="task_ids are missing"):
+        tiny_adapted("llama", METHODS[4])(input_ids=torch.ones(1, 3, dtype=torch.long))
+
+
+def test_a_run_of_a_model_without_an_encoder_is_refused_in_one_line() -> None:
+    from hyperadapt.architectures import architecture_of
+
+    with pytest.raises(UserError, match="Llama has no encoder; runs train encoder-decoders alone"):
+        architecture_of(tiny_base("llama"))
