@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from hyperadapt.metrics import score_task
 from hyperadapt.tasks import TASKS, Task
-from hyperadapt.tasks.builtin import BUILTIN, generate_rows
+from hyperadapt.tasks.suites.builtin import BUILTIN, generate_rows
 
 Rows = list[dict[str, Any]]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 
 import hyperadapt as ha
-from hyperadapt.comparison import markdown
 from hyperadapt.conditioning import Inputs
+from hyperadapt.studies.comparison import markdown
 from hyperadapt.tiny_t5 import load_tiny_t5
 
 N_TASKS = 8
@@ -22,8 +22,8 @@ def initial_sizes(method: ha.Method) -> dict[str, str]:
     model = ha.adapt(base, method, [f"task{number}" for number in range(N_TASKS)])
     task_ids = torch.arange(N_TASKS)
     with torch.no_grad():
-        at_sites = model.hyperadapt(Inputs("encoder", task_ids[:, None], task_ids, None, None), torch.float32)
-    weights = at_sites.at(0, "self_attention").weights
+        prepared = model.hyperadapt(Inputs("encoder", task_ids[:, None], task_ids), torch.float32)
+    weights = model.hyperadapt.by_site(prepared).by_layer[0]["self_attention"]
     return {name: f"{weight.square().mean().sqrt():.4f}" for name, weight in weights.items()}
 
 

@@ -24,9 +24,9 @@ from tqdm import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5ForConditionalGeneration, set_seed
 
 from hyperadapt.conditioning import mean_state
-from hyperadapt.metrics import METRICS
 from hyperadapt.tasks import TASKS, Task
-from hyperadapt.tasks.task import read_split
+from hyperadapt.tasks.kinds import METRICS
+from hyperadapt.tasks.loading import read_split
 from hyperadapt.tiny_t5 import place_of
 
 PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)

@@ -17,7 +17,7 @@ import yaml
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
 from transformers.utils import logging
 
-from hyperadapt.figures import curves
+from hyperadapt.studies.figures import curves
 from hyperadapt.tiny_t5 import DIRECTORY
 
 CARD = Path(__file__).with_name("tiny_t5_card.md")
@@ -73,8 +73,9 @@ def facts(
     run: Path, config: dict[str, Any], model: Any, steps: int, lines: dict[str, Any], out: Path
 ) -> dict[str, Any]:
     """Gather what the card says."""
-    from hyperadapt.config import ObjectiveConfig
-    from hyperadapt.pretraining import read_tokens, window_length
+    from hyperadapt.config.sections import ObjectiveConfig
+    from hyperadapt.pretraining.objectives import window_length
+    from hyperadapt.pretraining.text import read_tokens
     from hyperadapt.tasks import load_split, resolve_tasks
 
     objective, training, distillation = config["objective"], config["training"], config["distillation"]

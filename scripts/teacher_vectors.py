@@ -22,8 +22,8 @@ from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
 from hyperadapt.conditioning import mean_state
-from hyperadapt.config import TextConfig
-from hyperadapt.pretraining import read_texts
+from hyperadapt.config.sections import TextConfig
+from hyperadapt.pretraining.text import read_texts
 
 SENTENCE_END = re.compile(r"(?<=[.!?]['\"”’]) +|(?<=[.!?]) +(?=[A-Z'\"“‘])")
 MIN_WORDS, MAX_WORDS = 4, 50

@@ -24,8 +24,9 @@ from teacher_vectors import Teacher
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-from hyperadapt.config import TextConfig, TokenizerConfig
-from hyperadapt.pretraining import read_texts, train_tokenizer
+from hyperadapt.config.sections import TextConfig, TokenizerConfig
+from hyperadapt.pretraining.text import read_texts
+from hyperadapt.pretraining.tokenizer import train_tokenizer
 
 SHAPE = {
     "vocab_size": 8000,

@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 from collections import Counter
 
-from hyperadapt.comparison import markdown
-from hyperadapt.experiments import SCALES
+from hyperadapt.studies.comparison import markdown
+from hyperadapt.studies.experiments.hyperformer.scales import SCALES
 from hyperadapt.tasks import get_task, read_split
-from hyperadapt.tasks.task import load_split
+from hyperadapt.tasks.loading import load_split
 
 
 def facts(name: str, data_dir: str, most: int) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -129,6 +130,25 @@ def test_modules_import_each_other_in_no_circle() -> None:
     while free := {name for name, others in left.items() if not others & left.keys()}:
         left = {name: others for name, others in left.items() if name not in free}
     assert not left, {name: sorted(others & left.keys()) for name, others in left.items()}
+
+
+def test_what_stands_beside_the_library_imports_what_is_there() -> None:
+    """Scripts and benchmarks, which no test runs."""
+    names = {
+        ".".join((PACKAGE.name, *module.relative_to(PACKAGE).with_suffix("").parts)) for module in MODULES
+    }
+    names |= {name.removesuffix(".__init__") for name in names}
+    root = Path(__file__).parents[1]
+    files = [*root.glob("scripts/*.py"), *root.glob("benchmarks/*.py"), *root.glob("tests/*.py")]
+    assert len(files) > 70
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == PACKAGE.name:
+                assert node.module in names, (file.name, node.module)
+                found = importlib.import_module(node.module or "")
+                for alias in node.names:
+                    here = f"{node.module}.{alias.name}"
+                    assert hasattr(found, alias.name) or here in names, (file.name, here)
 
 
 def test_no_module_of_the_library_imports_the_command_line() -> None:
