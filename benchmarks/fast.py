@@ -1,13 +1,15 @@
-"""What the parts of fast/ save that no other benchmark measures, side by side in one process, on this machine.
+"""What parts of hyperadapt/fast save of a training step on a CPU: time, side by side, and memory.
 
-    python benchmarks/fast.py norms       # trained norms in few passes: a step with T5's own as a multiple of it
-    python benchmarks/fast.py autocast    # bfloat16 under autocast: a step with autocast on in the stacks, likewise
+    python benchmarks/fast.py PART time      # T5-small shape: both in turns, without the part as a multiple of with it
+    python benchmarks/fast.py PART memory    # T5-base shape: the highest of two steps, a process for each
 
-HyperFormer++ with a reduction factor of 32 on the T5-small shape, 16 rows of 96 source and 4 target tokens, AdamW.
+PART is norms, autocast (bfloat16 under autocast) or folded_norm. HyperFormer++ with a reduction factor of 32, 16 rows
+of 96 source and 4 target tokens, without dropout, AdamW; with one task in the batch and with eight.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,32 +23,38 @@ from transformers import T5ForConditionalGeneration
 
 import hyperadapt as ha
 from hyperadapt.backbones import published_config
-from hyperadapt.fast import norms, stacks
+from hyperadapt.fast.folded_norm import FoldedBottleneck
+from hyperadapt.fast.norms import FastNorm
+from hyperadapt.fast.stacks import PlainStack
+from hyperadapt.forms import Bottleneck
 from hyperadapt.model.norm import TrainedNorm
+from hyperadapt.studies.bench.worker import peak_memory
 
 ROWS, TOKENS, TARGETS, ROUNDS = 16, 96, 4, 24
 TASKS = [f"task{number}" for number in range(8)]
 
 
 def forward_of_the_next(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Run what a part of fast/ stands before."""
-    return super(stacks.PlainStack, self).forward(*args, **kwargs)  # type: ignore[misc]
+    """Run what a `PlainStack` stands before."""
+    return super(PlainStack, self).forward(*args, **kwargs)  # type: ignore[misc]
 
 
-# part -> the class, and the forward that it has without the part
-PARTS: dict[str, tuple[Any, Callable[..., Any]]] = {
-    "norms": (norms.FastNorm, TrainedNorm.forward),
-    "autocast": (stacks.PlainStack, forward_of_the_next),
+# part -> the class, its method, and the one that it has without the part
+PARTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
+    "norms": (FastNorm, "forward", TrainedNorm.forward),
+    "autocast": (PlainStack, "forward", forward_of_the_next),
+    "folded_norm": (FoldedBottleneck, "prepare", Bottleneck.prepare),
 }
+WAYS = ("with", "without")
 
 
-def main(part: str) -> None:
-    """Print a step without a part as a multiple of one with it, of the same round."""
-    owner, plain = PARTS[part]
-    ways = {"with": owner.forward, "without": plain}
+def stepper(part: str, shape: str, n_tasks: int) -> Callable[[str], float]:
+    """Return a training step with or without a part, which returns its seconds."""
+    owner, method, plain = PARTS[part]
+    ways = {"with": getattr(owner, method), "without": plain}
     low = part == "autocast"
     torch.manual_seed(0)
-    config: Any = published_config("t5-small")
+    config: Any = published_config(shape)
     config.dropout_rate = 0.0
     base = T5ForConditionalGeneration(config).to(torch.bfloat16 if low else torch.float32)
     model = ha.adapt(base, ha.HyperFormerPlusPlus(reduction_factor=32), TASKS).train()
@@ -55,13 +63,13 @@ def main(part: str) -> None:
         "input_ids": tokens,
         "attention_mask": torch.ones_like(tokens),
         "labels": torch.randint(3, config.vocab_size, (ROWS, TARGETS)),
-        "task_ids": torch.arange(ROWS) % len(TASKS),
+        "task_ids": torch.arange(ROWS) % n_tasks,
     }
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
 
     def step(way: str) -> float:
-        owner.forward = ways[way]
+        setattr(owner, method, ways[way])
         start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16) if low else nullcontext():
             loss = model(**batch).loss
@@ -70,15 +78,44 @@ def main(part: str) -> None:
         optimizer.zero_grad()
         return time.perf_counter() - start
 
-    ratios = []
-    for number in range(ROUNDS):
-        seconds = {way: step(way) for way in (list(ways) if number % 2 else reversed(list(ways)))}
-        ratios += [seconds["without"] / seconds["with"]] if number > 1 else []
-    low_quartile, middle, high_quartile = quantiles(ratios)
-    print(
-        f"{part}: a step without is {middle:.3f} ({low_quartile:.3f} to {high_quartile:.3f}) of one with it"
-    )
+    return step
+
+
+def compare_time(part: str) -> None:
+    """Print steps without a part as a multiple of those with it of the same round."""
+    for n_tasks in (1, 8):
+        step, ratios = stepper(part, "t5-small", n_tasks), []
+        for number in range(ROUNDS):
+            seconds = {way: step(way) for way in (WAYS if number % 2 else reversed(WAYS))}
+            ratios += [seconds["without"] / seconds["with"]] if number > 1 else []
+        low, middle, high = quantiles(ratios)
+        print(
+            f"{part}, {n_tasks} tasks: a step without is {middle:.3f} ({low:.3f} to {high:.3f}) of one with it"
+        )
+
+
+def compare_memory(part: str) -> None:
+    """Print the highest memory of both ways."""
+    for n_tasks in (1, 8):
+        for way in WAYS:
+            subprocess.run([sys.executable, __file__, part, "peak", way, str(n_tasks)], check=True)
+
+
+def print_peak(part: str, way: str, n_tasks: int) -> None:
+    """Print the highest memory of two steps in this process."""
+    step = stepper(part, "t5-base", n_tasks)
+    for _ in range(2):
+        step(way)
+    print(f"{part}, {n_tasks} tasks: {way} {peak_memory(torch.device('cpu')):.0f} MB")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    match sys.argv[1:]:
+        case [part, "time"] if part in PARTS:
+            compare_time(part)
+        case [part, "memory"] if part in PARTS:
+            compare_memory(part)
+        case [part, "peak", way, n_tasks] if part in PARTS:
+            print_peak(part, way, int(n_tasks))
+        case _:
+            sys.exit(__doc__)

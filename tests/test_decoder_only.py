@@ -32,7 +32,8 @@ from transformers import (
 import hyperadapt as ha
 from hyperadapt.errors import UserError
 from hyperadapt.methods import Method
-from tiny import NARROW, SMALL, TASKS, gradients, name_of, redraw, relative_error
+from tiny import METHODS as TINY_METHODS
+from tiny import NARROW, TASKS, gradients, name_of, redraw, relative_error
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 96,
@@ -62,11 +63,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     ),
 }
 METHODS: tuple[Method, ...] = (
-    ha.FullFineTuning(),
-    ha.Adapters(reduction_factor=8),
-    ha.AdaptersDagger(reduction_factor=8),
-    ha.HyperFormer(reduction_factor=8, **SMALL),
-    ha.HyperFormerPlusPlus(reduction_factor=8, **SMALL),
+    *TINY_METHODS[:5],  # HyperFormer's
     ha.Hyperdecoder(**NARROW),
     ha.Hyperdecoder(encoder="none", **NARROW),
     ha.Hyperdecoder(encoder="task", after_layer_norm=True, **NARROW),

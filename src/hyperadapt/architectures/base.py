@@ -83,11 +83,9 @@ class Architecture(ABC):
 
     Attributes:
         name: by which backbones name it.
-        auto_class: the class of transformers that loads such a model.
     """
 
     name: ClassVar[str]
-    auto_class: ClassVar[str]
 
     @abstractmethod
     def check(self, base: Any, tokenizer: PreTrainedTokenizerBase) -> None:

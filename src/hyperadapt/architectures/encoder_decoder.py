@@ -29,7 +29,6 @@ class EncoderDecoder(Architecture):
     """T5 and its like."""
 
     name = "encoder_decoder"
-    auto_class = "AutoModelForSeq2SeqLM"
 
     def check(self, base: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         """Check that the tokenizer's ids are in the model's vocabulary, and that the decoder knows how to start."""

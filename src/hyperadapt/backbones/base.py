@@ -34,12 +34,17 @@ class NormKind(StrEnum):
     LAYER = "w (x - mean(x)) / std(x) + b"
 
 
+def around(norm: str) -> dict[Tap, Source]:
+    """Return the taps of a sub-layer that has a norm of this path before it, and none of its own sum."""
+    return {Tap.BLOCK_INPUT: Source(norm, "input"), Tap.NORM_OUTPUT: Source(norm, "output")}
+
+
 @dataclass(frozen=True)
 class Stack:
     """Where the places of one stack lie; paths within a block are relative to it.
 
     Attributes:
-        path: of the stack in the model; "" is the model itself.
+        path: of the stack in the model.
         blocks: of its blocks, in the stack.
         places: position -> path in a block of the module there. What "self_attention" and "feed_forward" name gives the
             sub-layer's output before dropout and residual; "feed_forward.output" is its last linear map,
@@ -64,7 +69,7 @@ class Stack:
 
     def in_model(self, path: str) -> str:
         """Return the path in the model of what has one in the stack."""
-        return f"{self.path}.{path}" if self.path else path
+        return f"{self.path}.{path}"
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ class Backbone:
         """
         found = {}
         for name, stack in self.stacks.items():
-            if stack.path and not hasattr(model, stack.path.partition(".")[0]):
+            if not hasattr(model, stack.path.partition(".")[0]):
                 raise UserError(
                     f"a {type(model).__name__} has no {name}; load the model with {AUTO_CLASSES[self.architecture]}"
                 )

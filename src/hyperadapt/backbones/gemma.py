@@ -5,9 +5,8 @@ Adapters stand behind the sub-layer itself, before its second norm.
 
 from __future__ import annotations
 
-from hyperadapt.backbones.base import Backbone, NormKind, Stack
-from hyperadapt.backbones.llama import ATTENTION
-from hyperadapt.sites import Source, Tap
+from hyperadapt.backbones.base import Backbone, NormKind, Stack, around
+from hyperadapt.backbones.llama import PLACES
 
 GEMMA = Backbone(
     name="Gemma",
@@ -17,16 +16,8 @@ GEMMA = Backbone(
         "decoder": Stack(
             path="model",
             blocks="layers",
-            places={
-                "feed_forward": "mlp",
-                "self_attention": "self_attn",
-                "feed_forward.output": "mlp.down_proj",
-                **ATTENTION,
-            },
-            taps={
-                Tap.BLOCK_INPUT: Source("pre_feedforward_layernorm", "input"),
-                Tap.NORM_OUTPUT: Source("pre_feedforward_layernorm", "output"),
-            },
+            places=PLACES,
+            taps=around("pre_feedforward_layernorm"),
             norms={
                 "self_attention_norm": "input_layernorm",
                 "self_attention_norm_behind": "post_attention_layernorm",

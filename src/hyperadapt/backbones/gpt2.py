@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from hyperadapt.backbones.base import Backbone, NormKind, Stack
-from hyperadapt.sites import Source, Tap
+from hyperadapt.backbones.base import Backbone, NormKind, Stack, around
 
 GPT2 = Backbone(
     name="GPT-2",
@@ -20,7 +19,7 @@ GPT2 = Backbone(
                 "self_attention.qkv": "attn.c_attn",
                 "self_attention.o": "attn.c_proj",
             },
-            taps={Tap.BLOCK_INPUT: Source("ln_2", "input"), Tap.NORM_OUTPUT: Source("ln_2", "output")},
+            taps=around("ln_2"),
             norms={"self_attention_norm": "ln_1", "feed_forward_norm": "ln_2"},
             final_norm="ln_f",
         )

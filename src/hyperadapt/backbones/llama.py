@@ -5,10 +5,14 @@ Qwen3's norms of queries and keys are of a head's width, and are left as they ar
 
 from __future__ import annotations
 
-from hyperadapt.backbones.base import Backbone, NormKind, Stack
-from hyperadapt.sites import Source, Tap
+from hyperadapt.backbones.base import Backbone, NormKind, Stack, around
 
-ATTENTION = {f"self_attention.{letter}": f"self_attn.{letter}_proj" for letter in ("q", "k", "v", "o")}
+PLACES = {
+    "feed_forward": "mlp",
+    "self_attention": "self_attn",
+    "feed_forward.output": "mlp.down_proj",
+    **{f"self_attention.{letter}": f"self_attn.{letter}_proj" for letter in ("q", "k", "v", "o")},
+}
 
 LLAMA = Backbone(
     name="Llama",
@@ -18,16 +22,8 @@ LLAMA = Backbone(
         "decoder": Stack(
             path="model",
             blocks="layers",
-            places={
-                "feed_forward": "mlp",
-                "self_attention": "self_attn",
-                "feed_forward.output": "mlp.down_proj",
-                **ATTENTION,
-            },
-            taps={
-                Tap.BLOCK_INPUT: Source("post_attention_layernorm", "input"),
-                Tap.NORM_OUTPUT: Source("post_attention_layernorm", "output"),
-            },
+            places=PLACES,
+            taps=around("post_attention_layernorm"),
             norms={
                 "self_attention_norm": "input_layernorm",
                 "feed_forward_norm": "post_attention_layernorm",

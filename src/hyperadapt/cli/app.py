@@ -23,6 +23,13 @@ app = typer.Typer(
 )
 
 RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a trained run.")]
+ConfigFile = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="A YAML file, or a name of `hyperadapt configs`.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Fields to change, as training.max_steps=100."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")]
 AllowChangedData = Annotated[
     bool,
@@ -33,6 +40,13 @@ AllowChangedInRuns = Annotated[
     typer.Option(
         "--allow-changed-data",
         help="Keep and go on with runs that were trained with rows that have changed since.",
+    ),
+]
+AllowChangedToPrint = Annotated[
+    bool,
+    typer.Option(
+        "--allow-changed-data",
+        help="Take rows that are not those that the run was trained with. The scores are only printed.",
     ),
 ]
 Jobs = Annotated[int, typer.Option(min=1, help="Runs at once.")]

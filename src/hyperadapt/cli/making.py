@@ -13,7 +13,9 @@ from hyperadapt import tiny_t5
 from hyperadapt.cli.app import (
     AllowChangedData,
     AllowChangedInRuns,
+    ConfigFile,
     Jobs,
+    Overrides,
     Processes,
     RayAddress,
     Resume,
@@ -57,13 +59,8 @@ def init(
 
 @app.command()
 def train(
-    config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="A YAML file, or a name of `hyperadapt configs`.")
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Fields to change, as training.max_steps=100."),
-    ] = None,
+    config: ConfigFile,
+    overrides: Overrides = None,
     resume: Resume = False,
     allow_changed_data: AllowChangedData = False,
 ) -> None:
@@ -75,13 +72,8 @@ def train(
 
 @app.command()
 def pretrain(
-    config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="A YAML file, or a name of `hyperadapt configs`.")
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Fields to change, as training.max_steps=100."),
-    ] = None,
+    config: ConfigFile,
+    overrides: Overrides = None,
     resume: Resume = False,
     allow_changed_data: AllowChangedData = False,
 ) -> None:
@@ -102,9 +94,7 @@ def pretrain(
 
 @app.command()
 def compare(
-    config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="A YAML file, or a name of `hyperadapt configs`.")
-    ],
+    config: ConfigFile,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Fields to change, as base.training.max_steps=100."),

@@ -12,6 +12,7 @@ import typer
 
 from hyperadapt.cli.app import (
     AllowChangedData,
+    AllowChangedToPrint,
     BaseModel,
     BatchSize,
     NumBeams,
@@ -54,13 +55,7 @@ def evaluate(
     batch_size: BatchSize = None,
     num_beams: NumBeams = None,
     base_model: BaseModel = None,
-    allow_changed_data: Annotated[
-        bool,
-        typer.Option(
-            "--allow-changed-data",
-            help="Take rows that are not those that the run was trained with. The scores are only printed.",
-        ),
-    ] = False,
+    allow_changed_data: AllowChangedToPrint = False,
 ) -> None:
     """Score a trained run's model on a split of its tasks; scores of all tasks are added to its results.json.
 
@@ -133,13 +128,7 @@ def encoder_only(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="By default the run's.")] = None,
     base_model: BaseModel = None,
-    allow_changed_data: Annotated[
-        bool,
-        typer.Option(
-            "--allow-changed-data",
-            help="Take rows that are not those that the run was trained with. The scores are only printed.",
-        ),
-    ] = False,
+    allow_changed_data: AllowChangedToPrint = False,
 ) -> None:
     """Score a run's frozen encoder with new classifiers in its decoder's place, on validation rows.
 

@@ -1,15 +1,15 @@
 """What is to compute the same faster: without this folder no result changes (tests/test_fast.py deletes it).
 
 file               what it does                                      measured by
-norms.py           a backbone's norm in few passes, or one kernel    `python benchmarks/fast.py norms`
-stacks.py          autocast left off where it would change nothing   `python benchmarks/fast.py autocast`
-folded_norm.py     the adapter's layer norm within its projection    `python benchmarks/folded_norm.py memory`
+norms.py           a backbone's norm in few passes, or one kernel    `python benchmarks/fast.py norms time`
+stacks.py          autocast left off where it would change nothing   `python benchmarks/fast.py autocast time`
+folded_norm.py     the adapter's layer norm within its projection    `python benchmarks/fast.py folded_norm memory`
 output_layer.py    the frozen output layer by oneDNN                 `python benchmarks/linear_maps.py`
 cuda_graphs.py     training steps repeated as recorded               `hyperadapt bench step`, on a GPU
 
-On an AMD EPYC, with one thread and two, the first two save no time of a training step: without norms.py it takes 0.992
-(0.982 to 1.014) and 0.984 (0.953 to 1.030) of the step with it, without stacks.py 0.986 (0.973 to 1.002) and 1.003
-(0.981 to 1.039). What they save of memory, and on a GPU of kernels, is not measured here.
+On an AMD EPYC, with eight tasks, one thread and two, the first two save no time of a training step: without norms.py it
+takes 0.992 (0.982 to 1.014) and 0.984 (0.953 to 1.030) of the step with it, without stacks.py 0.986 (0.973 to 1.002)
+and 1.003 (0.981 to 1.039). What they save of memory, and on a GPU of kernels, is not measured here.
 """
 
 from __future__ import annotations

@@ -5,10 +5,12 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
+IS_THERE = find_spec("hyperadapt.fast") is not None
+
 
 def speed_up(base: Any, backbone: Any, adaptation: Any) -> None:
     """Speed up the base model and the method's forms, before its sites take them."""
-    if find_spec("hyperadapt.fast") is not None:
+    if IS_THERE:
         from hyperadapt import fast
 
         fast.speed_up_forms(adaptation)
@@ -17,7 +19,7 @@ def speed_up(base: Any, backbone: Any, adaptation: Any) -> None:
 
 def speed_up_output_layer(model: Any) -> None:
     """Speed up the output layer, which may be another module since."""
-    if find_spec("hyperadapt.fast") is not None:
+    if IS_THERE:
         from hyperadapt import fast
 
         fast.speed_up_output_layer(model)

@@ -24,25 +24,21 @@ class AdaptedSite(nn.Module):
     tapped: dict[Tap, Source]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        call, site = call_around(self.site), self.site
+        form, site, call = self.form, self.site, call_around(self.site)
         weights = call.site_weights.at(site)
         if weights is None:
             return super().forward(*args, **kwargs)
         taps: dict[Tap, Tensor] = {}
         rest: tuple[Any, ...] | None = None
-        if Tap.OUTPUT in self.form.taps:
+        if Tap.OUTPUT in form.taps:
             output = super().forward(*args, **kwargs)
             taps[Tap.OUTPUT], rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
-        for tap in self.form.taps:
-            if tap in self.tapped:
-                taps[tap] = call.inputs.pop(site.path)
-            elif tap != Tap.OUTPUT:
-                taps[tap] = args[0]
-        if Tap.OUTPUT in taps:
-            taps = {tap: value.to(taps[Tap.OUTPUT].dtype) for tap, value in taps.items()}
-        bound_here = call.site_weights
-        site_call = SiteCall(taps, self, bound_here.mask, bound_here.kept_at(site))
-        changed = self.form.apply(site_call, weights)
+        for tap in form.taps:
+            if tap != Tap.OUTPUT:
+                read = call.inputs.pop(site.path) if tap in self.tapped else args[0]
+                taps[tap] = read.to(taps[Tap.OUTPUT].dtype) if Tap.OUTPUT in taps else read
+        kept = call.site_weights.kept_at(site) if form.keeps else None
+        changed = form.apply(SiteCall(taps, self, call.site_weights.mask, kept), weights)
         return changed if rest is None else (changed, *rest)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from transformers import Seq2SeqTrainingArguments
 from transformers.training_args import OptimizerNames
 
 from hyperadapt.errors import UserError, nearest
+from hyperadapt.model import optional
 
 if TYPE_CHECKING:
     from hyperadapt.config.sections import TrainingConfig
@@ -85,7 +85,7 @@ def check_graphs(args: Seq2SeqTrainingArguments) -> None:
     """
     optimizer = OptimizerNames(args.optim).value
     in_the_way = {
-        "hyperadapt.fast is needed, which is not installed": find_spec("hyperadapt.fast") is None,
+        "hyperadapt.fast is needed, which is not installed": not optional.IS_THERE,
         "a GPU is needed, and there is none": not torch.cuda.is_available() or args.use_cpu,
         f"one GPU alone, not {args.n_gpu}": args.n_gpu > 1,
         f"one process alone, not {args.world_size}": args.world_size > 1,

@@ -32,6 +32,7 @@ class Kind(ABC):
         right_by: the metric that tells whether a single answer is right; of scores none does.
         target_length: tokens of a target, its end included, as any tokenizer writes it.
         holds: what the label column holds, in words.
+        own_fields: of a task, which not every kind has: labels, group (and writes), step, candidate.
         closed: whether its targets must be read back as they were written, as labels and scores are.
         in_chunks: whether a row may be asked in chunks, of whose answers the likelihoods choose one.
     """
@@ -42,6 +43,7 @@ class Kind(ABC):
     right_by: ClassVar[str] = ""
     target_length: ClassVar[int]
     holds: ClassVar[str]
+    own_fields: ClassVar[frozenset[str]] = frozenset()
     closed: ClassVar[bool] = False
     in_chunks: ClassVar[bool] = False
 
@@ -51,17 +53,17 @@ class Kind(ABC):
         Raises:
             UserError: if not.
         """
-        if task.candidate is not None:
+        if (task.candidate is not None) != ("candidate" in self.own_fields):
             raise UserError("kind 'coreference', and no other, needs the column of the candidate")
-        if task.writes == "name" or task.group:
+        if (task.writes == "name" or task.group) and "group" not in self.own_fields:
             raise UserError(
                 f"writes and group are for kind 'class', but kind is '{self.name}'; leave them out"
             )
-        if task.step is not None:
+        if task.step is not None and "step" not in self.own_fields:
             raise UserError(
                 f"step is for kind 'score', but kind is '{self.name}'; leave it out, or write kind: score"
             )
-        if task.labels is not None:
+        if task.labels is not None and "labels" not in self.own_fields:
             raise UserError(
                 f"labels are for kind 'class', but kind is '{self.name}'; leave them out, or write kind: class"
             )

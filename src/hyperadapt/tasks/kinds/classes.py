@@ -79,15 +79,11 @@ class Classes(Kind):
     right_by = "accuracy"
     target_length = 5
     holds = "label"
+    own_fields = frozenset({"labels", "group"})
     closed = True
 
     def check(self, task: Task) -> None:
-        if task.candidate is not None:
-            raise UserError("kind 'coreference', and no other, needs the column of the candidate")
-        if task.step is not None:
-            raise UserError(
-                "step is for kind 'score', but kind is 'class'; leave it out, or write kind: score"
-            )
+        super().check(task)
         if task.labels is None:
             raise UserError(
                 "kind 'class' needs labels, the names of the answers, as labels: [bad, good]; where the answers are "

@@ -47,11 +47,10 @@ class Coreference(Kind):
     right_by = "coreference_accuracy"
     target_length = 32
     holds = "label"
+    own_fields = frozenset({"labels", "candidate"})
 
     def check(self, task: Task) -> None:
-        if task.candidate is None:
-            raise UserError("kind 'coreference', and no other, needs the column of the candidate")
-        super().check(task.model_copy(update={"candidate": None, "labels": None}))
+        super().check(task)
         if len(task.labels or ()) != 2:
             raise UserError("kind 'coreference' needs two labels: for wrong candidates, and for right ones")
 
