@@ -382,7 +382,9 @@ def test_the_tokens_that_end_and_fill_a_text_are_the_bases_own() -> None:
     model = tiny_adapted()
     end = int(model.generate(**GIVEN, max_new_tokens=1)[0, 1])  # with which the base may have all texts end
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = [1, end], 3
-    batch = padded(model, ByT5Tokenizer(), [GIVEN["input_ids"][0].tolist()] * 2, [0, 2])
+    batch = padded(
+        model, ByT5Tokenizer(), [Request(task, GIVEN["input_ids"][0].tolist(), (0, 6)) for task in (0, 2)]
+    )
     found = model.generate(**batch, max_new_tokens=6)
     assert found[0].tolist() == [0, end, 3, 3, 3, 3, 3]
     [first, _] = log_likelihoods(model, batch, found)

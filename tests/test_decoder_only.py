@@ -2,66 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlamaModel,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    SmolLM3Config,
-    SmolLM3ForCausalLM,
-)
+from transformers import LlamaConfig, LlamaModel
 
 import hyperadapt as ha
+from families import DECODER_ONLY as FAMILIES
+from families import SHAPE, tiny_base
 from hyperadapt.errors import UserError
 from hyperadapt.methods import Method
 from tiny import METHODS as TINY_METHODS
 from tiny import NARROW, TASKS, gradients, name_of, redraw, relative_error
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "max_position_embeddings": 64,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-SLIDING = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
-GPT2 = {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "bos_token_id": 1}
-FAMILIES: dict[str, Callable[[], Any]] = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
-    "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=4)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE)),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE)),
-    "smollm3": lambda: SmolLM3ForCausalLM(SmolLM3Config(**SHAPE)),
-    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SHAPE, **SLIDING)),
-    "gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**SHAPE, **SLIDING)),
-    "gpt2": lambda: GPT2LMHeadModel(
-        GPT2Config(**GPT2, eos_token_id=2, pad_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-    ),
-}
 METHODS: tuple[Method, ...] = (
     *TINY_METHODS[:5],  # HyperFormer's
     ha.Hyperdecoder(**NARROW),
@@ -83,18 +39,6 @@ CASES = [
 every_case = pytest.mark.parametrize(("family", "method"), CASES)
 PROMPTED = [method for method in METHODS if method.name in (*GATES, "hyperdecoder")]
 NEW = 5
-
-
-def tiny_base(family: str) -> Any:
-    """A tiny random model whose norms are random too, as those of a pretrained one."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = FAMILIES[family]()
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "norm" in name or "ln_" in name:
-                    parameter.add_(0.3 * torch.randn_like(parameter))
-    return model.eval()
 
 
 def tiny_adapted(family: str, method: Method) -> Any:
@@ -151,7 +95,8 @@ def test_rows_of_mixed_tasks_equal_themselves_alone_in_a_forward_and_in_generati
         assert (model(**placed(alone)).logits[0, -1] - logits[index, -1]).abs().max() < 1e-5
         assert torch.equal(generated(model, alone)[0, -NEW:], sequences[index, -NEW:])
         found = generated(model, alone, num_beams=2, num_return_sequences=2)
-        assert torch.equal(found[:, -NEW:], beams[2 * index : 2 * index + 2, -NEW:])
+        # The likeliest: of the others two may be as likely as each other.
+        assert torch.equal(found[0, -NEW:], beams[2 * index, -NEW:])
 
 
 @every_case
@@ -256,10 +201,3 @@ def test_what_has_no_sense_without_an_encoder_is_one_line() -> None:
         ha.adapt(LlamaModel(LlamaConfig(**SHAPE)), METHODS[4], TASKS)
     with pytest.raises(UserError, match="task_ids are missing"):
         tiny_adapted("llama", METHODS[4])(input_ids=torch.ones(1, 3, dtype=torch.long))
-
-
-def test_a_run_of_a_model_without_an_encoder_is_refused_in_one_line() -> None:
-    from hyperadapt.architectures import architecture_of
-
-    with pytest.raises(UserError, match="Llama has no encoder; runs train encoder-decoders alone"):
-        architecture_of(tiny_base("llama"))

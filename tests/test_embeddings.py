@@ -118,7 +118,7 @@ def test_inputs_are_grouped_by_the_label_or_answer_that_is_written() -> None:
     inputs: list[Any] = [[[5], [6], [7]], [[8]], [[9]], [[10], [11], [12]]]
     of_rows = [[0, 1, 2], [0], [0], [0, 0, 1]]
     targets: list[Any] = [["0", "1", "0"], ["3"], ["long ago"], [("Rome", "Roma"), ("",)]]
-    rows = EvaluationSet(tasks, inputs, targets, of_rows, [])
+    rows = EvaluationSet(tasks, inputs, targets, of_rows, [], [])
     written = [["1", "cold", ""], ["3"], [""], ["", "Rome", ""]]
     embedded = Embedded(rows, written, [np.zeros((len(of_task), 2)) for of_task in inputs])
     assert embedded.groups() == {

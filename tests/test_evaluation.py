@@ -13,7 +13,7 @@ import torch
 
 from hyperadapt.architectures import EncoderDecoder, Request
 from hyperadapt.runs.run import Run, load_run
-from hyperadapt.tasks.limits import Limits
+from hyperadapt.tasks.input_format import InputFormat
 from tiny_run import SPLITS, hyperadapt, write_config
 
 
@@ -57,7 +57,7 @@ def test_mixed_batches_sorted_by_length_predict_what_each_row_gives_alone(
 
 def test_the_length_of_a_prediction_does_not_depend_on_the_other_rows_of_its_batch(loaded: Run) -> None:
     texts = ["text: red rose", "text: blue whale", "text: azur é"]
-    sources = EncoderDecoder().inputs({"source": texts}, loaded.tokenizer, Limits(48))[0]
+    sources = EncoderDecoder().inputs({"source": texts}, loaded.tokenizer, InputFormat(48))[0]
 
     def generate(most: Sequence[int]) -> list[str]:
         requests = [Request(1, ids, (0, length)) for ids, length in zip(sources, most, strict=True)]
@@ -118,7 +118,7 @@ def test_a_run_evaluated_on_one_task_scores_it_as_among_all(loaded: Run) -> None
 
 
 def test_the_model_goes_on_in_the_mode_it_was_in(loaded: Run) -> None:
-    [ids] = EncoderDecoder().inputs({"source": ["text: red"]}, loaded.tokenizer, Limits(48))[0]
+    [ids] = EncoderDecoder().inputs({"source": ["text: red"]}, loaded.tokenizer, InputFormat(48))[0]
     for training in (True, False):
         loaded.model.train(training)
         EncoderDecoder().answer(loaded.model, loaded.tokenizer, [Request(0, ids, (0, 2))])

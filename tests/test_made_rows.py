@@ -161,7 +161,7 @@ def test_the_one_who_did_it_is_the_answer_and_stands_where_the_row_says(made: Pa
 def test_long_contexts_are_cut_and_some_chunks_hold_no_answer(made: Path, name: str) -> None:
     rows = load_split(NAMED[name], "test", made)
     for tokenizer, longest in ((ByT5Tokenizer(), 320), (ha.load_tiny_t5()[1], 128)):
-        chunks = chunked(rows["source"], rows["context"], tokenizer, longest, longest // 4)
+        chunks = chunked(rows["source"], rows["context"], tokenizer, longest, longest // 4, (), (1,))
         assert min(map(len, chunks)) == 1 < max(map(len, chunks))
         answers = [
             {answer_within(row["references"], row["spans"], chunk) for chunk in of}
@@ -297,7 +297,7 @@ def test_a_run_of_them_trains_and_is_scored(made: Path, tmp_path: Path, tasks: l
         tasks,
         data={"tasks": tasks, "data_dir": str(made), "max_source_length": 192, **few},
         training={"max_steps": 2, "batch_size": 4, "eval_steps": 2},
-        evaluation={"batch_size": 64},
+        evaluation={"answers": "generate", "batch_size": 64},
     )
     outcome = hyperadapt("train", config)
     assert outcome.code == 0, outcome.err

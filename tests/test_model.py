@@ -15,11 +15,11 @@ from datasets import Dataset
 from safetensors import safe_open
 from torch import Tensor
 from transformers import (
-    BartConfig,
-    BartForConditionalGeneration,
     CompileConfig,
     DynamicCache,
     EncoderDecoderCache,
+    MarianConfig,
+    MarianMTModel,
     PreTrainedModel,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
@@ -856,9 +856,11 @@ def test_a_model_is_adapted_once(model: Any) -> None:
 def test_a_family_without_a_backbone_is_refused_with_those_known() -> None:
     sizes = {"d_model": 16, "vocab_size": 40, "encoder_layers": 1, "decoder_layers": 1}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 8}
-    bart = BartForConditionalGeneration(BartConfig(**sizes, **heads, decoder_ffn_dim=8))
-    with pytest.raises(UserError, match="no backbone for model type 'bart'; choices: t5, mt5"):
-        ha.adapt(bart, PLUS_PLUS, TASKS)
+    other = MarianMTModel(MarianConfig(**sizes, **heads, decoder_ffn_dim=8, pad_token_id=0))
+    with pytest.raises(
+        UserError, match=r"no backbone for model type 'marian'; .*choices: t5, mt5, umt5, bart"
+    ):
+        ha.adapt(other, PLUS_PLUS, TASKS)
 
 
 def test_a_model_without_a_decoder_or_without_blocks_is_refused() -> None:

@@ -28,8 +28,8 @@ from hyperadapt.tasks.chunks import (
     chunked,
     read_answers,
 )
+from hyperadapt.tasks.input_format import InputFormat
 from hyperadapt.tasks.kinds import METRICS
-from hyperadapt.tasks.limits import Limits
 from hyperadapt.tasks.suites.hyperdecoders import MRQA_OUT_OF_DOMAIN
 from tiny import tiny_t5
 from tiny_run import hyperadapt, write_config
@@ -41,7 +41,8 @@ QUESTION = "question: Which city comes after Vienna? context: "
 
 
 def chunks(question: str, context: str, *arguments: Any) -> list[Chunk]:
-    return chunked([question], [context], *arguments)[0]
+    tokenizer, *sizes = arguments
+    return chunked([question], [context], tokenizer, *sizes, (), (tokenizer.eos_token_id,))[0]
 
 
 @pytest.fixture(scope="module", params=["tiny-t5", "bytes"])
@@ -201,7 +202,7 @@ def write_qa(directory: Path) -> Path:
 def test_every_chunk_is_taught_the_answer_that_it_holds_or_the_empty_text(tmp_path: Path) -> None:
     [task] = resolve_tasks([str(write_qa(tmp_path))])
     rows, bytes_ = load_split(task, "train"), ByT5Tokenizer()
-    tokenized = EncoderDecoder().training_rows(rows, task, 3, bytes_, Limits(64, 12))
+    tokenized = EncoderDecoder().training_rows(rows, task, 3, bytes_, InputFormat(64, 12))
     expected, unanswered = [], []
     for number, row in enumerate(rows):
         [answer] = row["references"]

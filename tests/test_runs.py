@@ -344,7 +344,12 @@ def test_tasks_of_csv_and_jsonl_files_and_of_glue_train_together(tmp_path: Path,
     shutil.copytree(shared / "data/glue/rte", tmp_path / "data/glue/rte")
     names = [str(tasks / "names.yaml"), str(tasks / "warmth.yaml"), "rte"]
     data = {"tasks": names, "data_dir": str(tmp_path / "data"), "max_train_rows": 8, "max_source_length": 32}
-    config = write_config(tmp_path, names, data={**data, "max_eval_rows": 6}, evaluation={"batch_size": 64})
+    config = write_config(
+        tmp_path,
+        names,
+        data={**data, "max_eval_rows": 6},
+        evaluation={"answers": "generate", "batch_size": 64},
+    )
     outcome = hyperadapt("train", config, "training.max_steps=4", "training.eval_steps=4")
     assert outcome.code == 0, outcome.err
     results = json.loads((tmp_path / "run/results.json").read_text())

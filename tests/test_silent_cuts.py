@@ -19,7 +19,7 @@ from hyperadapt.pretraining.objectives import TaskRows
 from hyperadapt.runs.rows import load_evaluation_set
 from hyperadapt.runs.run import load_run
 from hyperadapt.tasks import Task, load_split, load_task_file
-from hyperadapt.tasks.limits import Limits
+from hyperadapt.tasks.input_format import InputFormat
 from hyperadapt.tiny_t5 import NAME, place_of
 from tiny_run import hyperadapt, write_config
 
@@ -122,7 +122,7 @@ def test_the_longest_field_is_cut_first_in_training_evaluation_and_prediction_al
         f"subject: {('word ' * 60)[:room]} body: {body}" for body in ("refund", "praise") for _ in range(20)
     ]
     ways = EncoderDecoder()
-    limits = Limits(LENGTH, 0, run.config.data.truncation)
+    limits = InputFormat(LENGTH, 0, run.config.data.truncation)
     trained = ways.training_rows(load_split(tickets, "train"), tickets, 0, tokenizer, limits)
     evaluated = load_evaluation_set([tickets], "test", run.config, tokenizer, ways).sources[0]
     assert sorted(tokenizer.batch_decode(list(trained["input_ids"]), skip_special_tokens=True)) == sorted(
@@ -147,7 +147,7 @@ def test_pretraining_and_a_config_take_the_same_option(tmp_path: Path) -> None:
 @pytest.mark.parametrize("max_length", [30, 64, 128])
 def test_longest_first_takes_one_token_at_a_time_from_the_field_that_is_longest(max_length: int) -> None:
     rows, tokenizer = drawn_rows(), ByT5Tokenizer()
-    found, _ = EncoderDecoder().inputs(columns(rows), tokenizer, Limits(max_length, 0, "longest_first"))
+    found, _ = EncoderDecoder().inputs(columns(rows), tokenizer, InputFormat(max_length, 0, "longest_first"))
     for row, ids in zip(rows, found, strict=True):
         values = [list(row[name].encode()) for name in ("one", "two", "three")]
         headings = [b"one: ", b" two: ", b" three: "]
@@ -182,7 +182,7 @@ def test_unless_it_is_asked_for_tokens_are_those_of_the_tokenizer(
 ) -> None:
     known, rows = loaded(tokenizer), columns(drawn_rows(), prefix=True)
     known.truncation_side = side
-    found, owners = EncoderDecoder().inputs(rows, known, Limits(40), three_fields())
+    found, owners = EncoderDecoder().inputs(rows, known, InputFormat(40), three_fields())
     assert found == known(rows["source"], truncation=True, max_length=40)["input_ids"]
     assert owners == list(range(60))
     whole = known(rows["source"], verbose=False)["input_ids"]
@@ -206,7 +206,7 @@ def test_a_field_counts_as_lost_where_nothing_of_it_is_left(
         }
         for _ in range(50)
     ]
-    found, _ = EncoderDecoder().inputs(columns(rows), known, Limits(30), three_fields())
+    found, _ = EncoderDecoder().inputs(columns(rows), known, InputFormat(30), three_fields())
     left = known.batch_decode(found, skip_special_tokens=True)
     lost = {name: sum(digit not in text for text in left) for name, digit in digits.items()}
     assert sum(lost.values()) > 20
@@ -218,7 +218,9 @@ def test_what_fits_is_the_tokenizers_and_nothing_is_said(capsys: pytest.CaptureF
     tokenizer, rows = ByT5Tokenizer(), columns(drawn_rows())
     longest = max(len(source.encode()) for source in rows["source"]) + 1
     for truncation in ("end", "longest_first"):
-        found, _ = EncoderDecoder().inputs(rows, tokenizer, Limits(longest, 0, truncation), three_fields())  # type: ignore[arg-type]
+        found, _ = EncoderDecoder().inputs(
+            rows, tokenizer, InputFormat(longest, 0, truncation), three_fields()
+        )  # type: ignore[arg-type]
         assert found == tokenizer(rows["source"])["input_ids"]
     assert capsys.readouterr().err == ""
 
@@ -241,9 +243,9 @@ def test_a_question_that_alone_is_too_long_is_said_and_a_long_context_is_not(
     (tmp_path / "qa.yaml").write_text(yaml.safe_dump(spec))
     task = load_task_file(tmp_path / "qa.yaml")
     texts = load_split(task, "train")
-    EncoderDecoder().training_rows(texts.select([0]), task, 0, ByT5Tokenizer(), Limits(LENGTH, 16))
+    EncoderDecoder().training_rows(texts.select([0]), task, 0, ByT5Tokenizer(), InputFormat(LENGTH, 16))
     assert capsys.readouterr().err == ""
-    EncoderDecoder().training_rows(texts, task, 0, ByT5Tokenizer(), Limits(LENGTH, 16))
+    EncoderDecoder().training_rows(texts, task, 0, ByT5Tokenizer(), InputFormat(LENGTH, 16))
     assert capsys.readouterr().err == (
         "note: 2 of 3 train rows of qa have a question that leaves too little of 64 tokens to its context, and is cut: "
         "raise max_source_length\n"

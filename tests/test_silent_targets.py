@@ -11,17 +11,20 @@ import yaml
 from transformers import AutoTokenizer, ByT5Tokenizer
 
 from hyperadapt.architectures import EncoderDecoder
-from hyperadapt.architectures.tokenizing import check_labels
 from hyperadapt.config.sections import MultitaskConfig
 from hyperadapt.errors import UserError
 from hyperadapt.pretraining.objectives import TaskRows
 from hyperadapt.tasks import TASKS, Task, load_split, load_task_file
-from hyperadapt.tasks.limits import Limits
+from hyperadapt.tasks.input_format import InputFormat
 from hyperadapt.tiny_t5 import NAME, place_of
 from tiny_run import assert_one_line, contents, hyperadapt, write_config
 
 LONG = ["a rather long name", "another rather long name"]
 CUT = "the label 'a rather long name' takes 19 tokens, and max_target_length 16 cuts it to 'a rather long n'"
+
+
+def check_labels(task: Task, tokenizer: Any) -> None:
+    EncoderDecoder().check_labels(task, tokenizer, InputFormat(64))
 
 
 def write_trend(directory: Path, labels: list[str], **fields: Any) -> Path:
@@ -154,7 +157,7 @@ def test_free_texts_that_are_cut_or_read_back_otherwise_are_counted(
         max_target_length=12,
     )
     tokenizer = AutoTokenizer.from_pretrained(place_of(NAME))
-    tokenized = EncoderDecoder().training_rows(load_split(task, "train"), task, 0, tokenizer, Limits(64))
+    tokenized = EncoderDecoder().training_rows(load_split(task, "train"), task, 0, tokenizer, InputFormat(64))
     expected = tokenizer(text_target=texts, truncation=True, max_length=12)["input_ids"]
     assert list(tokenized["labels"]) == expected, "what is trained on is what the tokenizer makes of it"
     assert capsys.readouterr().err.splitlines() == [
@@ -176,7 +179,7 @@ def test_answers_that_are_cut_are_counted(tmp_path: Path, capsys: pytest.Capture
         metrics=("answer_f1",),
         max_target_length=8,
     )
-    EncoderDecoder().training_rows(load_split(task, "train"), task, 0, ByT5Tokenizer(), Limits(128, 16))
+    EncoderDecoder().training_rows(load_split(task, "train"), task, 0, ByT5Tokenizer(), InputFormat(128, 16))
     assert capsys.readouterr().err == (
         "note: of 2 different training targets of qa, 1 are cut at 8 tokens (max_target_length)\n"
     )

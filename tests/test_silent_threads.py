@@ -21,7 +21,7 @@ from hyperadapt.architectures import EncoderDecoder, Request
 from hyperadapt.errors import UserError
 from hyperadapt.methods import Method
 from hyperadapt.studies.embeddings import embed
-from hyperadapt.tasks.limits import Limits
+from hyperadapt.tasks.input_format import InputFormat
 from tiny import NARROW, PLUS_PLUS, every_method, of_task, tiny_adapted, tiny_batch
 
 ROWS = tiny_batch(rows=2)
@@ -284,7 +284,7 @@ def test_threads_that_share_a_tokenizer_cut_their_own_texts() -> None:
     contexts = {"source": ["question: who sat? context: "] * 40, "context": texts["source"]}
 
     def ids(texts: dict[str, list[str]], length: int) -> str:
-        return str(EncoderDecoder().inputs(texts, tokenizer, Limits(length, 2)))
+        return str(EncoderDecoder().inputs(texts, tokenizer, InputFormat(length, 2)))
 
     calls = [lambda: ids(texts, 6), lambda: ids(texts, 9), lambda: ids(contexts, 16)]
     expected = [call() for call in calls]

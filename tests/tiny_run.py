@@ -187,7 +187,7 @@ def write_config(directory: Path, tasks: list[str], **changes: Any) -> Path:
             "learning_rate": 1e-2,
             "logging_steps": 20,
         },
-        "evaluation": {"batch_size": 5},
+        "evaluation": {"answers": "generate", "batch_size": 5},
         **changes,
     }
     (directory / "config.yaml").write_text(yaml.safe_dump(values))

@@ -52,6 +52,26 @@ class Prepared(NamedTuple):
     mask: Tensor | None = None
     kept: dict[str, dict[str, Tensor]] | None = None
 
+    def of_rows(self, rows: Tensor, size: int) -> Prepared:
+        """Return what some rows of a batch need, each as often as it is named.
+
+        Args:
+            rows: (R,), numbers of rows.
+            size: of the batch.
+        """
+
+        def chosen(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {
+                name: weight if len(weight) == 1 else weight.index_select(0, rows // (size // len(weight)))
+                for name, weight in weights.items()
+            }
+
+        return self._replace(
+            weights=tuple(map(chosen, self.weights)),
+            mask=None if self.mask is None else self.mask.index_select(0, rows),
+            kept=None if self.kept is None else {path: chosen(of) for path, of in self.kept.items()},
+        )
+
 
 class SiteWeights(NamedTuple):
     """The same, site by site.
@@ -110,6 +130,7 @@ class Adaptation(nn.Module):
         self.conditioning = conditioning
         self.groups: Any = nn.ModuleDict({stack: nn.ModuleList(of) for stack, of in (groups or {}).items()})
         self.trained_backbone = trained_backbone
+        self.heads: Any = None  # of the tasks of a model that is an encoder alone (hyperadapt.model.heads)
 
     def forward(self, inputs: Inputs, dtype: torch.dtype) -> Prepared:
         """Generate and prepare, as a call that hooks and shards (FSDP2) see.
@@ -176,7 +197,10 @@ class Adaptation(nn.Module):
     def learning_rates(self) -> list[tuple[nn.Parameter, float]]:
         """List the parameters that are trained at a rate of their own."""
         tables = [module for module in self.modules() if isinstance(module, SkillTable)]
-        return [(table.logits, table.learning_rate) for table in tables]
+        rates = [(table.logits, table.learning_rate) for table in tables]
+        if self.heads is not None and self.heads.options.learning_rate is not None:
+            rates += [(parameter, self.heads.options.learning_rate) for parameter in self.heads.parameters()]
+        return rates
 
     def keeps(self, stack: str) -> bool:
         """Whether a form of a stack keeps something of a generation's first step for the others."""

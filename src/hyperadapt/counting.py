@@ -66,32 +66,50 @@ def count_without_weights(config: PretrainedConfig, method: Method, n_tasks: int
 
     import torch
     from torch import nn
-    from transformers import AutoModelForSeq2SeqLM
-
-    from hyperadapt.model.adapt import adapt
 
     # In a T5 whose head is not tied to the embeddings, those of the two stacks still are one; transformers can build
     # only all or nothing without the checkpoint.
     tied = copy.deepcopy(config)
     tied.tie_word_embeddings = True
     with torch.device("meta"):
-        base = AutoModelForSeq2SeqLM.from_config(tied)
-        if not config.tie_word_embeddings:
-            head = base.get_output_embeddings()
+        base = model_of(tied)
+        head: Any = base.get_output_embeddings()
+        if not config.tie_word_embeddings and head is not None:
             head.weight = nn.Parameter(torch.empty_like(head.weight))
-        return count_parameters(adapt(base, method, [f"task{index}" for index in range(n_tasks)]))
+        return count_parameters(adapted_to(base, method, n_tasks))
+
+
+LABELS = 2  # of each task that is counted, where tasks have heads
+
+
+def model_of(config: PretrainedConfig) -> Any:
+    """Build a model of a configuration, by the class of its architecture."""
+    import transformers
+
+    from hyperadapt.backbones import backbone_of_type
+    from hyperadapt.backbones.base import AUTO_CLASSES
+
+    backbone = backbone_of_type(config.model_type)
+    auto_class = getattr(transformers, AUTO_CLASSES[backbone.architecture])
+    return auto_class.from_config(config, **backbone.loading)
+
+
+def adapted_to(base: Any, method: Method, n_tasks: int) -> Any:
+    """Adapt a model to so many tasks; an encoder alone has a head of two labels for each."""
+    from hyperadapt.backbones import backbone_of
+    from hyperadapt.model.adapt import adapt
+
+    tasks = [f"task{index}" for index in range(n_tasks)]
+    has_heads = backbone_of(base).architecture == "encoder_only"
+    return adapt(base, method, tasks, dict.fromkeys(tasks, LABELS) if has_heads else None)
 
 
 def sizes_by_name(config: PretrainedConfig, method: Method, n_tasks: int) -> dict[str, int]:
     """Count each parameter that a method adds to a model, from the model's configuration alone."""
     import torch
-    from transformers import AutoModelForSeq2SeqLM
-
-    from hyperadapt.model.adapt import adapt
 
     with torch.device("meta"):
-        base = AutoModelForSeq2SeqLM.from_config(config)
-        adapted = adapt(base, method, [f"task{index}" for index in range(n_tasks)])
+        adapted = adapted_to(model_of(config), method, n_tasks)
         return {name: parameter.numel() for name, parameter in adapted.hyperadapt.named_parameters()}
 
 

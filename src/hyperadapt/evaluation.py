@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, compress
 from typing import TYPE_CHECKING, Any
 
 from hyperadapt.architectures import Answer, Answering, Request, architecture_of
-from hyperadapt.metrics import TaskScore, average, score_task
+from hyperadapt.architectures.choices import Choices
+from hyperadapt.metrics import TaskScore, average, calibration_error, score_task
 from hyperadapt.tasks.chunks import ChunkRule
 from hyperadapt.tasks.kinds import Target
 
@@ -32,6 +33,7 @@ class EvaluationSet:
         targets: for each task, its target texts, or all that would be right.
         rows: for each task, the row that each input is of; a context may be several inputs.
         texts: for each task, its rows before they were tokenized, as `load_split` gives them.
+        choices: for each task, what may be answered, where one of them is to be chosen; None where it is generated.
         changed: whether they are known not to be those that the run was trained with.
     """
 
@@ -40,6 +42,7 @@ class EvaluationSet:
     targets: list[list[Target]]
     rows: list[list[int]]
     texts: list[Dataset]
+    choices: list[Choices | None]
     changed: bool = False
 
     def of(self, names: Collection[str]) -> EvaluationSet:
@@ -51,6 +54,7 @@ class EvaluationSet:
             list(compress(self.targets, chosen)),
             list(compress(self.rows, chosen)),
             list(compress(self.texts, chosen)),
+            list(compress(self.choices, chosen)),
             self.changed,
         )
 
@@ -126,10 +130,24 @@ def evaluate(
         for task, of_task, places, targets in zip(rows.tasks, answers, rows.rows, rows.targets, strict=True)
     ]
     scores = [
-        score_task(task, predicted, targets)
-        for task, predicted, targets in zip(rows.tasks, predictions, rows.targets, strict=True)
+        replace(score_task(task, predicted, targets), calibration_error=calibration(task, of_task, targets))
+        for task, of_task, predicted, targets in zip(
+            rows.tasks, answers, predictions, rows.targets, strict=True
+        )
     ]
     return Results(scores, average(scores), how.num_beams, rows, predictions)
+
+
+def calibration(task: Task, answers: Sequence[Answer], targets: Sequence[Target]) -> float | None:
+    """Return how far the probabilities of a task's answers are off, in percent; None where they have none."""
+    if not answers or not answers[0].probabilities:
+        return None
+    kind = task.kind_of_task
+    right = [
+        kind.verdict(task, answer.text, target) == "right"
+        for answer, target in zip(answers, targets, strict=True)
+    ]
+    return calibration_error([max(answer.probabilities) for answer in answers], right)
 
 
 def answer_inputs(
@@ -147,8 +165,8 @@ def answer_inputs(
     # By name: a run may be evaluated on some of its tasks.
     requests = [
         request
-        for task, sources in zip(rows.tasks, rows.sources, strict=True)
-        for request in requests_of(task, model.task_id(task.name), sources, rule)
+        for task, sources, choices in zip(rows.tasks, rows.sources, rows.choices, strict=True)
+        for request in requests_of(task, model.task_id(task.name), sources, choices, rule)
     ]
     how = how._replace(per_token=rule.rank_chunks == "mean")
     answers = architecture_of(model).answer(model, tokenizer, requests, how)
@@ -157,12 +175,16 @@ def answer_inputs(
 
 
 def requests_of(
-    task: Task, task_id: int, sources: Sequence[Sequence[int]], rule: ChunkRule = DEFAULT_RULE
+    task: Task,
+    task_id: int,
+    sources: Sequence[Sequence[int]],
+    choices: Choices | None = None,
+    rule: ChunkRule = DEFAULT_RULE,
 ) -> list[Request]:
-    """Ask a task's tokenized inputs."""
+    """Ask a task's tokenized inputs; of choices one is the answer."""
     kind = task.kind_of_task
     lengths = kind.lengths(task, rule.empty_answers)
-    return [Request(task_id, ids, lengths, kind.in_chunks) for ids in sources]
+    return [Request(task_id, ids, lengths, kind.in_chunks, choices) for ids in sources]
 
 
 def joined(rows: EvaluationSet, parts: Sequence[Results], steps: Mapping[str, int]) -> Results:

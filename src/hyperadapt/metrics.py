@@ -24,17 +24,49 @@ def metric_in_words(metric: str, value: float, decimals: int) -> str:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """How a model did on one task: its metrics, the mean of those that count, and how many answers were invalid."""
+    """How a model did on one task.
+
+    Attributes:
+        task: its name.
+        metrics: by name.
+        score: the mean of those that count.
+        rows: how many.
+        invalid: answers that are none.
+        calibration_error: of the answers' probabilities, in percent; None where answers have none.
+    """
 
     task: str
     metrics: dict[str, float]
     score: float
     rows: int
     invalid: int
+    calibration_error: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the task's entry in results.json."""
-        return {"score": self.score, "metrics": self.metrics, "rows": self.rows, "invalid": self.invalid}
+        entry = {"score": self.score, "metrics": self.metrics, "rows": self.rows, "invalid": self.invalid}
+        error = self.calibration_error
+        return entry if error is None else {**entry, "calibration_error": error}
+
+
+BINS = 10
+
+
+def calibration_error(probabilities: Sequence[float], right: Sequence[bool]) -> float:
+    """Compute the expected calibration error, in percent (Guo et al. 2017, eq. 3): how far probabilities are off.
+
+    Answers are put into ten bins by their probability; of each the share that is right is compared with the mean
+    probability, and the differences are averaged over answers.
+
+    Args:
+        probabilities: of each answer that was given.
+        right: whether it is right.
+    """
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for probability, is_right in zip(probabilities, right, strict=True):
+        bins.setdefault(min(int(probability * BINS), BINS - 1), []).append((probability, is_right))
+    gaps = (abs(sum(given for given, _ in held) - sum(truth for _, truth in held)) for held in bins.values())
+    return 100 * sum(gaps) / len(probabilities)
 
 
 def comparable(

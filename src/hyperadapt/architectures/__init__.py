@@ -8,14 +8,24 @@ from __future__ import annotations
 from typing import Any
 
 from hyperadapt.architectures.base import Answer, Answering, Architecture, Request
+from hyperadapt.architectures.decoder_only import DecoderOnly
 from hyperadapt.architectures.encoder_decoder import EncoderDecoder
+from hyperadapt.architectures.encoder_only import EncoderOnly
 from hyperadapt.backbones import backbone_of
-from hyperadapt.errors import UserError
 
-__all__ = ["Answer", "Answering", "Architecture", "EncoderDecoder", "Request", "architecture_of"]
+__all__ = [
+    "Answer",
+    "Answering",
+    "Architecture",
+    "DecoderOnly",
+    "EncoderDecoder",
+    "EncoderOnly",
+    "Request",
+    "architecture_of",
+]
 
 ARCHITECTURES: dict[str, Architecture] = {
-    architecture.name: architecture for architecture in (EncoderDecoder(),)
+    architecture.name: architecture for architecture in (EncoderDecoder(), DecoderOnly(), EncoderOnly())
 }
 
 
@@ -23,12 +33,6 @@ def architecture_of(model: Any) -> Architecture:
     """Return the architecture of a model, adapted or not.
 
     Raises:
-        UserError: if its family has no backbone, or none of `ARCHITECTURES`.
+        UserError: if its family has no backbone.
     """
-    backbone = backbone_of(model)
-    if backbone.architecture not in ARCHITECTURES:
-        raise UserError(
-            f"{backbone.name} has no encoder; runs train encoder-decoders alone so far. ha.adapt adapts it in Python, "
-            "to be trained with transformers' Trainer"
-        )
-    return ARCHITECTURES[backbone.architecture]
+    return ARCHITECTURES[backbone_of(model).architecture]

@@ -7,8 +7,9 @@ sets of GLUE cost one pass instead of eight.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -18,9 +19,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hyperadapt.architectures.tokenizing import InputTokenizer
+from hyperadapt.architectures.choices import Answer, Choices, Request
+from hyperadapt.architectures.frames import Frame
+from hyperadapt.architectures.tokenizing import InputTokenizer, Texts
+from hyperadapt.backbones import backbone_of
+from hyperadapt.errors import UserError
 from hyperadapt.progress import SECONDS_BEFORE_PROGRESS_SHOWS
-from hyperadapt.tasks.limits import Limits
+from hyperadapt.tasks.input_format import InputFormat
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,32 +36,6 @@ if TYPE_CHECKING:
 IGNORED = -100  # a label where there is no target
 _MODES: WeakKeyDictionary[torch.nn.Module, tuple[int, bool]] = WeakKeyDictionary()
 _MODES_LOCK = Lock()
-
-
-class Request(NamedTuple):
-    """What a model is asked.
-
-    Attributes:
-        task_id: of the row's task.
-        ids: the tokenized input.
-        lengths: the fewest and the most tokens of an answer.
-        likelihood: whether the likelihood of the answer is wanted.
-    """
-
-    task_id: int
-    ids: Sequence[int]
-    lengths: tuple[int, int]
-    likelihood: bool = False
-
-
-class Answer(NamedTuple):
-    """What a model answered, and the logarithm of the likelihood that it gives to it, in all or for each token.
-
-    The likelihood is 0 where it was not asked for.
-    """
-
-    text: str
-    log_likelihood: float
 
 
 class Answering(NamedTuple):
@@ -83,9 +62,11 @@ class Architecture(ABC):
 
     Attributes:
         name: by which backbones name it.
+        can_generate: whether it writes texts.
     """
 
     name: ClassVar[str]
+    can_generate: ClassVar[bool] = True
 
     @abstractmethod
     def check(self, base: Any, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -95,9 +76,72 @@ class Architecture(ABC):
             UserError: if they do not.
         """
 
+    @staticmethod
+    def check_vocabulary(base: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Check that a tokenizer's ids are in a model's vocabulary.
+
+        Raises:
+            UserError: if not.
+        """
+        highest = max(tokenizer.get_vocab().values())  # not their number: a vocabulary may have gaps
+        if highest >= base.config.vocab_size:
+            raise UserError(
+                f"the tokenizer's ids go up to {highest}, but the model's vocabulary has only "
+                f"{base.config.vocab_size} tokens: they do not belong together"
+            )
+
+    @staticmethod
+    def check_room(model: Any, tokens: int, task: Task, form: InputFormat) -> None:
+        """Check that a model has places for so many tokens, as far as its places are numbered.
+
+        Raises:
+            UserError: if not.
+        """
+        most = backbone_of(model).positions(model.config)
+        if most is not None and tokens > most:
+            beside = tokens - form.max_source_length
+            targets = f" and {beside} of a target of {task.name}" if beside else ""
+            raise UserError(
+                f"data.max_source_length {form.max_source_length}{targets} are more than the {most} tokens that the "
+                f"model has places for: set it to {most - beside} or less"
+                if most > beside
+                else f"task '{task.name}': max_target_length {task.max_target_length} leaves no room for a prompt in "
+                f"the {most} tokens that the model has places for; lower it"
+            )
+
+    @abstractmethod
+    def frame(self, tokenizer: PreTrainedTokenizerBase, task: Task | None, form: InputFormat) -> Frame:
+        """Return what stands around a task's inputs.
+
+        Raises:
+            UserError: if they are to be written as a chat, and the tokenizer cannot.
+        """
+
+    def columns(self, texts: Texts, tokenizer: PreTrainedTokenizerBase, form: InputFormat) -> Texts:
+        """Return the columns of rows, as those of `load_split`, with inputs as the architecture reads them."""
+        return texts
+
+    @abstractmethod
+    def check_task(
+        self, model: Any, task: Task, tokenizer: PreTrainedTokenizerBase, form: InputFormat
+    ) -> None:
+        """Check that a model can answer a task.
+
+        Raises:
+            UserError: if not, and what to change.
+        """
+
+    def num_labels(self, tasks: Sequence[Task]) -> dict[str, int] | None:
+        """Return how many labels the head of each task has; None where there are no heads.
+
+        Raises:
+            UserError: if a task cannot have one.
+        """
+        return None
+
     @abstractmethod
     def training_rows(
-        self, rows: Dataset, task: Task, task_id: int, tokenizer: PreTrainedTokenizerBase, limits: Limits
+        self, rows: Dataset, task: Task, task_id: int, tokenizer: PreTrainedTokenizerBase, form: InputFormat
     ) -> Dataset:
         """Tokenize a task's training rows: input_ids, labels and task_ids.
 
@@ -106,11 +150,28 @@ class Architecture(ABC):
             task: whose they are; a score task's step is known.
             task_id: of all of them.
             tokenizer: the base model's.
-            limits: of inputs.
+            form: of inputs.
 
         Raises:
-            UserError: if a target cannot be written.
+            UserError: if a target cannot be written, or there is no room for an input.
         """
+
+    def input_tokenizer(
+        self, tokenizer: PreTrainedTokenizerBase, task: Task | None, form: InputFormat
+    ) -> InputTokenizer:
+        """Return what tokenizes a task's inputs."""
+        return InputTokenizer(
+            tokenizer,
+            form,
+            self.frame(tokenizer, task, form),
+            in_fields=task is not None and task.cut_in_fields,
+            newest=task is not None and task.kind_of_task.newest_first,
+            read=partial(self.columns, tokenizer=tokenizer, form=form),
+        )
+
+    def row_lengths(self, rows: Dataset) -> list[int]:
+        """Count the tokens that the model reads of each training row, by which rows of like length are batched."""
+        return [len(ids) for ids in rows["input_ids"]]
 
     @abstractmethod
     def collator(self, model: Any, tokenizer: PreTrainedTokenizerBase, multiple_of: int | None) -> Any:
@@ -127,8 +188,7 @@ class Architecture(ABC):
             label_smoothing: epsilon.
         """
 
-    @abstractmethod
-    def check_memory(self, model: Any, requests: Sequence[Request], how: Answering) -> None:
+    def check_memory(self, model: Any, requests: Sequence[Request], how: Answering) -> None:  # noqa: B027
         """Check that there is memory to answer: to run out of it may end the process without a word.
 
         Raises:
@@ -139,13 +199,17 @@ class Architecture(ABC):
     def answer_batch(
         self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], how: Answering
     ) -> list[Answer]:
-        """Answer requests of one batch, alike in their lengths and in whether a likelihood is wanted."""
+        """Answer requests of one batch, alike in lengths and in whether likelihoods are wanted, or all with choices."""
+
+    @abstractmethod
+    def choices(self, task: Task, tokenizer: PreTrainedTokenizerBase, form: InputFormat) -> Choices | None:
+        """Return what may be answered to a task, where that is a few texts; None where it is any."""
 
     def inputs(
         self,
-        texts: Mapping[str, Sequence[Any]],
+        texts: Texts,
         tokenizer: PreTrainedTokenizerBase,
-        limits: Limits,
+        form: InputFormat,
         task: Task | None = None,
         rows: str = "rows",
     ) -> tuple[list[list[int]], list[int]]:
@@ -154,14 +218,14 @@ class Architecture(ABC):
         Args:
             texts: columns as those of `load_split`.
             tokenizer: the base model's.
-            limits: of inputs.
+            form: of inputs.
             task: whose inputs they are, so that it is said what is cut.
             rows: what they are called then.
 
         Returns:
             The inputs, and each one's row.
         """
-        tokenize = InputTokenizer(tokenizer, *limits)
+        tokenize = self.input_tokenizer(tokenizer, task, form)
         chunks_of_rows = tokenize(texts)
         if task is not None:
             tokenize.say(task, rows)
@@ -211,11 +275,13 @@ class Architecture(ABC):
 def batches(requests: Sequence[Request], batch_size: int) -> list[list[int]]:
     """Put requests into batches, the longest inputs first: what does not fit into memory fails at once.
 
-    No batch mixes lengths to generate: what is predicted for a row must not depend on its neighbours.
+    No batch mixes lengths to generate: what is predicted for a row must not depend on its neighbours. Rows with choices
+    are of one kind, whatever those are.
     """
 
-    def kind(row: int) -> tuple[tuple[int, int], bool]:
-        return requests[row].lengths, requests[row].likelihood
+    def kind(row: int) -> tuple[bool, tuple[int, int], bool]:
+        request = requests[row]
+        return (True, (0, 0), False) if request.choices else (False, request.lengths, request.likelihood)
 
     by_length = sorted(range(len(requests)), key=lambda row: (kind(row), len(requests[row].ids)))
     alike = [list(rows) for _, rows in groupby(by_length, key=kind)]
@@ -243,9 +309,20 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 def padded(
-    model: Any, tokenizer: PreTrainedTokenizerBase, sources: Sequence[Sequence[int]], task_ids: Sequence[int]
+    model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], side: str = "right"
 ) -> dict[str, Tensor]:
-    """Make a batch of tokenized inputs on the model's device: input_ids, attention_mask and task_ids."""
-    batch = tokenizer.pad({"input_ids": [list(source) for source in sources]}, return_tensors="pt")
-    inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
-    return {**inputs, "task_ids": torch.tensor(task_ids, device=model.device)}
+    """Make a batch of requests on the model's device: input_ids, attention_mask and task_ids."""
+    width = max(len(request.ids) for request in requests)
+    ids, mask = [], []
+    for request in requests:
+        filler = width - len(request.ids)
+        row, read = [*request.ids], [1] * len(request.ids)
+        padding, unread = [tokenizer.pad_token_id] * filler, [0] * filler
+        ids.append([*padding, *row] if side == "left" else [*row, *padding])
+        mask.append([*unread, *read] if side == "left" else [*read, *unread])
+    tensors = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "task_ids": [request.task_id for request in requests],
+    }
+    return {name: torch.tensor(values, device=model.device) for name, values in tensors.items()}

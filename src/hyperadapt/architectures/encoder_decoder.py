@@ -5,27 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import DataCollatorForSeq2Seq
 from transformers.modeling_outputs import BaseModelOutput
 
-from hyperadapt.architectures.base import IGNORED, Answer, Answering, Architecture, Request, padded
+from hyperadapt.architectures.base import IGNORED, Answer, Answering, Request, padded
+from hyperadapt.architectures.choices import NextScores, padded_rows
+from hyperadapt.architectures.frames import Frame, special_tokens
 from hyperadapt.architectures.generation import likelihoods_of, plain_generation
-from hyperadapt.architectures.tokenizing import TOKENIZER, tokenized_examples
+from hyperadapt.architectures.text import TextArchitecture
+from hyperadapt.architectures.tokenizing import TOKENIZER, Writer
+from hyperadapt.backbones import backbone_of
 from hyperadapt.errors import UserError
-from hyperadapt.tasks.limits import Limits
+from hyperadapt.tasks.input_format import InputFormat
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
     from hyperadapt.tasks import Task
 
 
-class EncoderDecoder(Architecture):
+class EncoderDecoder(TextArchitecture):
     """T5 and its like."""
 
     name = "encoder_decoder"
@@ -47,70 +48,49 @@ class EncoderDecoder(Architecture):
                     f"the base model's config has {name} {number}, but its vocabulary has only "
                     f"{base.config.vocab_size} tokens"
                 )
-        highest = max(tokenizer.get_vocab().values())  # not their number: a vocabulary may have gaps
-        if highest >= base.config.vocab_size:
-            raise UserError(
-                f"the tokenizer's ids go up to {highest}, but the model's vocabulary has only "
-                f"{base.config.vocab_size} tokens: they do not belong together"
-            )
-        if tokenizer("a")["input_ids"][-1] != tokenizer.eos_token_id:
+        self.check_vocabulary(base, tokenizer)
+        if tokenizer.eos_token_id not in special_tokens(tokenizer)[1]:
             raise UserError(
                 "the tokenizer does not end a text with its end token, as T5's do: give it such a post-processor"
             )
 
-    def training_rows(
-        self, rows: Dataset, task: Task, task_id: int, tokenizer: PreTrainedTokenizerBase, limits: Limits
-    ) -> Dataset:
-        from datasets import Dataset, concatenate_datasets
+    def frame(self, tokenizer: PreTrainedTokenizerBase, task: Task | None, form: InputFormat) -> Frame:
+        if form.chat_template:
+            raise UserError("data.chat_template is for models without an encoder; leave it out")
+        starts, ends = special_tokens(tokenizer)
+        return Frame(starts, ends=ends)
 
-        parts = [
-            Dataset.from_dict({"input_ids": inputs, "labels": labels, "task_ids": [task_id] * len(inputs)})
-            for inputs, labels in tokenized_examples(rows, task, tokenizer, *limits)
-        ]
-        return concatenate_datasets(parts)
+    def writer(self, tokenizer: PreTrainedTokenizerBase, task: Task, form: InputFormat) -> Writer:
+        def write(texts: Sequence[str], longest: int | None) -> list[list[int]]:
+            cut = longest is not None
+            return tokenizer(text_target=list(texts), truncation=cut, max_length=longest, verbose=False)[
+                "input_ids"
+            ]
+
+        return write
 
     def collator(self, model: Any, tokenizer: PreTrainedTokenizerBase, multiple_of: int | None) -> Any:
         return DataCollatorForSeq2Seq(
             tokenizer, model=model, label_pad_token_id=IGNORED, pad_to_multiple_of=multiple_of
         )
 
-    def loss(self, outputs: Any, labels: Tensor, num_items: Tensor | None, label_smoothing: float) -> Tensor:
-        """Compute the cross-entropy per target token, with label smoothing."""
-        total = F.cross_entropy(
-            outputs.logits.float().flatten(0, 1),
-            labels.flatten(),
-            ignore_index=IGNORED,
-            label_smoothing=label_smoothing,
-            reduction="sum",
-        )
-        return total / (labels.ne(IGNORED).sum() if num_items is None else num_items)
+    def check_task(
+        self, model: Any, task: Task, tokenizer: PreTrainedTokenizerBase, form: InputFormat
+    ) -> None:
+        self.check_labels(task, tokenizer, form)
+        self.check_room(model, form.max_source_length, task, form)
 
-    def check_memory(self, model: Any, requests: Sequence[Request], how: Answering) -> None:
-        """Check that there is memory for a step of the longest batch with beams.
+    def numbers_read(self, model: Any) -> int:
+        """Count the encoder's states, and the keys and values that the decoder makes of them."""
+        maps = backbone_of(model).linear_maps(model, "decoder", ("cross_attention.k",))
+        return model.config.hidden_size + sum(2 * site.d_out for site in maps)
 
-        Counted are the scores of every token, of which beam search holds three copies, and what the decoder reads of
-        the input, each for every beam: more is held, so that what is refused would have failed.
-        """
-        config, rows = model.config, min(how.batch_size, len(requests))
-        read = config.d_model + 2 * config.num_decoder_layers * config.num_heads * config.d_kv
-        longest = max((len(request.ids) for request in requests), default=0)
-        needed = rows * how.num_beams * (3 * 4 * config.vocab_size + longest * read * model.dtype.itemsize)
-        on_gpu = model.device.type == "cuda"
-        free = torch.cuda.mem_get_info(model.device)[0] if on_gpu else psutil.virtual_memory().available
-        if how.num_beams > 1 and needed > free:
-            raise UserError(
-                f"num_beams {how.num_beams}: a batch of {rows} rows takes more than {needed / 1e9:,.0f} GB, and "
-                f"{free / 1e9:,.0f} GB are free; take fewer beams, or a smaller batch_size"
-            )
-
-    def answer_batch(
+    def generate(
         self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], how: Answering
     ) -> list[Answer]:
         """Generate; generation and likelihoods share the encoder's states."""
         fewest, most = requests[0].lengths
-        inputs = padded(
-            model, tokenizer, [request.ids for request in requests], [request.task_id for request in requests]
-        )
+        inputs = padded(model, tokenizer, requests)
         # generate repeats the states that it is given in place.
         states = encoder_states(model, inputs) if requests[0].likelihood else None
         shared = {} if states is None else {"encoder_outputs": BaseModelOutput(states)}
@@ -128,6 +108,37 @@ class EncoderDecoder(Architecture):
         if requests[0].likelihood:
             likelihoods = log_likelihoods(model, inputs, generated, states, how.per_token)
         return [Answer(text.strip(), likelihood) for text, likelihood in zip(texts, likelihoods, strict=True)]
+
+    @torch.no_grad()
+    def first_scores(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request]
+    ) -> tuple[Tensor, NextScores]:
+        inputs = padded(model, tokenizer, requests)
+        states, mask = encoder_states(model, inputs), inputs["attention_mask"]
+        deep = any(request.choices is not None and request.choices.is_deep for request in requests)
+        start = torch.full((len(requests), 1), model.config.decoder_start_token_id, device=mask.device)
+        outputs = model(
+            encoder_outputs=BaseModelOutput(states),
+            attention_mask=mask,
+            decoder_input_ids=start,
+            task_ids=inputs["task_ids"],
+            use_cache=deep,
+        )
+
+        def deeper(rows: Sequence[int], paths: Sequence[Sequence[int]]) -> Tensor:
+            chosen, sizes = torch.tensor(rows, device=mask.device), [len(path) for path in paths]
+            task_ids, of_rows = inputs["task_ids"][chosen], states[chosen]
+            model.go_on_with(outputs.past_key_values, chosen, task_ids, of_rows)
+            scores = model(
+                encoder_outputs=BaseModelOutput(of_rows),
+                attention_mask=mask[chosen],
+                decoder_input_ids=padded_rows(paths, max(sizes), 0, mask.device),
+                past_key_values=outputs.past_key_values,
+                task_ids=task_ids,
+            ).logits
+            return scores[torch.arange(len(sizes)), torch.tensor(sizes) - 1]
+
+        return outputs.logits[:, 0], deeper
 
 
 @torch.no_grad()

@@ -9,14 +9,15 @@ import reprlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
+from hyperadapt.architectures.frames import Frame
 from hyperadapt.errors import UserError, notice
 from hyperadapt.progress import SECONDS_BEFORE_PROGRESS_SHOWS
 from hyperadapt.tasks.chunks import Chunk, answer_within, chunked, with_places
-from hyperadapt.tasks.limits import Truncation
+from hyperadapt.tasks.input_format import InputFormat
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,30 +30,38 @@ TOKENIZER = RLock()
 ROWS_TOKENIZED_AT_ONCE = 10_000
 
 
+Texts = Mapping[str, Sequence[Any]]  # columns as those of `load_split`
+
+
 class InputTokenizer:
     """Tokenizes inputs, and counts those that are cut.
 
     Args:
         tokenizer: the base model's.
-        max_length: tokens; what is longer is cut, or asked in chunks where there are contexts.
-        overlap: of chunks, in tokens.
-        truncation: where an input is cut: at its end, or each time a token of the field that is the longest.
+        form: how long inputs may be, and where they are cut.
+        frame: what stands around each.
+        in_fields: cut the texts of fields alone, and leave what stands between them, as a template; the last is cut
+            first, unless the longest is to be.
+        newest: of fields that cannot all be kept, keep the last ones, as the messages of a chat.
+        read: turns the columns of rows into those that are tokenized.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        max_length: int,
-        overlap: int,
-        truncation: Truncation = "end",
+        form: InputFormat,
+        frame: Frame,
+        in_fields: bool = False,
+        newest: bool = False,
+        read: Callable[[Texts], Texts] | None = None,
     ) -> None:
-        self.tokenizer, self.max_length, self.overlap = tokenizer, max_length, overlap
-        self.truncation = truncation
+        self.tokenizer, self.form, self.frame, self.read = tokenizer, form, frame, read
+        self.in_fields, self.newest = in_fields or form.truncation == "longest_first", newest
         self.rows = self.cut = 0
         self.lost: Counter[int] = Counter()  # number of a field -> rows of which no token of it is kept
-        self.in_chunks = self.in_fields = False
+        self.in_chunks = self.has_fields = False
 
-    def __call__(self, texts: Mapping[str, Sequence[Any]]) -> list[list[Chunk]]:
+    def __call__(self, texts: Texts) -> list[list[Chunk]]:
         """Tokenize a batch.
 
         Args:
@@ -61,81 +70,140 @@ class InputTokenizer:
 
         Returns:
             For each row its inputs: one, or the chunks of its context.
+
+        Raises:
+            UserError: if what stands around an input leaves no room for it.
         """
         with TOKENIZER:
-            return self.tokenized(texts)
+            return self.tokenized(texts if self.read is None else self.read(texts))
 
-    def tokenized(self, texts: Mapping[str, Sequence[Any]]) -> list[list[Chunk]]:
+    def tokenized(self, texts: Texts) -> list[list[Chunk]]:
         """Tokenize a batch while no other thread uses the tokenizer."""
         sources = list(texts["source"])
-        self.rows += len(sources)
-        if "context" in texts:
-            self.in_chunks = True
-            found = chunked(sources, texts["context"], self.tokenizer, self.max_length, self.overlap)
-            self.cut += sum(chunks[0].question_is_cut for chunks in found)
-            return found
         if not sources:
             return []
-        ids = self.tokenizer(sources, truncation=True, max_length=self.max_length)["input_ids"]
-        full = [row for row, tokens in enumerate(ids) if len(tokens) >= self.max_length]
+        self.rows += len(sources)
+        starts, before, behind, ends = self.frame
+        room = self.form.max_source_length - len(starts) - len(ends)
+        if "context" in texts:
+            self.in_chunks = True
+            questions = [f"{before}{source}" for source in sources] if before else sources
+            ends = (*self.plain([behind])[0], *ends) if behind else ends
+            form = self.form
+            found = chunked(
+                questions,
+                texts["context"],
+                self.tokenizer,
+                form.max_source_length,
+                form.overlap,
+                starts,
+                ends,
+            )
+            self.cut += sum(chunks[0].question_is_cut for chunks in found)
+            return found
+        ids = self.plain([f"{before}{source}{behind}" for source in sources])
+        full = [row for row, tokens in enumerate(ids) if len(tokens) > room]
         if full:
             places = [texts["places"][row] for row in full] if "places" in texts else None
-            for row, shortened in zip(
-                full, self.shortened([sources[row] for row in full], places), strict=True
-            ):
-                ids[row] = shortened or ids[row]
-        return [[Chunk(tokens, 0, 0)] for tokens in ids]
+            cut = self.shortened([sources[row] for row in full], places, [ids[row] for row in full], room)
+            for row, tokens in zip(full, cut, strict=True):
+                ids[row] = tokens
+        return [[Chunk([*starts, *tokens, *ends], 0, 0)] for tokens in ids]
+
+    def plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenize texts without special tokens."""
+        return self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
 
     def shortened(
-        self, sources: Sequence[str], places: Sequence[Sequence[Sequence[int]]] | None
-    ) -> list[list[int] | None]:
-        """Count what is cut of inputs that may just fit, and cut the longest fields first if that is wanted.
+        self,
+        sources: Sequence[str],
+        places: Sequence[Sequence[Sequence[int]]] | None,
+        ids: Sequence[list[int]],
+        room: int,
+    ) -> list[list[int]]:
+        """Cut inputs that are too long, and count what they lose.
 
         Args:
             sources: the inputs.
             places: from which to which character each of their fields stands.
-
-        Returns:
-            The tokens of each input, or None where the tokenizer's own cut is the one that is wanted.
+            ids: the tokens of each, with what stands around it.
+            room: the most tokens that are kept of each.
         """
-        room = self.max_length - self.tokenizer.num_special_tokens_to_add()
-        if places is None or not self.tells_places():
-            whole = self.tokenizer(list(sources), add_special_tokens=False, verbose=False)["input_ids"]
-            self.cut += sum(len(tokens) > room for tokens in whole)
-            return [None] * len(sources)
-        self.in_fields = True
-        found: list[list[int] | None] = []
-        for (tokens, offsets), fields in zip(with_places(sources, self.tokenizer), places, strict=True):
-            found.append(None)
-            if len(tokens) <= room:
-                continue
-            self.cut += 1
-            ranges = [token_range(offsets, *place) for place in fields]
-            lengths = [end - begin for begin, end in ranges]
-            room_of_fields = room - (len(tokens) - sum(lengths))
-            if self.truncation == "longest_first" and room_of_fields >= 0:
-                kept = longest_first(lengths, room_of_fields)
-                left_out = [range(begin + size, end) for (begin, end), size in zip(ranges, kept, strict=True)]
-                dropped = {number for numbers in left_out for number in numbers}
-                rest = [token for number, token in enumerate(tokens) if number not in dropped]
-                found[-1] = [*rest, self.tokenizer.eos_token_id]
-            else:
-                first = len(tokens) - room if self.tokenizer.truncation_side == "left" else 0
-                kept = [min(end, first + room) - max(begin, first) for begin, end in ranges]
-            self.lost.update(number for number, size in enumerate(kept) if size <= 0 and lengths[number] > 0)
+        self.cut += len(sources)
+        _, before, behind, _ = self.frame
+        framed = bool(before or behind)
+        needed = framed or (places is not None and self.in_fields)
+        # Without places no field is known, and an input is cut at its end.
+        if not (needed or places is not None) or not self.tells_places(needed):
+            return [tokens[-room:] if self.cuts_left else tokens[:room] for tokens in ids]
+        self.has_fields = places is not None
+        texts = [f"{before}{source}{behind}" for source in sources]
+        found = []
+        for number, (tokens, offsets) in enumerate(with_places(texts, self.tokenizer)):
+            shift, source = len(before), sources[number]
+            whole = token_range(offsets, shift, shift + len(source)) if framed else (0, len(tokens))
+            of_fields = [
+                token_range(offsets, begin + shift, end + shift)
+                for begin, end in (places[number] if places is not None else ())
+            ]
+            left = self.left_of(tokens, of_fields if self.in_fields else [], room)
+            left = left or self.left_of(tokens, [whole], room)
+            if left is None:
+                raise UserError(
+                    f"max_source_length {self.form.max_source_length} leaves no room for an input: what stands around "
+                    f"it takes {len(tokens) - (whole[1] - whole[0])} tokens, and special ones "
+                    f"{self.form.max_source_length - room}; raise it"
+                )
+            kept = sorted(place for begin, end in left for place in range(begin, end))
+            there = set(kept)
+            for field, (begin, end) in enumerate(of_fields):
+                self.lost[field] += begin < end and there.isdisjoint(range(begin, end))
+            found.append([tokens[place] for place in kept])
         return found
 
-    def tells_places(self) -> bool:
+    @property
+    def cuts_left(self) -> bool:
+        """Whether the tokenizer cuts texts at their beginning."""
+        return self.tokenizer.truncation_side == "left"
+
+    def left_of(
+        self, tokens: Sequence[int], ranges: Sequence[tuple[int, int]], room: int
+    ) -> list[tuple[int, int]] | None:
+        """Choose the tokens that are left of an input; None where what is not to be cut does not fit.
+
+        Args:
+            tokens: all.
+            ranges: those that may be cut.
+            room: how many are left.
+        """
+        lengths = [end - begin for begin, end in ranges]
+        room -= len(tokens) - sum(lengths)
+        if room < 0 or not ranges:
+            return None
+        longest = self.form.truncation == "longest_first" and len(ranges) > 1
+        in_order = last_first if self.newest or (self.cuts_left and not longest) else first_first
+        sizes = longest_first(lengths, room) if longest and not self.newest else in_order(lengths, room)
+        left, end_before = [], 0
+        for (begin, end), size in zip(ranges, sizes, strict=True):
+            left.append((end_before, begin))
+            left.append((end - size, end) if self.cuts_left and not longest else (begin, begin + size))
+            end_before = end
+        return [*left, (end_before, len(tokens))]
+
+    def tells_places(self, needed: bool) -> bool:
         """Say whether the tokenizer tells where its tokens stand, without which no field is known.
 
+        Args:
+            needed: as the longest field is to be cut first, say.
+
         Raises:
-            UserError: if it does not, and must, as the longest field is to be cut first.
+            UserError: if it does not, and must.
         """
         try:
             with_places(["é"], self.tokenizer)
         except UserError as error:
-            if self.truncation == "longest_first":
-                raise UserError(f"truncation: longest_first: {error}") from None
+            if needed:
+                raise UserError(f"inputs are too long, and where they are cut: {error}") from None
             return False
         return True
 
@@ -151,16 +219,17 @@ class InputTokenizer:
         count = f"{self.cut:,} of {self.rows:,} {rows} of {task.name}"
         if self.in_chunks:
             notice(
-                f"{count} have a question that leaves too little of {self.max_length} tokens to its context, and is "
-                "cut: raise max_source_length"
+                f"{count} have a question that leaves too little of {self.form.max_source_length} tokens to its "
+                "context, and is cut: raise max_source_length"
             )
             return
-        names = [name or column for name, column in task.fields.items()]
-        losses = [f"; {self.lost[number]:,} lose all of {names[number]}" for number in sorted(self.lost)]
+        names = task.names_read
+        lost = [number for number in sorted(self.lost) if self.lost[number] and number < len(names)]
+        losses = [f"; {self.lost[number]:,} lose all of {names[number]}" for number in lost]
         choice = ", or set truncation: longest_first, which cuts the longest field first"
-        is_open = self.in_fields and self.truncation == "end"
+        is_open = self.has_fields and not self.in_fields
         notice(
-            f"{count} are cut at {self.max_length} tokens{''.join(losses)}: raise max_source_length"
+            f"{count} are cut at {self.form.max_source_length} tokens{''.join(losses)}: raise max_source_length"
             f"{choice if is_open else ''}"
         )
 
@@ -190,6 +259,24 @@ def longest_first(lengths: Sequence[int], room: int) -> list[int]:
     return kept
 
 
+def first_first(lengths: Sequence[int], room: int) -> list[int]:
+    """Keep all of the first ones, as far as there is room; return what is kept of each."""
+    kept = []
+    for length in lengths:
+        kept.append(min(length, room))
+        room -= kept[-1]
+    return kept
+
+
+def last_first(lengths: Sequence[int], room: int) -> list[int]:
+    """Keep all of the last ones, as far as there is room; return what is kept of each."""
+    return first_first(lengths[::-1], room)[::-1]
+
+
+# Texts, and the most tokens of each, or None -> their tokens, the end token among them.
+Writer = Callable[[Sequence[str], int | None], list[list[int]]]
+
+
 class TargetTokenizer:
     """Tokenizes a task's training targets, and checks that what is trained on can be written and read back.
 
@@ -199,10 +286,11 @@ class TargetTokenizer:
     Args:
         task: whose targets they are.
         tokenizer: the base model's.
+        write: turns texts into tokens, as the architecture has them.
     """
 
-    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.task, self.tokenizer = task, tokenizer
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, write: Writer) -> None:
+        self.task, self.tokenizer, self.write = task, tokenizer, write
         self.ids: dict[str, array[int]] = {}
         self.cut = self.changed = 0
         self.example = ""
@@ -218,7 +306,7 @@ class TargetTokenizer:
         new = [text for text in dict.fromkeys(texts) if text not in self.ids]
         if new:
             longest = self.task.max_target_length
-            ids = self.tokenizer(text_target=new, truncation=True, max_length=longest)["input_ids"]
+            ids = self.write(new, longest)
             if self.task.kind_of_task.closed:
                 self.check(new, ids)
             else:
@@ -248,7 +336,7 @@ class TargetTokenizer:
         """Say why a label or a score is read back otherwise, and what to change."""
         task = self.task
         noun, instead = task.kind_of_task.why_unwritable(task)
-        whole = self.tokenizer(text_target=text, verbose=False)["input_ids"]
+        [whole] = self.write([text], None)
         if (uncut := self.decoded([whole])[0]) != text:
             return (
                 f"the tokenizer cannot write the {noun} {reprlib.repr(text)}, and reads it back as "
@@ -264,7 +352,7 @@ class TargetTokenizer:
         """Count the free texts that are cut, and those that the tokenizer reads back otherwise."""
         longest = self.task.max_target_length
         full = [text for text, tokens in zip(texts, ids, strict=True) if len(tokens) >= longest]
-        whole = self.tokenizer(text_target=full, verbose=False)["input_ids"] if full else []
+        whole = self.write(full, None) if full else []
         cut = {text for text, tokens in zip(full, whole, strict=True) if len(tokens) > longest}
         self.cut += len(cut)
         for text, read in zip(texts, self.decoded(ids), strict=True):
@@ -287,28 +375,21 @@ class TargetTokenizer:
 
 
 def tokenized_examples(
-    rows: Dataset,
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    overlap: int,
-    truncation: Truncation = "end",
+    rows: Dataset, task: Task, tokenize_inputs: InputTokenizer, tokenize_targets: TargetTokenizer
 ) -> Iterator[tuple[list[list[int]], list[list[int]]]]:
     """Tokenize a task's training rows batch by batch: inputs, contexts chunk by chunk, and their targets.
 
     Args:
         rows: from `load_split`.
         task: whose they are; a score task's step is known.
-        tokenizer: the base model's.
-        max_length, overlap, truncation: as of an `InputTokenizer`.
+        tokenize_inputs: of the task.
+        tokenize_targets: of the task.
 
     Raises:
         UserError: if a target cannot be written.
     """
     from tqdm import tqdm
 
-    tokenize_inputs = InputTokenizer(tokenizer, max_length, overlap, truncation)
-    tokenize_targets = TargetTokenizer(task, tokenizer)
     starts = range(0, len(rows), ROWS_TOKENIZED_AT_ONCE)
     for start in tqdm(starts, desc="tokenizing", leave=False, delay=SECONDS_BEFORE_PROGRESS_SHOWS):
         batch = rows[start : start + ROWS_TOKENIZED_AT_ONCE]
@@ -324,12 +405,3 @@ def tokenized_examples(
         yield [chunk.ids for chunks in chunks_of_rows for chunk in chunks], tokenize_targets(targets)
     tokenize_inputs.say(task, "train rows")
     tokenize_targets.say()
-
-
-def check_labels(task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that every label of a task can be written, and read back, within the tokens that the task says.
-
-    Raises:
-        UserError: naming the first that cannot, and what to change.
-    """
-    TargetTokenizer(task, tokenizer)(task.label_texts)

@@ -6,14 +6,21 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from hyperadapt.backbones.bart import BART, MBART, PEGASUS
 from hyperadapt.backbones.base import Backbone
+from hyperadapt.backbones.bert import BERT, DEBERTA, ROBERTA
 from hyperadapt.backbones.gemma import GEMMA
 from hyperadapt.backbones.gpt2 import GPT2
 from hyperadapt.backbones.llama import LLAMA
+from hyperadapt.backbones.modernbert import MODERNBERT
 from hyperadapt.backbones.t5 import T5
 from hyperadapt.errors import UserError, nearest
 
-BACKBONES: tuple[Backbone, ...] = (T5, LLAMA, GEMMA, GPT2)
+BACKBONES: tuple[Backbone, ...] = (
+    *(T5, BART, MBART, PEGASUS),
+    *(LLAMA, GEMMA, GPT2),
+    *(BERT, ROBERTA, DEBERTA, MODERNBERT),
+)
 
 
 def backbone_of(model: Any) -> Backbone:
@@ -22,12 +29,22 @@ def backbone_of(model: Any) -> Backbone:
     Raises:
         UserError: if the model's family has none.
     """
+    return backbone_of_type(model.config.model_type)
+
+
+def backbone_of_type(model_type: str) -> Backbone:
+    """Find the backbone of a model type, as configurations of transformers have it.
+
+    Raises:
+        UserError: if it has none, naming the nearest that has one, and what is needed.
+    """
     for backbone in BACKBONES:
-        if model.config.model_type in backbone.model_types:
+        if model_type in backbone.model_types:
             return backbone
-    known = [model_type for backbone in BACKBONES for model_type in backbone.model_types]
+    known = [known for backbone in BACKBONES for known in backbone.model_types]
     raise UserError(
-        f"no backbone for model type '{model.config.model_type}'; {nearest(model.config.model_type, known)}"
+        f"no backbone for model type '{model_type}'; {nearest(model_type, known)}; a new one is a table of names in "
+        "hyperadapt/backbones"
     )
 
 

@@ -18,11 +18,12 @@ from transformers import PretrainedConfig
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.sites import Site, Source, Tap
 
-ArchitectureName = Literal["encoder_decoder", "decoder_only"]
-# The class of transformers that loads a model of an architecture with its output layer.
+ArchitectureName = Literal["encoder_decoder", "decoder_only", "encoder_only"]
+# The class of transformers that loads a model of an architecture: with its output layer, where it writes.
 AUTO_CLASSES: dict[ArchitectureName, str] = {
     "encoder_decoder": "AutoModelForSeq2SeqLM",
     "decoder_only": "AutoModelForCausalLM",
+    "encoder_only": "AutoModel",
 }
 
 
@@ -44,7 +45,7 @@ class Stack:
     """Where the places of one stack lie; paths within a block are relative to it.
 
     Attributes:
-        path: of the stack in the model.
+        path: of the stack in the model; "" where the model is the stack.
         blocks: of its blocks, in the stack.
         places: position -> path in a block of the module there. What "self_attention" and "feed_forward" name gives the
             sub-layer's output before dropout and residual; "feed_forward.output" is its last linear map,
@@ -52,7 +53,7 @@ class Stack:
             the sub-layer's output to its input.
         taps: what forms may read of the feed-forward sub-layer, and in which module of a block it is found.
         norms: name -> path in a block, in the order in which a batch passes them.
-        final_norm: path in the stack of the norm behind the last block.
+        outer_norms: name -> path in the stack of norms before and behind all blocks.
     """
 
     path: str
@@ -60,7 +61,7 @@ class Stack:
     places: Mapping[str, str]
     taps: Mapping[Tap, Source]
     norms: Mapping[str, str]
-    final_norm: str | None = None
+    outer_norms: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def attention_maps(self) -> tuple[str, ...]:
@@ -69,7 +70,7 @@ class Stack:
 
     def in_model(self, path: str) -> str:
         """Return the path in the model of what has one in the stack."""
-        return f"{self.path}.{path}"
+        return f"{self.path}.{path}" if self.path else path
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,12 @@ class Backbone:
         model_types: as configurations of transformers have them.
         stacks: by name, in the order in which a batch passes them.
         norm: the formula of its norms.
-        norm_eps: the field of the configuration that holds their epsilon.
+        norm_eps: the field of the configuration that holds their epsilon; None where the norms alone do.
         published: makes the configuration of a published model of its name, without any download; None of others.
+        loading: options with which its models are loaded and built.
+        fixed: ends of the names of parameters that are computed, and never trained.
+        hands_on: whether its stacks hand further arguments on to their blocks.
+        positions: the most tokens of an input that a configuration has places for; None where that is any number.
     """
 
     name: str
@@ -91,8 +96,14 @@ class Backbone:
     model_types: tuple[str, ...]
     stacks: Mapping[str, Stack]
     norm: NormKind
-    norm_eps: str
+    norm_eps: str | None
     published: Callable[[str], PretrainedConfig | None] = field(default=lambda name: None)
+    loading: Mapping[str, Any] = field(default_factory=dict)
+    fixed: tuple[str, ...] = ()
+    hands_on: bool = True
+    positions: Callable[[Any], int | None] = field(
+        default=lambda config: getattr(config, "max_position_embeddings", None)
+    )
 
     def modules(self, model: Any) -> dict[str, nn.Module]:
         """Return the model's stacks by name.
@@ -102,7 +113,7 @@ class Backbone:
         """
         found = {}
         for name, stack in self.stacks.items():
-            if not hasattr(model, stack.path.partition(".")[0]):
+            if get_module(model, stack.in_model(stack.blocks)) is None:
                 raise UserError(
                     f"a {type(model).__name__} has no {name}; load the model with {AUTO_CLASSES[self.architecture]}"
                 )
@@ -125,7 +136,10 @@ class Backbone:
 
     def eps(self, model: Any) -> float:
         """Return the epsilon of the model's norms."""
-        return getattr(model.config, self.norm_eps)
+        if self.norm_eps is not None:
+            return getattr(model.config, self.norm_eps)
+        norm: Any = model.get_submodule(self.norm_sites(model, next(iter(self.stacks)))[0].path)
+        return norm.eps
 
     def sites(self, model: Any, stack: str, positions: Sequence[str]) -> tuple[Site, ...]:
         """Return the sites behind a stack's sub-layers, block by block, positions in the given order.
@@ -169,26 +183,36 @@ class Backbone:
         """Return what a norm of the model computes with, flat: its scale, and its shift where it has one."""
         norm: Any = model.get_submodule(site.path)
         if self.norm == NormKind.LAYER:
-            return torch.cat([norm.weight.detach(), norm.bias.detach()]).float()
+            shift = torch.zeros_like(norm.weight) if norm.bias is None else norm.bias
+            return torch.cat([norm.weight.detach(), shift.detach()]).float()
         scale = norm.weight.detach().float()
         return 1 + scale if self.norm == NormKind.RMS_PLUS_ONE else scale
 
     def norm_sites(self, model: Any, stack: str) -> tuple[Site, ...]:
-        """Return all of a stack's norms as sites, the last one's layer being -1."""
+        """Return all of a stack's norms as sites; the layer of those outside its blocks is -1."""
         table, width = self.stacks[stack], model.config.hidden_size
         places = [
             (layer, name, f"{block}.{path}")
             for layer, block in enumerate(self.block_paths(model, stack))
             for name, path in table.norms.items()
         ]
-        if table.final_norm is not None:
-            places.append((-1, "final_norm", table.in_model(table.final_norm)))
-        return tuple(Site(stack, *place, width, width) for place in places)
+        places += [(-1, name, table.in_model(path)) for name, path in table.outer_norms.items()]
+        # Where a block has none, as ModernBERT's first, there is a module that does nothing.
+        found = [(place, get_module(model, place[2])) for place in places]
+        return tuple(Site(stack, *place, width, width) for place, norm in found if hasattr(norm, "weight"))
 
     @staticmethod
     def sources(table: Stack, block: str) -> dict[Tap, Source]:
         """Return where forms find what they read in a block of this path."""
         return {tap: Source(f"{block}.{source.path}", source.side) for tap, source in table.taps.items()}
+
+
+def get_module(model: Any, path: str) -> Any:
+    """Return the module at a path, None where there is none."""
+    try:
+        return attrgetter(path)(model)
+    except AttributeError:
+        return None
 
 
 def widths_of(module: Any) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""T5 in all its versions: v1.0, v1.1, Flan, mT5 and ByT5 (Raffel et al. 2020 and successors).
+"""T5 in all its versions: v1.0, v1.1, Flan, mT5, UMT5 and ByT5 (Raffel et al. 2020 and successors).
 
 A block's `layer` holds self-attention, cross-attention (in the decoder alone) and feed-forward.
 """
@@ -63,7 +63,7 @@ def stack(name: str, attentions: dict[str, str]) -> Stack:
             Tap.NORM_OUTPUT: Source(f"layer.{last}.layer_norm", "output"),
         },
         norms={f"{place}_norm": f"layer.{number}.layer_norm" for number, place in enumerate(norms)},
-        final_norm="final_layer_norm",
+        outer_norms={"final_norm": "final_layer_norm"},
     )
 
 
@@ -112,7 +112,7 @@ def shaped(dims: tuple[int, ...], vocab_size: int, gated: bool = False) -> T5Con
 T5 = Backbone(
     name="T5",
     architecture="encoder_decoder",
-    model_types=("t5", "mt5"),
+    model_types=("t5", "mt5", "umt5"),
     stacks={
         "encoder": stack("encoder", {"self_attention": "SelfAttention"}),
         "decoder": stack(

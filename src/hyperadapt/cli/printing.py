@@ -36,9 +36,13 @@ def show(results: Results, title: str, majority: Mapping[str, Any] | None = None
         }
         for score in results.scores
     ]
+    if any(score.calibration_error is not None for score in results.scores):
+        for row, score in zip(rows, results.scores, strict=True):
+            error = score.calibration_error
+            row["calibration error"] = "" if error is None else f"{error:.1f}"
     scores = {score.task: score.score for score in results.scores}
     for name, average in {**suite_averages(scores), "average": results.average}.items():
-        rows.append({"task": name, "metrics": "", "score": f"{average:.2f}", "rows": "", "invalid": ""})
+        rows.append({**dict.fromkeys(rows[0], ""), "task": name, "score": f"{average:.2f}"})
     if majority is not None:
         of = {name: majority["tasks"][name]["score"] for name in scores}
         of |= suite_averages(of)

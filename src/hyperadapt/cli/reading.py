@@ -210,12 +210,19 @@ def predict(
     ] = None,
     batch_size: BatchSize = None,
     num_beams: NumBeams = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            "--top-k", min=1, help="The most likely labels beside it, so many, each with its probability."
+        ),
+    ] = None,
     base_model: BaseModel = None,
 ) -> None:
     """Predict with a trained run: each row as it was given, with its `prediction`, and what the model has `written`.
 
-    The prediction is a label's name, a score or a text, and null where what is written is no answer. A column of the
-    row that has one of these names itself becomes `given_prediction` or `given_written`.
+    The prediction is a label's name, a score or a text, and null where what is written is no answer. Of a task of
+    classes it has its `probability`, unless the run generates such answers (evaluation.answers). A column of the row
+    that has one of these names itself becomes `given_prediction`, say.
     """
     from hyperadapt.tasks.sources import (
         SUFFIXES,
@@ -247,8 +254,13 @@ def predict(
     rows = list(read_file(input) if input else json_rows(sys.stdin, "standard input", example))
     if not rows:
         raise UserError(f"{input or 'standard input'}: there are no rows")
-    predictions = load(run, base_model).predict_placed(task, rows, num_beams, batch_size)
-    answered = [with_answer(row, prediction) for (_, row), prediction in zip(rows, predictions, strict=True)]
+    loaded = load(run, base_model)
+    if top_k is not None:
+        check_has_probabilities(loaded, task)
+    predictions = loaded.predict_placed(task, rows, num_beams, batch_size)
+    answered = [
+        with_answer(row, prediction, top_k) for (_, row), prediction in zip(rows, predictions, strict=True)
+    ]
     if output is None:
         sys.stdout.write(written_rows(answered, ".jsonl"))
         return
@@ -278,9 +290,34 @@ def check_writable(option: str, file: Path) -> None:
         raise UserError(f"{option}: cannot write {file}: {error.strerror or error}") from None
 
 
-def with_answer(row: Mapping[str, Any], prediction: Prediction) -> dict[str, Any]:
-    """Set the answer, and how it was written, beside a row's columns; one of such a name becomes given_NAME."""
-    answer = {"prediction": prediction.label, "written": prediction.text}
+def check_has_probabilities(run: Run, task: str) -> None:
+    """Check that a run's answers to a task have probabilities.
+
+    Raises:
+        UserError: if not.
+    """
+    if not run.task(task).label_texts:
+        raise UserError(f"--top-k: '{task}' is no task of classes, and its answers have no probabilities")
+    if run.choices(run.task(task)) is None:
+        raise UserError(
+            "--top-k: the run generates its answers, which have no probabilities; train with evaluation.answers=rate"
+        )
+
+
+def with_answer(row: Mapping[str, Any], prediction: Prediction, top_k: int | None = None) -> dict[str, Any]:
+    """Set the answer, and how it was written, beside a row's columns; one of such a name becomes given_NAME.
+
+    Args:
+        row: as it was given.
+        prediction: of it.
+        top_k: how many labels are listed with their probabilities.
+    """
+    answer: dict[str, Any] = {"prediction": prediction.label, "written": prediction.text}
+    if (found := prediction.probabilities) is not None:
+        answer["probability"] = round(found[str(prediction.label)], 6)
+        likeliest = sorted(found, key=lambda label: -found[label])[: top_k or 0]
+        if top_k is not None:
+            answer["top"] = {label: round(found[label], 6) for label in likeliest}
     echoed: dict[str, Any] = {}
     for column, value in row.items():
         while column in answer or column in echoed:

@@ -12,7 +12,7 @@ from hyperadapt.errors import UserError
 from hyperadapt.fields import Fields, one_or_more
 from hyperadapt.files.paths import absolute, model_or_directory, task_or_file
 from hyperadapt.tasks.chunks import ChunkRule, default_overlap
-from hyperadapt.tasks.limits import Limits, Truncation
+from hyperadapt.tasks.input_format import InputFormat, Truncation
 
 # bitsandbytes says it on some processors when it is imported, in many lines: of a kernel that would be faster.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -47,8 +47,10 @@ class ModelConfig(Section):
     """The base model.
 
     Attributes:
-        name: a hub name or a local directory; or none, with `config`.
-        config: the arguments of a T5Config, for a base model with random weights.
+        name: a hub name or a local directory; or none, with `config` or `gguf`.
+        gguf: a GGUF file, in place of a name; the package gguf reads it (pip install "hyperadapt[gguf]").
+        config: the fields of a configuration of transformers, for a base model with random weights; its `model_type`
+            is t5 unless it is given.
         tokenizer: a hub name or a local directory, by default `name`; "bytes" is ByT5's, which needs no file.
         seed: of the random weights, by default the run's.
         dtype: of the base model's weights.
@@ -56,21 +58,25 @@ class ModelConfig(Section):
             bitsandbytes, load_in_4bit: true, bnb_4bit_quant_type: nf4}; by default they are not quantised.
         attn_implementation: that of transformers, as "sdpa" or "eager"; by default the one it chooses. On a CPU in
             bf16, "eager" is the fast one.
+        pooling: what the heads of tasks read where the model is an encoder alone: the "mean" of a row's last states, or
+            that of its first token, "cls".
     """
 
     name: ModelName | None = None
+    gguf: PathText | None = None
     config: dict[str, Any] | None = None
     tokenizer: ModelName | None = None
     seed: Seed | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     quantization: dict[str, Any] | None = None
     attn_implementation: str | None = None
+    pooling: Literal["mean", "cls"] = "mean"
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:
-        if (self.name is None) == (self.config is None):
-            raise ValueError("give either a name or a config")
-        if self.config is not None and self.quantization is not None:
+        if sum(source is not None for source in (self.name, self.config, self.gguf)) != 1:
+            raise ValueError("give either a name or a config, or a gguf")
+        if self.name is None and self.quantization is not None:
             raise ValueError("quantization is of weights that are loaded: give it with a name")
         return self
 
@@ -86,7 +92,8 @@ class DataConfig(Section):
     Attributes:
         tasks: names of tasks or suites, or paths of task files; a task's id is its place here.
         data_dir: a local copy of the data sets; without one they come from the hub.
-        max_source_length: tokens; longer inputs are cut, contexts of questions into chunks.
+        max_source_length: tokens; longer inputs are cut, contexts of questions into chunks. Without an encoder
+            it is the prompt that is cut, and never the target behind it.
         truncation: where inputs are cut: at their "end", or "longest_first", a token at a time of the field that is the
             longest then, so that a long field does not push out the others.
         chunk_overlap: tokens that two chunks share; a quarter of max_source_length by default.
@@ -100,6 +107,7 @@ class DataConfig(Section):
         size_limit: rows that a task counts as at most in that proportion.
         mixed_batches: rows of several tasks in one batch, or one task a batch, as HyperFormer's code has it.
         group_by_length: batch rows of like length together.
+        chat_template: write inputs as the tokenizer's chat template has them, where there is no encoder.
         prefix: put the task's name before the input; null does so for the methods whose papers do, and not for
             HyperFormer (section 2.3).
     """
@@ -118,12 +126,13 @@ class DataConfig(Section):
     size_limit: int | None = Field(None, ge=1)
     mixed_batches: bool = True
     group_by_length: bool = True
+    chat_template: bool = False
     prefix: bool | None = None
 
     @property
-    def limits(self) -> Limits:
-        """How long inputs may be."""
-        return Limits(self.max_source_length, self.overlap, self.truncation)
+    def input_format(self) -> InputFormat:
+        """How inputs are written."""
+        return InputFormat(self.max_source_length, self.overlap, self.truncation, self.chat_template)
 
     @property
     def overlap(self) -> int:
@@ -160,6 +169,7 @@ class TrainingConfig(Section):
         batch_size: rows in a step, over all processes and accumulated batches.
         gradient_accumulation_steps: batches in a step.
         learning_rate: of AdamW, or of the optimizer that is chosen; the highest of its schedule.
+        head_learning_rate: of the heads of tasks, where the model is an encoder alone; by default that of all else.
         lr_scheduler_type: how the learning rate goes on after the warm-up, as constant, linear or cosine, as
             transformers names them.
         warmup_steps: in which the learning rate grows from 0; with "constant" it does not, "constant_with_warmup" does.
@@ -187,6 +197,7 @@ class TrainingConfig(Section):
     batch_size: int = Field(32, ge=1)
     gradient_accumulation_steps: int = Field(1, ge=1)
     learning_rate: float = Field(3e-4, gt=0)
+    head_learning_rate: float | None = Field(None, gt=0)
     lr_scheduler_type: str = "constant"
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0)
@@ -255,10 +266,12 @@ class StartConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """How predictions are generated.
+    """How rows are answered.
 
     Attributes:
         batch_size: rows a batch.
+        answers: "rate" gives a task of classes the label that is the likeliest of all, with its probability, so that no
+            answer is invalid; "generate" lets the model write it, as the papers do. All else is generated.
         num_beams: 1 is greedy.
         empty_answers: a chunk of a long context may be answered with nothing (Hyperdecoders, section 3.1.2).
         rank_chunks: of the answers to a question's chunks the one wins whose log-likelihood is the highest, in all
@@ -266,6 +279,7 @@ class EvaluationConfig(Section):
     """
 
     batch_size: int = Field(64, ge=1)
+    answers: Literal["rate", "generate"] = "rate"
     num_beams: int = Field(1, ge=1)
     empty_answers: bool = False
     rank_chunks: Literal["sum", "mean"] = "sum"
@@ -283,13 +297,15 @@ class PretrainTrainingConfig(TrainingConfig):
         learning_rate: T5 holds the default for 10,000 steps, and lets it fall as 1 / sqrt(step) then.
         label_smoothing: none; the models' own loss has none.
         cuda_graphs: none; its batches are numbers that Python reads.
-        epochs, keep, best_by, patience: as they are; the checkpoint of the lowest held-out loss is kept.
+        epochs, head_learning_rate, keep, best_by, patience: as they are; the checkpoint of the lowest held-out loss is
+            kept.
     """
 
     learning_rate: float = Field(1e-2, gt=0)
     t5_adafactor: bool = True
     cuda_graphs: Literal[False] = False
     epochs: None = None
+    head_learning_rate: None = None
     keep: Literal["best"] = "best"
     best_by: Annotated[tuple[()], BeforeValidator(one_or_more)] = ()
     patience: None = None

@@ -124,7 +124,7 @@ class WrittenConfig(Section):
             UserError: as `load`.
         """
         manifest.check(path)
-        config = cls.of(read_mapping(path), str(path))
+        config = cls.of(cls.as_before(read_mapping(path)), str(path))
         if path.read_text(encoding="utf-8").endswith(END):
             return config
         sections: list[BaseModel] = [config, *(value for _, value in config if isinstance(value, Section))]
@@ -134,6 +134,11 @@ class WrittenConfig(Section):
             ]:
                 raise CheckpointError(f"{path} is damaged: the field '{missing[0]}' is missing")
         return config
+
+    @classmethod
+    def as_before(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Say what was done before there was a field for it, where its default is now another."""
+        return values
 
     @classmethod
     def wrote(cls, path: Path) -> bool:
@@ -175,7 +180,7 @@ class RunConfig(WrittenConfig):
 
     @model_validator(mode="after")
     def _tokenizer(self) -> RunConfig:
-        if self.model.name is None and self.model.tokenizer is None:
+        if self.model.config is not None and self.model.tokenizer is None:
             raise ValueError("model: a model built from a config needs a tokenizer")
         return self
 
@@ -193,6 +198,13 @@ class RunConfig(WrittenConfig):
         """
         method = self.build_method()
         return super().resolved() | {"method": {"name": method.name, **method.model_dump(mode="json")}}
+
+    @classmethod
+    def as_before(cls, values: dict[str, Any]) -> dict[str, Any]:
+        evaluation = values.get("evaluation")
+        if not isinstance(evaluation, dict) or "answers" in evaluation:
+            return values
+        return {**values, "evaluation": {**evaluation, "answers": "generate"}}
 
     @property
     def training_rows_seed(self) -> int:

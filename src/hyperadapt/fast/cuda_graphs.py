@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 MOST = 64  # graphs; of further shapes every batch runs as it is
-Step = Callable[[dict[str, Tensor]], Tensor]
+Step = Callable[[dict[str, Any]], Tensor]
 
 
 class CapturedSteps:
@@ -33,9 +33,9 @@ class CapturedSteps:
         self.capture = capture or on_the_gpu()
         self.gradients = [torch.zeros_like(parameter) for parameter in self.trained]
         self.seen: set[Any] = set()
-        self.captured: dict[Any, tuple[Callable[[], None], dict[str, Tensor], Tensor]] = {}
+        self.captured: dict[Any, tuple[Callable[[], None], dict[str, Any], Tensor]] = {}
 
-    def __call__(self, batch: dict[str, Tensor]) -> Tensor:
+    def __call__(self, batch: dict[str, Any]) -> Tensor:
         """Take the step, and return its loss.
 
         Args:
@@ -43,18 +43,22 @@ class CapturedSteps:
         """
         if self.trained[0].grad is not self.gradients[0]:
             self.take_gradients()
-        shape = tuple((name, tensor.shape, tensor.dtype) for name, tensor in batch.items())
+        shape = tuple((name, *shape_of(value)) for name, value in batch.items())
         # Run once as it is, for what is made at the first call.
         if shape not in self.seen or (shape not in self.captured and len(self.captured) == MOST):
             self.seen.add(shape)
             return self.step(on(self.trained[0].device, batch))
         if shape not in self.captured:
-            own = {name: tensor.clone() for name, tensor in on(self.trained[0].device, batch).items()}
+            there = on(self.trained[0].device, batch)
+            own = {
+                name: value.clone() if isinstance(value, Tensor) else value for name, value in there.items()
+            }
             replay, loss = self.capture(lambda: self.step(own))
             self.captured[shape] = replay, own, loss
         replay, own, loss = self.captured[shape]
-        for name, tensor in batch.items():
-            own[name].copy_(tensor, non_blocking=True)
+        for name, value in batch.items():
+            if isinstance(value, Tensor):
+                own[name].copy_(value, non_blocking=True)
         replay()
         return loss.clone()
 
@@ -67,9 +71,17 @@ class CapturedSteps:
             parameter.grad = gradient
 
 
-def on(device: torch.device, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Move a batch's tensors, without waiting."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+def on(device: torch.device, batch: dict[str, Any]) -> dict[str, Any]:
+    """Move a batch's tensors, without waiting; numbers stay what they are."""
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }
+
+
+def shape_of(value: Any) -> tuple[Any, ...]:
+    """Return what a graph is recorded for: a tensor's shape and type, or a number."""
+    return (value.shape, value.dtype) if isinstance(value, Tensor) else (value,)
 
 
 def on_the_gpu() -> Any:

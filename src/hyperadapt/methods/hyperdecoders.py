@@ -98,6 +98,11 @@ class Hyperdecoder(Method):
         from hyperadapt.conditioning import PerStack
 
         backbone, model, tasks, _ = host
+        if "decoder" not in backbone.stacks and self.decoder == "generated":
+            raise UserError(
+                f"{self.name}: decoder: {backbone.name} has no decoder whose adapters could be generated; to generate "
+                "those of the encoder from its own input, write encoder: generated and decoder: none"
+            )
         kinds: dict[str, tuple[Kind, int]] = {
             "encoder": (self.encoder, self.encoder_bottleneck_dim),
             "decoder": (self.decoder, self.decoder_bottleneck_dim),

@@ -21,21 +21,34 @@ from transformers import PreTrainedModel
 
 from hyperadapt.adaptation import Adaptation
 from hyperadapt.backbones import Backbone, backbone_of
+from hyperadapt.backbones.base import ArchitectureName
 from hyperadapt.errors import UserError
 from hyperadapt.methods import Method, as_method
 from hyperadapt.methods.base import Host
 from hyperadapt.model import file, optional
-from hyperadapt.model.adapted import AdaptedCausalModel, AdaptedModel
+from hyperadapt.model.adapted import AdaptedCausalModel, AdaptedEncoderModel, AdaptedModel
 from hyperadapt.model.fingerprint import TensorDigest, digest_tensors, fingerprint
+from hyperadapt.model.heads import HeadOptions, Pooling, TaskHeads
 from hyperadapt.model.mixed import subclass
 from hyperadapt.model.norm import TrainedNorm
 from hyperadapt.model.rollback import unchanged_on_failure
 from hyperadapt.model.sites import AdaptedSite, TappedModule
-from hyperadapt.model.stack import AdaptedBlock, AdaptedCausalStack, AdaptedStack
+from hyperadapt.model.stack import AdaptedBlock, AdaptedCausalStack, AdaptedStack, CalledBlock
+
+MODELS: dict[ArchitectureName, type[AdaptedModel]] = {
+    "encoder_decoder": AdaptedModel,
+    "decoder_only": AdaptedCausalModel,
+    "encoder_only": AdaptedEncoderModel,
+}
 
 
 def adapt(
-    base: PreTrainedModel, method: Method | type[Method] | Mapping[str, Any] | str, tasks: Sequence[str]
+    base: PreTrainedModel,
+    method: Method | type[Method] | Mapping[str, Any] | str,
+    tasks: Sequence[str],
+    num_labels: Mapping[str, int] | None = None,
+    pooling: Pooling = "mean",
+    head_learning_rate: float | None = None,
 ) -> Any:
     """Adapt a model to many tasks: freeze it, and add what the method trains.
 
@@ -44,15 +57,20 @@ def adapt(
         method: as `HyperFormerPlusPlus(reduction_factor=32)`; with its default options also by its class or name, or
             with others as a configuration has it, {"name": "hyperformer++", "reduction_factor": 32}.
         tasks: names; a row's task_id is the index of its task here.
+        num_labels: of each task, where the model is an encoder alone, {"cola": 2, "stsb": 1}: 1 is a regression.
+        pooling: what its heads read: the "mean" of a row's last states, or that of its first token, "cls".
+        head_learning_rate: of its heads; by default that of all else.
 
     Returns:
         The base model, now also an `AdaptedModel`.
 
     Raises:
         UserError: if the family is unknown, the model is adapted already, tasks are empty or repeat, or the
-            method's options do not fit the model, as where they train what is quantised.
+            method's options do not fit the model, as where they train what is quantised; or num_labels are missing, or
+            given where no head is.
     """
-    return adapt_with_features(base, as_method(method), tasks, None)
+    heads = None if num_labels is None else HeadOptions(num_labels, pooling, head_learning_rate)
+    return adapt_with_features(base, as_method(method), tasks, None, heads=heads)
 
 
 def adapt_with_features(
@@ -61,6 +79,7 @@ def adapt_with_features(
     tasks: Sequence[str],
     features: Tensor | None,
     digests: dict[str, TensorDigest] | None = None,
+    heads: HeadOptions | None = None,
 ) -> Any:
     """Adapt a model with task features z (n_tasks, t') at hand rather than in the method's file.
 
@@ -68,6 +87,7 @@ def adapt_with_features(
         base, method, tasks: as in `adapt`.
         features: z.
         digests: of the base model's tensors, where they are known already.
+        heads: of a model that is an encoder alone.
     """
     backbone = check_base(base)
     names = tuple(tasks) if isinstance(tasks, Iterable) and not isinstance(tasks, str) else ()
@@ -77,13 +97,19 @@ def adapt_with_features(
     if repeated := sorted(name for name, times in Counter(tasks).items() if times > 1):
         more = f" and {len(repeated) - 8} more" if len(repeated) > 8 else ""
         raise UserError(f"tasks are repeated: {', '.join(repeated[:8])}{more}")
-    adaptation = method.build(Host(backbone, base, tasks, features)).to(base.device).train(base.training)
+    check_heads(backbone, tasks, heads)
+    adaptation = method.build(Host(backbone, base, tasks, features))
+    if heads is not None:
+        adaptation.heads = TaskHeads(heads, tasks, base.config.hidden_size)
+    adaptation = adaptation.to(base.device).train(base.training)
     quantised = getattr(base, "is_quantized", False)
     if quantised and adaptation.trained_backbone not in ("none", "layer_norms"):
         raise UserError(
             f"{method.name} trains weights of the base model that are quantised; load it without quantization_config, "
             "or choose a method that leaves them frozen"
         )
+    if heads is not None and getattr(base, "pooler", None) is not None:
+        setattr(base, "pooler", None)  # noqa: B010 - of a class that is not known
     digests = digests or digest_tensors(base.named_parameters())
     # Everything that reads is done: only now is the base model changed.
     with unchanged_on_failure(base):
@@ -93,7 +119,9 @@ def adapt_with_features(
         optional.speed_up(base, backbone, adaptation)
         trained = tuple(name for name, parameter in base.named_parameters() if parameter.requires_grad)
         model: Any = base
-        subclass(model, AdaptedCausalModel if is_causal(backbone) else AdaptedModel)
+        if adaptation.groups:
+            insert(model, backbone, adaptation)  # first: the model may be the stack, which runs within it
+        subclass(model, MODELS[backbone.architecture])
         model.method, model.tasks, model.saved_base = method, tasks, trained
         model.base_digests, model.base_fingerprint = digests, fingerprint(digests)
         model.base_vocabulary = file.vocabulary(base)
@@ -101,8 +129,6 @@ def adapt_with_features(
         model.hyperadapt = adaptation
         # By this word Trainer knows that a quantised model has parameters on top which can be trained.
         model._hf_peft_config_loaded = quantised
-        if adaptation.groups:
-            insert(model, backbone, adaptation)
     return model
 
 
@@ -123,7 +149,7 @@ def check_base(base: Any) -> Backbone:
     if not isinstance(base, PreTrainedModel):
         raise UserError(
             f"the base model must be a model of transformers, not {reprlib.repr(type(base).__name__)}: load it with "
-            "AutoModelForSeq2SeqLM or AutoModelForCausalLM; what wraps it comes after `adapt`"
+            "AutoModelForSeq2SeqLM, AutoModelForCausalLM or AutoModel; what wraps it comes after `adapt`"
         )
     backbone = backbone_of(base)
     for name in backbone.modules(base):
@@ -138,9 +164,18 @@ def check_base(base: Any) -> Backbone:
     return backbone
 
 
-def is_causal(backbone: Backbone) -> bool:
-    """Whether a family has no encoder, and its one stack reads from left to right."""
-    return backbone.architecture == "decoder_only"
+def check_heads(backbone: Backbone, tasks: Sequence[str], heads: HeadOptions | None) -> None:
+    """Check that a model that is an encoder alone has a head for each task, and that no other has heads.
+
+    Raises:
+        UserError: if not.
+    """
+    if backbone.architecture == "encoder_only":
+        (heads or HeadOptions({})).check(tasks)
+    elif heads is not None:
+        raise UserError(
+            f"num_labels are for models that are an encoder alone; {backbone.name} writes its answers"
+        )
 
 
 def truly_tied(base: PreTrainedModel) -> dict[str, str]:
@@ -183,6 +218,9 @@ def freeze(base: PreTrainedModel, backbone: Backbone, adaptation: Adaptation) ->
         base.get_output_embeddings().requires_grad_(True)
     if adaptation.trained_backbone == "layer_norms":
         train_norms(base, backbone)
+    for name, parameter in base.named_parameters():
+        if backbone.fixed and name.endswith(backbone.fixed):
+            parameter.requires_grad_(False)
 
 
 def train_norms(base: PreTrainedModel, backbone: Backbone) -> None:
@@ -202,10 +240,10 @@ def insert(model: Any, backbone: Backbone, adaptation: Adaptation) -> None:
     for name, stack in backbone.modules(model).items():
         if not adaptation.site_groups(name):
             continue
-        subclass(stack, AdaptedCausalStack if is_causal(backbone) else AdaptedStack)
+        subclass(stack, AdaptedCausalStack if backbone.architecture == "decoder_only" else AdaptedStack)
         stack.stack_name, stack.model = name, (model,)
         for block in backbone.blocks(model, name):
-            subclass(block, AdaptedBlock)
+            subclass(block, AdaptedBlock if backbone.hands_on else CalledBlock)
         for group in adaptation.site_groups(name):
             for site in group.sites:
                 module = model.get_submodule(site.path)

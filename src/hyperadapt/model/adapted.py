@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hyperadapt.adaptation import Adaptation
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.methods import Method
 from hyperadapt.model import file, optional
 from hyperadapt.model.fingerprint import TensorDigest
-from hyperadapt.model.stack import AdaptedStack, by_name
+from hyperadapt.model.heads import HeadOptions, row_losses
+from hyperadapt.model.stack import AdaptedStack, Kept, by_name, cache_rows, check_task_ids
 from hyperadapt.model.verbs import RefusedVerbs, check_save_options
 
 
@@ -56,7 +58,7 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
         """
         if self.method.task_conditioned:
             kwargs["task_ids"] = task_ids
-        if not self.config.use_cache:
+        if not getattr(self.config, "use_cache", True):
             # As Trainer sets it. T5's decoder looks at a copy of this configuration, and would go on to copy every key
             # and value into a cache.
             args, kwargs = (), by_name(type(self).forward, args, kwargs)
@@ -84,6 +86,25 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
             )
         return generate(*args, **kwargs)
 
+    def go_on_with(
+        self, cache: Any, rows: Tensor, task_ids: Tensor, encoder_hidden_states: Tensor | None = None
+    ) -> None:
+        """Let a generation go on with some of its rows, each as often as it is named, by what was made for them.
+
+        Args:
+            cache: of the generation; it is changed.
+            rows: (R,), numbers of rows.
+            task_ids: (R,), theirs, to be given to the next step as this very tensor.
+            encoder_hidden_states: theirs, where there is an encoder, likewise.
+        """
+        size = cache_rows(cache)
+        cache.batch_select_indices(rows)
+        kept = getattr(cache, "site_weights", None)
+        if kept is not None:
+            chosen = kept.prepared.of_rows(rows, size)
+            own = task_ids if self.method.task_conditioned else None
+            cache.site_weights = Kept(own, encoder_hidden_states, chosen, self.hyperadapt.by_site(chosen))
+
     @property
     def _keys_to_ignore_on_save(self) -> list[str]:  # type: ignore[override]
         """What save_pretrained leaves out: with it Trainer resumes without a warning about missing keys."""
@@ -108,6 +129,7 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
         name: str,
         init_from: str | Sequence[str] | None = None,
         features: Sequence[float] | None = None,
+        num_labels: int | None = None,
     ) -> None:
         """Add a task, with everything else kept; make the optimizer after this.
 
@@ -115,15 +137,28 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
             name: of the new task; its id is the next one.
             init_from: a task whose parameters it starts from, or several, from whose mean; else they are drawn anew.
             features: its vector z (t',), where the method was given task features.
+            num_labels: of its head, where the model is an encoder alone; 1 is a regression. It starts from those heads
+                of `init_from` that have as many.
 
         Raises:
-            UserError: if the name is taken, init_from is unknown, or features are missing or of the wrong length.
+            UserError: if the name is taken, init_from is unknown, features are missing or of the wrong length, or
+                num_labels missing.
         """
         if name in self.tasks:
             raise UserError(f"the model already has a task '{name}'")
+        heads = self.hyperadapt.heads
+        if heads is not None:
+            HeadOptions({} if num_labels is None else {name: num_labels}).check([name])
+        elif num_labels is not None:
+            raise UserError(
+                "num_labels are for models that are an encoder alone; this one writes its answers"
+            )
         given = None if features is None else torch.tensor(features, dtype=torch.float32)
         others = (init_from,) if isinstance(init_from, str) else tuple(init_from or ())
-        self.hyperadapt.add_task(name, tuple(self.task_id(other) for other in others), given)
+        ids = tuple(self.task_id(other) for other in others)
+        self.hyperadapt.add_task(name, ids, given)
+        if heads is not None and num_labels is not None:
+            heads.add_task(num_labels, ids)
         self.tasks = (*self.tasks, name)
 
     def keep_tasks(self, names: Sequence[str]) -> None:
@@ -136,6 +171,8 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
         if isinstance(names, str) or not ids or len(set(ids)) < len(ids):
             raise UserError(f"the tasks to keep must be at least one, each named once, not {names!r}")
         self.hyperadapt.keep_tasks(ids)
+        if self.hyperadapt.heads is not None:
+            self.hyperadapt.heads.keep_tasks(ids)
         self.tasks = tuple(names)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
@@ -213,3 +250,46 @@ class AdaptedCausalModel(AdaptedModel):
                 prompt_mask = labels.eq(-100)
             kwargs["prompt_mask"] = prompt_mask
         return super().forward(*args, task_ids=task_ids, **kwargs)
+
+
+class AdaptedEncoderModel(AdaptedModel):
+    """Mixed in before the class of a model that is an encoder alone: each task has a head, which gives its logits."""
+
+    def forward(
+        self, *args: Any, task_ids: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        """Run the encoder, adapted for each row's task, and the task's head.
+
+        Args:
+            task_ids: (batch,), index of each row's task in `tasks`; the rest as in the base model.
+            labels: (batch,), the number of a label, or the score of a task with one.
+
+        Returns:
+            SequenceClassifierOutput: logits (batch, widest task), those that a row's task does not have at float32's
+            lowest number; loss, where there are labels, is the mean over rows of cross-entropy or squared error.
+
+        Raises:
+            UserError: if task_ids are missing or do not fit the batch, or a label is none of its task's.
+        """
+        kwargs = by_name(super().forward, args, kwargs)
+        whole = kwargs.pop("return_dict", None) is not False
+        tokens = (
+            kwargs.get("input_ids") if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
+        )
+        if task_ids is None and len(self.tasks) == 1 and tokens is not None:
+            task_ids = tokens.new_zeros(len(tokens), dtype=torch.long)
+        check_task_ids(task_ids, tokens, self.tasks)
+        assert task_ids is not None
+        outputs = super().forward(task_ids=task_ids, return_dict=True, **kwargs)
+        heads: Any = self.hyperadapt.heads
+        logits, loss = heads(outputs.last_hidden_state, kwargs.get("attention_mask"), task_ids), None
+        if labels is not None:
+            heads.check_labels(labels, task_ids, self.tasks)
+            loss = row_losses(logits, labels).mean()
+        found = SequenceClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=getattr(outputs, "hidden_states", None),
+            attentions=getattr(outputs, "attentions", None),
+        )
+        return found if whole else found.to_tuple()

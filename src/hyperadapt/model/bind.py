@@ -48,5 +48,10 @@ class bound:  # noqa: N801 - reads as a statement
 
 def call_around(site: Site) -> Call:
     """Return the call in which a site runs."""
-    assert INNERMOST.call is not None, f"{site.path} ran outside its block"
+    return innermost(site.path)
+
+
+def innermost(what: object) -> Call:
+    """Return the call in which something runs."""
+    assert INNERMOST.call is not None, f"{what} ran outside its block"
     return INNERMOST.call

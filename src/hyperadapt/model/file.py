@@ -12,6 +12,7 @@ import json
 import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,9 +123,13 @@ def save(model: AdaptedModel, directory: str | Path, state_dict: dict[str, Tenso
         "base_dtypes": {name: other for name, other in other_dtypes.items() if name not in tensors},
         "base_config": base_config(model),
         "base_fingerprint": model.base_fingerprint,
-        "generation_config": json.loads(model.generation_config.to_json_string()),
         "base_vocabulary": model.base_vocabulary,
     }
+    if getattr(model, "generation_config", None) is not None:
+        config["generation_config"] = json.loads(model.generation_config.to_json_string())
+    if (heads := model.hyperadapt.heads) is not None:
+        numbers = dict(zip(model.tasks, heads.labels, strict=True))
+        config["heads"] = {**asdict(heads.options), "num_labels": numbers}
     config = json.loads(json.dumps(config))  # as it will be read: the keys of a mapping become text
     config["digest"] = digest(config, tensors)
     directory = Path(directory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperadapt import hub
+from hyperadapt.backbones import backbone_of_type
 from hyperadapt.errors import CheckpointError, nothing_at, notice, reason_of
 from hyperadapt.files import manifest
 from hyperadapt.methods import as_method, method_from
@@ -23,6 +24,7 @@ from hyperadapt.model.fingerprint import (
     fingerprint,
     sampled_fingerprint,
 )
+from hyperadapt.model.heads import HeadOptions
 from hyperadapt.model.rollback import unchanged_on_failure
 from hyperadapt.tiny_t5 import place_of
 
@@ -63,7 +65,8 @@ def load(
     if base_model is None:
         base_model = load_base(config, directory)
     check_base(base_model)
-    digests = digest_tensors(base_model.named_parameters())
+    heads = HeadOptions(**config["heads"]) if "heads" in config else None
+    digests = digest_tensors(own_parameters(base_model, heads))
     check_fingerprint(config, base_model, digests, directory)
     method = method_from(config["method"]) if method is None else as_method(method)
     # Given z come from the checkpoint; the file that they were read from may be gone.
@@ -71,7 +74,7 @@ def load(
     features = tensors["hyperadapt.conditioning.z"] if given else None
     same_dtype = base_dtypes(base_model)[0] == config["base_dtype"]
     with unchanged_on_failure(base_model):
-        model = adapt_with_features(base_model, method, config["tasks"], features, digests)
+        model = adapt_with_features(base_model, method, config["tasks"], features, digests, heads)
         if isinstance(config["base_fingerprint"], dict):  # which may know it in more types than it has here
             model.base_fingerprint = config["base_fingerprint"]
         resize(model, tensors)
@@ -90,6 +93,15 @@ def load(
         model.generation_config = type(model.generation_config).from_dict(config["generation_config"])
     model.saved_base = tuple(name for name in tensors if not name.startswith("hyperadapt."))
     return model.eval()
+
+
+def own_parameters(base: PreTrainedModel, heads: HeadOptions | None) -> Iterable[tuple[str, nn.Parameter]]:
+    """List what an adapted model has of its base model: one with heads has no pooler."""
+    return (
+        (name, parameter)
+        for name, parameter in base.named_parameters()
+        if heads is None or not name.startswith("pooler.")
+    )
 
 
 def place_of_model(path: Path) -> Path:
@@ -245,11 +257,17 @@ def load_base(config: dict[str, Any], path: Path) -> PreTrainedModel:
     with hub.asking(place, str(path)) as unreachable:
         try:
             quantised = config["base_config"].get("quantization_config")
+            own = backbone_of_type(config["base_config"]["model_type"]).loading if "heads" in config else {}
+            if place.endswith(".gguf"):
+                file = Path(place)
+                place, own = str(file.parent), {**own, "gguf_file": file.name}
+                quantised = transformers.GgufConfig(dequantize=True)
             base = base_class.from_pretrained(
                 place,
                 trust_remote_code=False,
                 dtype=getattr(torch, config["base_dtype"]),
                 quantization_config=quantised,
+                **own,
             )
             base.config._name_or_path = str(beside) if kept else name
             others: Any = config.get("base_dtypes")

@@ -17,7 +17,7 @@ from hyperadapt.adaptation import DRAFT, Prepared, SiteWeights
 from hyperadapt.conditioning import Inputs
 from hyperadapt.errors import UserError
 from hyperadapt.forms.base import autocast_dtype
-from hyperadapt.model.bind import bound
+from hyperadapt.model.bind import bound, innermost
 
 
 class AdaptedStack(nn.Module):
@@ -200,6 +200,16 @@ class AdaptedBlock(nn.Module):
             return super().forward(*args, **kwargs)
 
 
+class CalledBlock(AdaptedBlock):
+    """The same of a stack that hands nothing on: the block takes what the stack has bound when it is called.
+
+    A checkpointed recompute has the arguments of that call.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(*args, site_weights=innermost(self).site_weights, **kwargs)
+
+
 def check_task_ids(task_ids: Tensor | None, inputs: Tensor | None, tasks: tuple[str, ...]) -> None:
     """Check task_ids before anything runs; their values only on the CPU, where reading them waits for nothing.
 
@@ -225,3 +235,9 @@ def check_task_ids(task_ids: Tensor | None, inputs: Tensor | None, tasks: tuple[
                 f"task_ids out of range: found {low if low < 0 else high}, but the model has tasks "
                 f"0..{len(tasks) - 1} ({', '.join(tasks[:8])})"
             )
+
+
+def cache_rows(cache: Any) -> int:
+    """Return how many rows a cache holds."""
+    own = getattr(cache, "self_attention_cache", cache)
+    return len(own.layers[0].keys)

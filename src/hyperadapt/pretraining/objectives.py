@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from hyperadapt.architectures import EncoderDecoder
 from hyperadapt.architectures.base import IGNORED
-from hyperadapt.architectures.tokenizing import check_labels
 from hyperadapt.config.sections import DistillationConfig, MultitaskConfig, ObjectiveConfig
 from hyperadapt.errors import UserError
 from hyperadapt.files import manifest
@@ -27,7 +26,7 @@ from hyperadapt.progress import SECONDS_BEFORE_PROGRESS_SHOWS
 from hyperadapt.runs import same_data
 from hyperadapt.tasks import check_there, load_split, resolve_tasks
 from hyperadapt.tasks.chunks import default_overlap
-from hyperadapt.tasks.limits import Limits
+from hyperadapt.tasks.input_format import InputFormat
 from hyperadapt.training.mixing import sampling_rates
 
 if TYPE_CHECKING:
@@ -195,15 +194,15 @@ class TaskRows:
         self.tasks: list[Task] = []
         tasks = resolve_tasks(config.tasks)
         check_there(tasks, config.data_dir, ["train"])
-        for task in tasks:
-            check_labels(task, tokenizer)
         longest = config.max_source_length
-        limits = Limits(longest, default_overlap(longest), config.truncation)
+        form = InputFormat(longest, default_overlap(longest), config.truncation)
+        for task in tasks:
+            EncoderDecoder().check_labels(task, tokenizer, form)
         for number, task in enumerate(tasks):
             texts = load_split(task, "train", config.data_dir, config.max_train_rows, prefix=True)
             self.digests[task.name] = {"train": same_data.digest_of(texts)}
             self.tasks.append(task.with_step(texts["target"]))
-            self.rows.append(EncoderDecoder().training_rows(texts, self.tasks[-1], number, tokenizer, limits))
+            self.rows.append(EncoderDecoder().training_rows(texts, self.tasks[-1], number, tokenizer, form))
         self.rates = sampling_rates([len(rows) for rows in self.rows], config.temperature)
 
     def draw(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperadapt import hub
+from hyperadapt.backbones import backbone_of_type
+from hyperadapt.backbones.base import AUTO_CLASSES, Backbone
 from hyperadapt.config.sections import ModelConfig
-from hyperadapt.errors import UserError, nearest, reason_of
+from hyperadapt.errors import UserError, nearest, nothing_at, reason_of
 from hyperadapt.files import manifest
 from hyperadapt.files.paths import check_hub_name
 from hyperadapt.tiny_t5 import NAME as TINY_T5
@@ -39,6 +42,10 @@ def load_tokenizer(model: ModelConfig, saved: Path | None = None) -> PreTrainedT
         return quietly(AutoTokenizer.from_pretrained, str(saved), "the run's tokenizer")
     if model.tokenizer == "bytes":
         return ByT5Tokenizer()
+    if model.gguf is not None and model.tokenizer is None:
+        file = Path(model.gguf)
+        check_gguf(file)
+        return quietly(AutoTokenizer.from_pretrained, str(file.parent), "model.gguf", gguf_file=file.name)
     field, name = ("model.tokenizer" if model.tokenizer else "model.name"), str(model.tokenizer or model.name)
     check_hub_name(name, field)
     return quietly(AutoTokenizer.from_pretrained, place_of(name), field)
@@ -69,39 +76,109 @@ def choose_attention(base: PreTrainedModel, model: ModelConfig) -> None:
             raise UserError(f"model.attn_implementation: {' '.join(str(error).split())}") from None
 
 
-def load_base(model: ModelConfig, name: str, field: str) -> PreTrainedModel:
-    """Load a base model from the hub or a directory, as configured."""
-    import torch
-    from transformers import AutoModelForSeq2SeqLM
+def load_base(model: ModelConfig, name: str, field: str, **place: Any) -> PreTrainedModel:
+    """Load a base model from the hub or a directory, as configured, by the class of its architecture.
 
-    options = {"dtype": getattr(torch, model.dtype), "quantization_config": model.quantization}
-    return quietly(AutoModelForSeq2SeqLM.from_pretrained, place_of(name), field, **options)
+    Args:
+        model: its configuration.
+        name: on the hub, or a directory.
+        field: that names it, for errors.
+        place: in that, where it is one of its files.
+    """
+    import torch
+    import transformers
+
+    config = quietly(transformers.AutoConfig.from_pretrained, place_of(name), field, **place)
+    backbone = backbone_named(config, field)
+    auto_class = getattr(transformers, AUTO_CLASSES[backbone.architecture])
+    options = {"dtype": getattr(torch, model.dtype), "quantization_config": model.quantization, **place}
+    return quietly(auto_class.from_pretrained, place_of(name), field, **backbone.loading, **options)
+
+
+def backbone_named(config: PretrainedConfig, field: str) -> Backbone:
+    """Return the backbone of a configuration's family.
+
+    Raises:
+        UserError: if it has none.
+    """
+    try:
+        return backbone_of_type(config.model_type)
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from None
 
 
 def load_or_build(model: ModelConfig, seed: int, saved: Path | None) -> PreTrainedModel:
     """Load the base model, or build it, with transformers' choice of an attention."""
     import torch
-    from transformers import AutoModelForSeq2SeqLM, T5Config, T5ForConditionalGeneration, set_seed
+    import transformers
 
-    dtype = getattr(torch, model.dtype)
     if model.name is not None:
         check_hub_name(model.name, "model.name")
         base = load_base(model, model.name, "model.name")
         is_here = Path(model.name).is_dir()
         base.config._name_or_path = str(Path(model.name).resolve()) if is_here else model.name
         return base
+    if model.gguf is not None:
+        return load_gguf(model, Path(model.gguf))
     if saved is not None and (manifest.check(saved) or saved.is_dir()):
-        return quietly(AutoModelForSeq2SeqLM.from_pretrained, str(saved), "the run's base model", dtype=dtype)
-    given = model.config or {}
-    known = T5Config().to_dict()
-    for name in given:
-        if name not in known:
-            raise UserError(f"model.config: field '{name}' is unknown; {nearest(name, known)}")
+        return load_base(model, str(saved), "the run's base model")
+    config = built_config(model.config or {})
+    backbone = backbone_named(config, "model.config")
+    auto_class = getattr(transformers, AUTO_CLASSES[backbone.architecture])
     try:
-        set_seed(seed if model.seed is None else model.seed)
-        config = T5Config(**{"decoder_start_token_id": 0, **given})
-        return T5ForConditionalGeneration(config).to(dtype)
+        transformers.set_seed(seed if model.seed is None else model.seed)
+        return auto_class.from_config(config, **backbone.loading).to(getattr(torch, model.dtype))
     except Exception as error:  # whatever transformers and torch make of a wrong value
+        raise UserError(f"model.config: {' '.join(str(error).split())}") from None
+
+
+def load_gguf(model: ModelConfig, file: Path) -> PreTrainedModel:
+    """Load a base model of a GGUF file, whose weights are what its quantised ones stand for.
+
+    Raises:
+        UserError: if the file is not there, or the package that reads it.
+    """
+    from transformers import GgufConfig
+
+    check_gguf(file)
+    whole = model.model_copy(update={"quantization": GgufConfig(dequantize=True)})
+    base = load_base(whole, str(file.parent), "model.gguf", gguf_file=file.name)
+    base.config._name_or_path = str(file)
+    return base
+
+
+def check_gguf(file: Path) -> None:
+    """Check that a GGUF file is there, and the package that reads it.
+
+    Raises:
+        UserError: if not.
+    """
+    if not file.is_file():
+        raise UserError(f"model.gguf: there is no file {file}: {nothing_at(file)}")
+    if find_spec("gguf") is None:
+        raise UserError("model.gguf: the package gguf is missing; pip install 'hyperadapt[gguf]'")
+
+
+def built_config(fields: Mapping[str, Any]) -> PretrainedConfig:
+    """Make a configuration of its fields, of which `model_type` names the family, T5 by default.
+
+    Raises:
+        UserError: if a field is unknown or wrong, or the family has no backbone.
+    """
+    from transformers import AutoConfig
+
+    family = str(fields.get("model_type", "t5"))
+    backbone_of_type(family)  # known before transformers is asked
+    own = {name: value for name, value in fields.items() if name != "model_type"}
+    known = AutoConfig.for_model(family)
+    names = list({**known.to_dict(), **known.attribute_map})
+    for name in own:
+        if name not in names:
+            raise UserError(f"model.config: field '{name}' is unknown; {nearest(name, names)}")
+    start = {"decoder_start_token_id": 0} if family == "t5" else {}
+    try:
+        return AutoConfig.for_model(family, **{**start, **own})
+    except Exception as error:  # whatever transformers makes of a wrong value
         raise UserError(f"model.config: {' '.join(str(error).split())}") from None
 
 

@@ -281,8 +281,22 @@ def check_start(start: StartConfig, method: Method, tasks: Sequence[Task]) -> No
         )
 
 
-def start_from(start: StartConfig, base: PreTrainedModel, method: Method, tasks: Sequence[str]) -> Any:
-    """Take up a trained run's model with these tasks alone; those that it has not start from `init_from`."""
+def start_from(
+    start: StartConfig,
+    base: PreTrainedModel,
+    method: Method,
+    tasks: Sequence[str],
+    num_labels: Mapping[str, int] | None = None,
+) -> Any:
+    """Take up a trained run's model with these tasks alone; those that it has not start from `init_from`.
+
+    Args:
+        start: the run.
+        base: its base model.
+        method: of the new run.
+        tasks: names.
+        num_labels: of each, where there are heads.
+    """
     model = load.load(Path(start.run) / "model", base, method)
     known = set(model.tasks)
     new = tuple(task for task in tasks if task not in known)
@@ -295,6 +309,6 @@ def start_from(start: StartConfig, base: PreTrainedModel, method: Method, tasks:
     file = getattr(method, "task_features", None)
     given = read_task_features(Path(file), new).tolist() if file and new else [None] * len(new)
     for task, features in zip(new, given, strict=True):
-        model.add_task(task, start.init_from, features)
+        model.add_task(task, start.init_from, features, num_labels and num_labels[task])
     model.keep_tasks(tasks)
     return model

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hyperadapt.architectures import Architecture
+from hyperadapt.architectures.choices import Choices
 from hyperadapt.config.written import RunConfig
 from hyperadapt.evaluation import EvaluationSet
 from hyperadapt.tasks import Task, check_there, load_split
@@ -56,7 +57,7 @@ def load_evaluation_set(
     rows = [load_rows(task, split, config, max_rows) for task in tasks]
     tokenized = [
         architecture.inputs(
-            {name: of[name] for name in of.column_names}, tokenizer, data.limits, task, f"{split} rows"
+            {name: of[name] for name in of.column_names}, tokenizer, data.input_format, task, f"{split} rows"
         )
         for task, of in zip(tasks, rows, strict=True)
     ]
@@ -67,8 +68,22 @@ def load_evaluation_set(
         for of in rows
     ]
     return EvaluationSet(
-        tuple(tasks), [ids for ids, _ in tokenized], targets, [of for _, of in tokenized], rows
+        tuple(tasks),
+        [ids for ids, _ in tokenized],
+        targets,
+        [of for _, of in tokenized],
+        rows,
+        [choices_of(task, config, tokenizer, architecture) for task in tasks],
     )
+
+
+def choices_of(
+    task: Task, config: RunConfig, tokenizer: PreTrainedTokenizerBase, architecture: Architecture
+) -> Choices | None:
+    """Return what may be answered to a task, where one of a few texts is chosen; None where the answer is generated."""
+    if config.evaluation.answers == "generate" and architecture.can_generate:
+        return None
+    return architecture.choices(task, tokenizer, config.data.input_format)
 
 
 def load_rows(task: Task, split: str, config: RunConfig, max_rows: int | None = None) -> Dataset:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import ValidationError
 
 from hyperadapt.architectures import Answering, architecture_of
-from hyperadapt.architectures.tokenizing import check_labels
+from hyperadapt.architectures.choices import Choices
 from hyperadapt.config.reading import read_fields, read_mapping
 from hyperadapt.config.written import PretrainConfig, RunConfig, command_of
 from hyperadapt.errors import CheckpointError, UserError, nearest, notice, validation_message
@@ -38,7 +38,7 @@ from hyperadapt.files.yaml_and_json import dump_yaml, read_yaml
 from hyperadapt.model import load
 from hyperadapt.runs import results_file, same_data
 from hyperadapt.runs.base_model import choose_attention, load_base, quietly
-from hyperadapt.runs.rows import load_evaluation_set, load_rows
+from hyperadapt.runs.rows import choices_of, load_evaluation_set, load_rows
 from hyperadapt.tasks import SPLITS, Task, input_texts, resolve_tasks
 from hyperadapt.tasks.sources import PlacedRow, given_rows
 
@@ -65,10 +65,12 @@ class Prediction(NamedTuple):
     Attributes:
         text: as the model writes it: a label's number or name, a score, an answer.
         label: what the text stands for, a label's name, say; None where it is no answer.
+        probabilities: of each label by name, where one of them was chosen (evaluation.answers: rate).
     """
 
     text: str
     label: str | None
+    probabilities: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,10 @@ class Run:
             evaluation.rule,
         )
 
+    def choices(self, task: Task) -> Choices | None:
+        """Return what may be answered to a task, where one of a few texts is chosen; None where it is generated."""
+        return choices_of(task, self.config, self.tokenizer, architecture_of(self.model))
+
     def with_unseen(self, names: Sequence[str]) -> Run:
         """Return the run with tasks that it was not trained on, whose parameters are the mean of its tasks'.
 
@@ -208,8 +214,14 @@ class Run:
             UserError: if a task is unknown, its labels cannot be written, or the run has it already.
         """
         unseen = resolve_tasks(names)
+        if self.model.hyperadapt.heads is not None:
+            raise UserError(
+                f"{self.directory} is of an encoder alone, which has no head for tasks that it was not trained on"
+            )
         for task in unseen:
-            check_labels(task, self.tokenizer)
+            architecture_of(self.model).check_task(
+                self.model, task, self.tokenizer, self.config.data.input_format
+            )
         for task in unseen:
             self.model.add_task(task.name, init_from=[trained.name for trained in self.tasks])
         return replace(self, tasks=(*self.tasks, *unseen))
@@ -253,8 +265,9 @@ class Run:
         data, evaluation = self.config.data, self.config.evaluation
         texts = input_texts(task, rows, self.config.prefix)
         architecture = architecture_of(self.model)
-        sources, owners = architecture.inputs(texts, self.tokenizer, data.limits, task)
-        requests = requests_of(task, self.model.task_id(name), sources, evaluation.rule)
+        sources, owners = architecture.inputs(texts, self.tokenizer, data.input_format, task)
+        choices = self.choices(task)
+        requests = requests_of(task, self.model.task_id(name), sources, choices, evaluation.rule)
         how = Answering(
             batch_size or evaluation.batch_size,
             num_beams or evaluation.num_beams,
@@ -262,7 +275,17 @@ class Run:
         )
         answers = architecture.answer(self.model, self.tokenizer, requests, how)
         predicted = task.kind_of_task.combine(task, answers, owners, len(rows))
-        return [Prediction(text, task.label_name(text)) for text in predicted]
+        if choices is None:
+            return [Prediction(text, task.label_name(text)) for text in predicted]
+        labels = [str(task.label_name(text)) for text in choices.texts]
+        return [
+            Prediction(
+                answer.text,
+                task.label_name(answer.text),
+                dict(zip(labels, answer.probabilities, strict=True)),
+            )
+            for answer in answers
+        ]
 
 
 def is_run(directory: Path) -> bool:

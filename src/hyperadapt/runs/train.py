@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from hyperadapt import __version__, threads
 from hyperadapt.architectures import architecture_of
-from hyperadapt.architectures.tokenizing import check_labels
 from hyperadapt.config.written import RunConfig
 from hyperadapt.errors import UserError, nearest, notice
 from hyperadapt.evaluation import EvaluationSet, Results, majority
@@ -201,11 +200,15 @@ def prepare(
     architecture = architecture_of(base)
     architecture.check(base, tokenizer)
     for task in tasks:
-        check_labels(task, tokenizer)
+        architecture.check_task(base, task, tokenizer, config.data.input_format)
     set_seed(config.seed)
     # Before the rows are read, which takes longer: a method that does not fit the model is found at once.
+    num_labels = architecture.num_labels(tasks)
+    rate = config.training.head_learning_rate
     model = (
-        adapt(base, method, names) if config.start is None else start_from(config.start, base, method, names)
+        adapt(base, method, names, num_labels, config.model.pooling, rate)
+        if config.start is None
+        else start_from(config.start, base, method, names, num_labels)
     )
     if last is not None:
         check_same_base(last, model)
@@ -217,7 +220,7 @@ def prepare(
         with_steps.append(task := given.with_step(texts["target"]))
         n_rows[task.name] = len(texts)
         most_frequent[task.name] = Counter(map(task.written, texts["target"])).most_common(1)[0][0]
-        train_rows.append(architecture.training_rows(texts, task, index, tokenizer, data.limits))
+        train_rows.append(architecture.training_rows(texts, task, index, tokenizer, data.input_format))
     tasks = tuple(with_steps)
     evaluation_sets = {
         split: load_evaluation_set(having, split, config, tokenizer, architecture)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hyperadapt.architectures.base import Answering, evaluating, padded
+from hyperadapt.architectures.base import Answering, Request, evaluating, padded
 from hyperadapt.architectures.encoder_decoder import encoder_states
 from hyperadapt.conditioning import Condition, EncodedInput, mean_state
 from hyperadapt.errors import UserError
@@ -169,9 +169,8 @@ def vectors_of(
     with evaluating(model):
         for start in tqdm(starts, desc="embedding", leave=False, delay=SECONDS_BEFORE_PROGRESS_SHOWS):
             rows = order[start : start + batch_size]
-            batch = padded(
-                model, run.tokenizer, [inputs[row] for row in rows], [task_ids[row] for row in rows]
-            )
+            requests = [Request(task_ids[row], inputs[row], (0, 0)) for row in rows]
+            batch = padded(model, run.tokenizer, requests)
             found[rows] = vectors(batch).float().cpu().numpy()
     return found
 

@@ -69,7 +69,7 @@ def write_features(
     for number, task in enumerate(tasks):
         texts = load_split(task, "train", data.data_dir, max_rows, config.training_rows_seed, config.prefix)
         with_step = task.with_step(texts["target"])
-        rows = architecture.training_rows(texts, with_step, number, tokenizer, data.limits)
+        rows = architecture.training_rows(texts, with_step, number, tokenizer, data.input_format)
         if kind == "text":
             vector = text_embedding(model, rows)
         else:

@@ -249,12 +249,14 @@ def score_table(split: str, results: dict[str, Any]) -> dict[str, Any]:
             "majority": f"{majority['tasks'][task]['score']:.1f}",
             "rows": f"{score['rows']:,}",
             "invalid": f"{score['invalid']:,}",
+            "calibration": f"{error:.1f}" if (error := score.get("calibration_error")) is not None else None,
             "step": f"{score['step']:,}" if "step" in score else None,
         }
         for task, score in scores["tasks"].items()
     ]
     averages = {"average": f"{scores['average']:.1f}", "majority": f"{majority['average']:.1f}"}
-    return {"name": split, "rows": rows, **averages}
+    calibrated = any(row["calibration"] is not None for row in rows)
+    return {"name": split, "rows": rows, "calibrated": calibrated, **averages}
 
 
 def pictures(run: Any, history: list[dict[str, float]]) -> list[dict[str, str]]:

@@ -63,6 +63,8 @@ def chunked(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     overlap: int,
+    starts: Sequence[int],
+    ends: Sequence[int],
 ) -> list[list[Chunk]]:
     """Cut contexts into chunks that overlap, each behind its whole question.
 
@@ -73,8 +75,9 @@ def chunked(
         questions: all that stands before each context.
         contexts: the texts to be cut.
         tokenizer: of the model.
-        max_length: tokens of a chunk, question and end token included; more than two overlaps and one.
+        max_length: tokens of a chunk, all included; more than two overlaps and the tokens around it.
         overlap: tokens that two chunks share.
+        starts, ends: tokens before and behind every chunk.
 
     Returns:
         For each context its chunks.
@@ -82,10 +85,14 @@ def chunked(
     Raises:
         UserError: if the tokenizer does not tell where its tokens stand.
     """
-    assert max_length > 2 * overlap + 1
     if not questions:
         return []
-    longest = max_length - 1 - max(2 * overlap, 1)
+    longest = max_length - len(starts) - len(ends) - max(2 * overlap, 1)
+    if longest < 0:
+        raise UserError(
+            f"max_source_length {max_length} leaves no room for chunks that overlap by {overlap} tokens beside "
+            f"{len(starts) + len(ends)} around each; raise it, or lower chunk_overlap"
+        )
     whole = with_places(
         [f"{of}{context}" for of, context in zip(questions, contexts, strict=True)], tokenizer
     )
@@ -98,21 +105,26 @@ def chunked(
         kept = min(sum(end > last_word for _, end in places[:size]), longest)
         head = tokens[:size] if size <= longest else [*tokens[: longest - kept], *tokens[size - kept : size]]
         of_context = [(max(start - begin, 0), end - begin) for start, end in places[size:]]
-        chunks = cut(head, tokens[size:], of_context, tokenizer.eos_token_id, max_length, overlap)
+        chunks = cut([*starts, *head], tokens[size:], of_context, ends, max_length, overlap)
         found.append([chunk._replace(question_is_cut=size > longest) for chunk in chunks])
     return found
 
 
 def cut(
-    head: list[int], tokens: list[int], places: list[tuple[int, int]], end: int, max_length: int, overlap: int
+    head: list[int],
+    tokens: list[int],
+    places: list[tuple[int, int]],
+    ends: Sequence[int],
+    max_length: int,
+    overlap: int,
 ) -> list[Chunk]:
     """Cut one tokenized context; the arguments as in `chunked`."""
-    room = max_length - 1 - len(head)
+    room = max_length - len(ends) - len(head)
     found, start = [], 0
     while True:
         part = places[start : start + room]
         first, last = (part[0][0], part[-1][1]) if part else (0, 0)
-        found.append(Chunk([*head, *tokens[start : start + room], end], first, last))
+        found.append(Chunk([*head, *tokens[start : start + room], *ends], first, last))
         if start + room >= len(tokens):
             return found
         start += room - overlap

@@ -146,7 +146,7 @@ def load_split(
         for of_row in read_each(counted, partial(kind.examples, task, split=split, prefix=prefix))
         for text in of_row
     ]
-    read = [*task.fields.values(), *kind.texts(task)]
+    read = [*([] if kind.is_chat else task.fields.values()), *kind.texts(task)]
     _say_what_is_empty(f"task '{task.name}', {split}", [row for _, row in rows], read)
     if not texts:
         raise UserError(
@@ -172,7 +172,8 @@ def input_texts(task: Task, rows: Sequence[PlacedRow], prefix: bool) -> dict[str
     preprocessed = read_each(rows, task.preprocessed)
     places = [place for place, _ in rows]
     texts = read_each(zip(places, preprocessed, strict=True), lambda row: task.inputs(row, prefix))
-    _say_what_is_empty(f"task '{task.name}'", preprocessed, task.fields.values())
+    if not task.kind_of_task.is_chat:
+        _say_what_is_empty(f"task '{task.name}'", preprocessed, task.fields.values())
     return {column: [of_row[column] for of_row in texts] for column in (texts[0] if texts else ())}
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -122,7 +123,8 @@ class Task(Fields):
 
     The rows of a source that several tasks share are those `where` a column holds a value: {subset: SQuAD}. The
     input of methods that do not know the task otherwise begins with `prefix`, the task's name unless it is given.
-    A field without a name ("") is its column's text alone.
+    A field without a name ("") is its column's text alone. A `template` says otherwise how the input is written, with
+    the fields' names in braces: "Review: {body} Sentiment:". What is too long is then cut of the fields alone.
 
     The target of kind "class" is the label's number in `labels`, as text, or its name, where the task `writes`
     names; of "score" the score, which the model is to write to the nearest multiple of `step`; of "text" the label
@@ -150,12 +152,14 @@ class Task(Fields):
         files: source -> a file of rows beside the task file, as {train: train.csv, validation: dev.csv}.
         generated: of the tasks that come with the package alone.
         fields: the columns that are read, as [title, body], which read "title: … body: …"; or name -> column.
+        template: the input, with the names of fields in braces, as "Review: {body}"; fields may be left out then.
         label: the column of the answer.
         labels: all answers of kind class, as [bad, good]; the column holds them, or numbers from 0.
         where: column -> text: only rows that hold it are read.
         prefix: what stands before the input where the task is to be named there; by default its name.
         kind: class; score, a number; text, a free text; question_answering, whose last field is a context of any
-            length; coreference, where a candidate is right or not.
+            length; coreference, where a candidate is right or not; chat, whose field holds messages, a list of {role,
+            content}, the last of which is the answer.
         writes: what the model writes for a class: its number in labels, or its name.
         step: scores are written to its nearest multiple; by default chosen from the training rows, and said.
         candidate: the column of the candidate, of kind coreference.
@@ -180,11 +184,12 @@ class Task(Fields):
     fields: Annotated[dict[str, str], BeforeValidator(_named_columns)] = Field(
         min_length=1, examples=["[title, body]"]
     )
+    template: str | None = None
     label: str = "label"
     labels: Annotated[tuple[str, ...], BeforeValidator(read_labels)] | None = None
     where: Annotated[dict[str, str], BeforeValidator(_where_texts)] | None = None
     prefix: str | None = None
-    kind: Literal["class", "score", "text", "question_answering", "coreference"] = "class"
+    kind: Literal["class", "score", "text", "question_answering", "coreference", "chat"] = "class"
     writes: Literal["number", "name"] = "number"
     step: float | None = Field(None, gt=0)
     candidate: str | None = None
@@ -200,9 +205,17 @@ class Task(Fields):
     max_generated_length: int = Field(default_factory=_generated_length, ge=1)
     min_generated_length: int = Field(0, ge=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fields_of_template(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("template"), str) and "fields" not in values:
+            return {**values, "fields": {name: name for name in names_in(values["template"])}}
+        return values
+
     @model_validator(mode="after")
     def _consistent(self) -> Task:
         self._check_source()
+        self._check_template()
         self._check_splits()
         self._check_labels()
         self._check_metrics()
@@ -220,6 +233,19 @@ class Task(Fields):
         for file in (self.files or {}).values():
             if suffix_of(file) not in SUFFIXES:
                 raise UserError(f"files: '{file}' is of no known format; {nearest(file.suffix, SUFFIXES)}")
+
+    def _check_template(self) -> None:
+        if self.template is None:
+            return
+        names = names_in(self.template)
+        for name in names:
+            if name not in self.fields:
+                raise UserError(f"template: '{{{name}}}' is no field; {nearest(name, self.fields)}")
+        if unread := [name for name in self.fields if name not in names]:
+            raise UserError(
+                f"template: the field '{unread[0]}' does not stand in it; write {{{unread[0]}}}, or leave it out of "
+                "fields"
+            )
 
     def _check_splits(self) -> None:
         files = self.files or {}
@@ -337,8 +363,22 @@ class Task(Fields):
             prefix: put the task's name in front.
             names: of the fields; by default all.
         """
+        if self.template is not None:
+            return _filled(self.template.rstrip(" "), self.fields, row, self._prefix if prefix else "")
         fields = self.fields if names is None else {name: self.fields[name] for name in names}
         return _joined(fields, row, self._prefix if prefix else "")
+
+    @property
+    def names_read(self) -> list[str]:
+        """The names of what is read, in the order in which it stands in an input."""
+        if self.template is not None:
+            return names_in(self.template)
+        return [name or column for name, column in self.fields.items()]
+
+    @property
+    def cut_in_fields(self) -> bool:
+        """Whether of an input that is too long the fields are cut, and what stands between them is left."""
+        return self.template is not None or self.kind_of_task.is_chat
 
     def inputs(self, row: Row, prefix: bool) -> dict[str, Any]:
         """The input of a row, as its kind has it: `source`, and what goes with it; all else as `source_text`."""
@@ -348,7 +388,8 @@ class Task(Fields):
     def columns(self) -> dict[str, str]:
         """The columns of its rows that are read, and what each holds, in words."""
         texts = [*self.fields.values(), *self.group, *filter(None, [self.candidate])]
-        held = dict.fromkeys(texts, "text") | {self.label: self.kind_of_task.answer_in_words(self)}
+        answer = next(iter(self.fields.values())) if self.kind_of_task.is_chat else self.label
+        held = dict.fromkeys(texts, "text") | {answer: self.kind_of_task.answer_in_words(self)}
         for column, text in (self.where or {}).items():
             held[column] = f'"{text}" in rows of this task'
         if self.preprocess is None:
@@ -404,6 +445,11 @@ class Task(Fields):
     def without_prefix(self, text: str) -> str:
         """An input without the task's name before it, if it has it."""
         return text.removeprefix(self._prefix).lstrip()
+
+    @property
+    def prefix_text(self) -> str:
+        """What stands before an input where the task is to be named there."""
+        return self._prefix
 
     @property
     def _prefix(self) -> str:
@@ -541,6 +587,37 @@ class Task(Fields):
     def is_valid(self, text: str) -> bool:
         """Whether a predicted text is an answer at all."""
         return self.label_name(text) is not None
+
+
+def names_in(template: str) -> list[str]:
+    """The names in braces, in the order in which they stand.
+
+    Raises:
+        UserError: a brace has no other, or holds what is no name; a brace itself is written twice, {{ or }}.
+    """
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise UserError(f"template: {error}; write {{{{ or }}}} for a brace itself") from None
+    for _, name, form, conversion in parts:
+        if name is not None and (not name or form or conversion):
+            written = f"{{{name}{f'!{conversion}' if conversion else ''}{f':{form}' if form else ''}}}"
+            raise UserError(
+                f"template: {written} is no field's name in braces; write {{{{ and }}}} for braces themselves"
+            )
+    return [name for _, name, _, _ in parts if name is not None]
+
+
+def _filled(template: str, fields: Mapping[str, str], row: Row, first: str) -> tuple[str, list[list[int]]]:
+    """The text of a template behind a first word, and from which to which character of it each value stands."""
+    text, places = f"{first} " if first else "", []
+    for between, name, _, _ in Formatter().parse(template):
+        text += between
+        if name is not None:
+            value = text_of(row, fields[name])
+            places.append([len(text), len(text) + len(value)])
+            text += value
+    return text, places
 
 
 def _joined(fields: Mapping[str, str], row: Row, first: str) -> tuple[str, list[list[int]]]:

@@ -85,7 +85,7 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
         check_without_peft(model)
         epsilon, architecture = config.training.label_smoothing, architecture_of(model)
         self.config, self.evaluation_set, self.tokenizer = config, evaluation_set, tokenizer
-        self.lengths = [[len(ids) for ids in rows["input_ids"]] for rows in train_rows]
+        self.lengths = [architecture.row_lengths(rows) for rows in train_rows]
         self.unchecked: list[tuple[int, Tensor, Tensor]] = []
         self.rows_since = 0
         self.best_of_task: dict[str, tuple[int, float]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,16 @@ def try_out(trainer: Trainer) -> None:
                 trainer.compute_loss_context_manager(),
             ):
                 # Where the model is: Trainer moves one that is evaluated in half precision only when it begins.
-                trainer.compute_loss(model, {name: value.to(model.device) for name, value in batch.items()})
+                trainer.compute_loss(model, placed_on(model.device, batch))
         finally:
             model.train(was_training)
+
+
+def placed_on(device: torch.device, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Move a batch's tensors; numbers stay what they are."""
+    return {
+        name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
+    }
 
 
 def try_to_generate(trainer: MixtureTrainer) -> None:

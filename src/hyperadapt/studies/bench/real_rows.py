@@ -24,7 +24,7 @@ def token_lengths(
 ) -> list[list[int]]:
     """Count the tokens of GLUE's rows, of each task at most so many."""
     from hyperadapt.architectures import EncoderDecoder
-    from hyperadapt.tasks.limits import Limits
+    from hyperadapt.tasks.input_format import InputFormat
     from hyperadapt.tasks.loading import load_split
 
     tokenizer = tokenizer_of(setting)
@@ -32,7 +32,7 @@ def token_lengths(
     for name in SUITES["glue"]:
         rows = load_split(TASKS[name], split, setting.data_dir, max_rows)
         texts = rows["source"] if column == "source" else map(TASKS[name].written, rows["target"])
-        ids, _ = EncoderDecoder().inputs({"source": list(texts)}, tokenizer, Limits(MAX_SOURCE_LENGTH))
+        ids, _ = EncoderDecoder().inputs({"source": list(texts)}, tokenizer, InputFormat(MAX_SOURCE_LENGTH))
         found.append([len(row) for row in ids])
     return found
 

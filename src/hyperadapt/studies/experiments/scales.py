@@ -65,7 +65,7 @@ SMALL: Fields = {
         "eval_steps": 300,
         "arguments": {"bf16": True},
     },
-    "evaluation": {"batch_size": 128},
+    "evaluation": {"answers": "generate", "batch_size": 128},
 }
 # Rows that are made up, in the columns of the real ones: two steps of a model that knows nothing.
 SMOKE: Fields = {
@@ -89,4 +89,5 @@ SMOKE: Fields = {
         "max_test_rows": 4,
     },
     "training": {"max_steps": 2, "batch_size": 4, "eval_steps": 2},
+    "evaluation": {"answers": "generate"},
 }

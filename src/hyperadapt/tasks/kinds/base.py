@@ -35,6 +35,8 @@ class Kind(ABC):
         own_fields: of a task, which not every kind has: labels, group (and writes), step, candidate.
         closed: whether its targets must be read back as they were written, as labels and scores are.
         in_chunks: whether a row may be asked in chunks, of whose answers the likelihoods choose one.
+        is_chat: whether rows are conversations, of which the last message is the answer.
+        newest_first: whether of what is too long the end is kept.
     """
 
     name: ClassVar[str]
@@ -46,6 +48,8 @@ class Kind(ABC):
     own_fields: ClassVar[frozenset[str]] = frozenset()
     closed: ClassVar[bool] = False
     in_chunks: ClassVar[bool] = False
+    is_chat: ClassVar[bool] = False
+    newest_first: ClassVar[bool] = False
 
     def check(self, task: Task) -> None:
         """Check that a task has the fields of this kind, and none of others.
@@ -63,6 +67,10 @@ class Kind(ABC):
             raise UserError(
                 f"step is for kind 'score', but kind is '{self.name}'; leave it out, or write kind: score"
             )
+        if task.template is not None and (self.in_chunks or self.is_chat):
+            raise UserError(
+                f"template is not for kind '{self.name}', which has a form of its own; leave it out"
+            )
         if task.labels is not None and "labels" not in self.own_fields:
             raise UserError(
                 f"labels are for kind 'class', but kind is '{self.name}'; leave them out, or write kind: class"
@@ -71,10 +79,12 @@ class Kind(ABC):
     def inputs(self, task: Task, row: Row, prefix: bool) -> dict[str, Any]:
         """Return the input of a row: its `source`.
 
-        Where there are several fields, `places` tell from which to which character each one's text stands.
+        Where there are several fields, or a template, `places` tell from which to which character each one's text
+        stands.
         """
         source, places = task.joined(row, prefix)
-        return {"source": source, "places": places} if len(places) > 1 else {"source": source}
+        told = len(places) > 1 or task.template is not None
+        return {"source": source, "places": places} if told else {"source": source}
 
     def examples(self, task: Task, row: Row, split: str, prefix: bool) -> list[dict[str, Any]]:
         """Return the texts of a row, one example or several: `source` and `target`, and what goes with them."""
@@ -118,6 +128,14 @@ class Kind(ABC):
     def choices(self, task: Task) -> tuple[str, ...]:
         """Return what a model may write, where that is a few texts."""
         return ()
+
+    def outputs(self, task: Task) -> int | None:
+        """Return how many numbers a head gives for it, one a label, or one for a score; None where it gives none."""
+        return None
+
+    def number(self, task: Task, target: str) -> float:
+        """Return what a head learns for a target: the number of the label, or the score."""
+        raise NotImplementedError
 
     def class_by_class(self, task: Task, rows: Iterable[tuple[str, Row]]) -> list[str] | None:
         """Return the class of each row, of which as many may be drawn of each; None without classes."""

@@ -119,6 +119,12 @@ class Classes(Kind):
     def choices(self, task: Task) -> tuple[str, ...]:
         return tuple(task.label_names.values() if task.writes == "name" else task.label_names)
 
+    def outputs(self, task: Task) -> int | None:
+        return len(task.label_names)
+
+    def number(self, task: Task, target: str) -> float:
+        return float(self.choices(task).index(target))
+
     def class_by_class(self, task: Task, rows: Iterable[tuple[str, Row]]) -> list[str] | None:
         return read_each(rows, task.label_number)
 

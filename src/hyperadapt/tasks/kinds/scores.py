@@ -134,6 +134,12 @@ class Scores(Kind):
             notice(f"{what} are all written '{written.pop()}' with step {task.step:g}{finer}")
         return fitted
 
+    def outputs(self, task: Task) -> int | None:
+        return 1
+
+    def number(self, task: Task, target: str) -> float:
+        return float(target)
+
     def label_name(self, task: Task, text: str) -> str | None:
         return text if read_score(text) is not None else None
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TIMED: Fields = {
     "data": {"mixed_batches": False, "prefix": False, "max_eval_rows": 8, "max_test_rows": 8},
     "training": {"logging_steps": 10},
-    "evaluation": {"batch_size": 8},
+    "evaluation": {"answers": "generate", "batch_size": 8},
 }
 
 

@@ -1,0 +1,277 @@
+r"""Decoder-only models: the prompt, and behind it the target, of which alone the loss is.
+
+    prompt      [start] input "\n"          or a task's template, or the tokenizer's chat template
+    target      label [end]                 behind a blank, where a template ends with none
+
+Rows are padded on the left, so that all targets end together: the model computes the scores of the last places alone,
+as many as the longest target has tokens. What a target ends with is predicted, and never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hyperadapt.architectures.base import IGNORED, Answer, Answering, Request, padded
+from hyperadapt.architectures.choices import NextScores, padded_rows
+from hyperadapt.architectures.frames import Frame, chat_prompt, chat_texts, special_tokens
+from hyperadapt.architectures.generation import likelihoods_of, plain_generation
+from hyperadapt.architectures.text import TextArchitecture
+from hyperadapt.architectures.tokenizing import TOKENIZER, Texts, Writer
+from hyperadapt.backbones import backbone_of
+from hyperadapt.errors import UserError
+from hyperadapt.tasks.input_format import InputFormat
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from hyperadapt.tasks import Task
+
+
+class DecoderOnly(TextArchitecture):
+    """Llama, Gemma, GPT-2 and their like."""
+
+    name = "decoder_only"
+
+    def check(self, base: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Check that the tokenizer's ids are in the model's vocabulary, and that it has an end token.
+
+        A tokenizer without padding, as GPT-2's, pads with its end token: what is padded is not read.
+        """
+        if tokenizer.eos_token_id is None:
+            raise UserError("the tokenizer has no end token (eos_token), without which no answer would end")
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self.check_vocabulary(base, tokenizer)
+
+    def check_task(
+        self, model: Any, task: Task, tokenizer: PreTrainedTokenizerBase, form: InputFormat
+    ) -> None:
+        self.check_labels(task, tokenizer, form)
+        self.check_room(model, form.max_source_length + task.max_target_length, task, form)
+
+    def frame(self, tokenizer: PreTrainedTokenizerBase, task: Task | None, form: InputFormat) -> Frame:
+        if form.chat_template:
+            chat = chat_texts(tokenizer)
+            if task is not None and task.kind_of_task.is_chat:
+                return Frame()  # `columns` writes it whole
+            return Frame(before=chat.before, behind=chat.between)
+        starts, _ = special_tokens(tokenizer)
+        if task is not None and task.template is not None:
+            return Frame(starts)
+        return Frame(starts, behind="\n")
+
+    def columns(self, texts: Texts, tokenizer: PreTrainedTokenizerBase, form: InputFormat) -> Texts:
+        """Write conversations as the tokenizer's chat template has them."""
+        if "messages" not in texts or not form.chat_template:
+            return texts
+        written = [chat_prompt(tokenizer, messages)[0] for messages in texts["messages"]]
+        places = [
+            places_of(messages, text) for messages, text in zip(texts["messages"], written, strict=True)
+        ]
+        return {**texts, "source": written, "places": places}
+
+    def writer(self, tokenizer: PreTrainedTokenizerBase, task: Task, form: InputFormat) -> Writer:
+        """Return what turns a task's targets into tokens, as the tokenizer has them behind the prompt."""
+        lead, ends = "\n", end_token(tokenizer)
+        if form.chat_template:
+            _, between, behind = chat_texts(tokenizer)
+            lead, ends = between[-1:], end_of_turn(tokenizer, behind)
+        elif task.template is not None and not task.template.endswith("\n"):
+            lead = ": "
+        # What is read as one piece with the text before it, as a blank is, is no text of its own.
+        before = tokenizer(lead.rstrip(" "), add_special_tokens=False)["input_ids"]
+
+        def write(texts: Sequence[str], longest: int | None) -> list[list[int]]:
+            behind_lead = [f"{lead}{text}" for text in texts]
+            found = []
+            for text, ids in zip(
+                texts,
+                tokenizer(behind_lead, add_special_tokens=False, verbose=False)["input_ids"],
+                strict=True,
+            ):
+                own = ids[len(before) :]
+                if ids[: len(before)] != before:
+                    own = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+                found.append([*(own if longest is None else own[: max(longest - len(ends), 0)]), *ends])
+            return found
+
+        return write
+
+    def row_lengths(self, rows: Dataset) -> list[int]:
+        return [
+            len(prompt) + len(target) - 1
+            for prompt, target in zip(rows["input_ids"], rows["labels"], strict=True)
+        ]
+
+    def collator(self, model: Any, tokenizer: PreTrainedTokenizerBase, multiple_of: int | None) -> Any:
+        return PromptCollator(int(tokenizer.pad_token_id), multiple_of or 1)
+
+    def numbers_read(self, model: Any) -> int:
+        """Count the keys and values of all layers; of those with a window, which read no more than that, none."""
+        config, [stack] = model.config, backbone_of(model).stacks
+        if getattr(config, "sliding_window", None):
+            return 0
+        maps = backbone_of(model).linear_maps(model, stack, (self.key_map(model),))
+        shared = 3 if self.key_map(model).endswith("qkv") else 1
+        return sum(2 * site.d_out // shared for site in maps)
+
+    @staticmethod
+    def key_map(model: Any) -> str:
+        """Return the position of the map that gives keys."""
+        [table] = backbone_of(model).stacks.values()
+        return next(place for place in table.attention_maps if place.rpartition(".")[2] in ("k", "qkv"))
+
+    def generate(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], how: Answering
+    ) -> list[Answer]:
+        fewest, most = requests[0].lengths
+        inputs = padded(model, tokenizer, requests, "left")
+        brought = model.generation_config
+        ends = brought.eos_token_id
+        ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+        options = {
+            **plain_generation(brought),
+            "num_beams": how.num_beams,
+            "do_sample": False,
+            "min_new_tokens": fewest,
+            "max_new_tokens": most,
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": list(dict.fromkeys([tokenizer.eos_token_id, *ends])),
+        }
+        generated = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
+        with TOKENIZER:
+            texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
+        likelihoods = [0.0] * len(requests)
+        if requests[0].likelihood:
+            likelihoods = log_likelihoods(model, inputs, generated, options["eos_token_id"], how.per_token)
+        return [Answer(text.strip(), likelihood) for text, likelihood in zip(texts, likelihoods, strict=True)]
+
+    @torch.no_grad()
+    def first_scores(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request]
+    ) -> tuple[Tensor, NextScores]:
+        inputs = padded(model, tokenizer, requests, "left")
+        mask = inputs["attention_mask"]
+        deep = any(request.choices is not None and request.choices.is_deep for request in requests)
+        outputs = model(**inputs, position_ids=positions(mask), logits_to_keep=1, use_cache=deep)
+
+        def deeper(rows: Sequence[int], paths: Sequence[Sequence[int]]) -> Tensor:
+            chosen, sizes = torch.tensor(rows, device=mask.device), [len(path) for path in paths]
+            ids, own = padded_rows(paths, max(sizes), 0, mask.device), mask[chosen]
+            task_ids = inputs["task_ids"][chosen]
+            model.go_on_with(outputs.past_key_values, chosen, task_ids)
+            whole = torch.cat([own, torch.ones_like(ids)], 1)
+            scores = model(
+                input_ids=ids,
+                attention_mask=whole,
+                position_ids=positions(whole)[:, own.shape[1] :],
+                past_key_values=outputs.past_key_values,
+                task_ids=task_ids,
+            ).logits
+            return scores[torch.arange(len(sizes)), torch.tensor(sizes) - 1]
+
+        return outputs.logits[:, -1], deeper
+
+
+class PromptCollator:
+    """Makes batches of prompts and targets, padded on the left.
+
+    Args:
+        padding: the token, which is not read.
+        multiple_of: batches are as wide as a multiple of it.
+    """
+
+    def __init__(self, padding: int, multiple_of: int) -> None:
+        self.padding, self.multiple_of = padding, multiple_of
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Make a batch.
+
+        Returns:
+            input_ids, attention_mask, position_ids and prompt_mask, (batch, seq); labels, (batch, longest target), of
+            the last places; task_ids (batch,); logits_to_keep, how many places these are.
+        """
+        longest = max(len(row["labels"]) for row in rows)
+        width = max(len(row["input_ids"]) + len(row["labels"]) - 1 for row in rows)
+        width = -(-max(width, longest) // self.multiple_of) * self.multiple_of
+        ids, read, asked, labels = [], [], [], []
+        for row in rows:
+            prompt, target = list(row["input_ids"]), list(row["labels"])
+            rest = width - len(prompt) - len(target) + 1
+            ids.append([*[self.padding] * rest, *prompt, *target[:-1]])
+            read.append([*[0] * rest, *[1] * (width - rest)])
+            asked.append([*[0] * rest, *[1] * len(prompt), *[0] * (len(target) - 1)])
+            labels.append([*[IGNORED] * (longest - len(target)), *target])
+        mask = torch.tensor(read)
+        return {
+            "input_ids": torch.tensor(ids),
+            "attention_mask": mask,
+            "position_ids": positions(mask),
+            "prompt_mask": torch.tensor(asked),
+            "labels": torch.tensor(labels),
+            "task_ids": torch.tensor([row["task_ids"] for row in rows]),
+            "logits_to_keep": longest,
+        }
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Number the tokens of each row from 0, (batch, seq), as generate does; padding is not counted."""
+    return (mask.cumsum(1) - 1).clamp_min(0)
+
+
+@torch.no_grad()
+def log_likelihoods(
+    model: Any, inputs: Mapping[str, Tensor], generated: Tensor, ends: Sequence[int], per_token: bool
+) -> list[float]:
+    """Add up, or average, the logarithms of the probabilities of each generated sequence's tokens, its end included.
+
+    Args:
+        model: an adapted model.
+        inputs: of the generation.
+        generated: (batch, tokens), behind the prompts.
+        ends: the tokens that end a sequence.
+        per_token: average.
+    """
+    read, mask = generated[:, :-1], inputs["attention_mask"]
+    whole = torch.cat([mask, torch.ones_like(read)], 1)
+    logits = model(
+        input_ids=torch.cat([inputs["input_ids"], read], 1),
+        attention_mask=whole,
+        position_ids=positions(whole),
+        prompt_mask=torch.cat([mask, torch.zeros_like(read)], 1),
+        task_ids=inputs["task_ids"],
+        logits_to_keep=generated.shape[1],
+    ).logits
+    return likelihoods_of(logits, generated, ends, per_token)
+
+
+def places_of(messages: Sequence[Mapping[str, Any]], text: str) -> list[list[int]]:
+    """Find where in a written chat each message's own text stands; of one that the template changes, nowhere."""
+    found, end = [], 0
+    for message in messages:
+        content = str(message["content"]).strip()
+        begin = text.find(content, end)
+        if begin < 0:
+            found.append([end, end])
+            continue
+        end = begin + len(content)
+        found.append([begin, end])
+    return found
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase, behind: str) -> tuple[int, ...]:
+    """Return the tokens behind an answer of a chat, up to the one that ends it; what follows needs no answer."""
+    ids = tokenizer(behind, add_special_tokens=False)["input_ids"]
+    known = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    last = next((place for place, token in enumerate(ids) if token in known), None)
+    return end_token(tokenizer) if last is None else tuple(ids[: last + 1])
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the token that ends a text."""
+    return (int(tokenizer.eos_token_id),)

@@ -1,0 +1,115 @@
+"""Architectures that write their answers: what encoder-decoders and decoder-only models have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hyperadapt.architectures.base import IGNORED, Answer, Answering, Architecture, Request
+from hyperadapt.architectures.choices import Choices, NextScores, chosen_of, log_probabilities
+from hyperadapt.architectures.tokenizing import TargetTokenizer, Writer, tokenized_examples
+from hyperadapt.errors import UserError
+from hyperadapt.tasks.input_format import InputFormat
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from hyperadapt.tasks import Task
+
+
+class TextArchitecture(Architecture):
+    """Targets are texts; answers are generated, or the likeliest of a few."""
+
+    @abstractmethod
+    def writer(self, tokenizer: PreTrainedTokenizerBase, task: Task, form: InputFormat) -> Writer:
+        """Return what turns a task's targets into tokens."""
+
+    @abstractmethod
+    def numbers_read(self, model: Any) -> int:
+        """Count the numbers that a step of a generation reads of each input token, at the least."""
+
+    @abstractmethod
+    def generate(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], how: Answering
+    ) -> list[Answer]:
+        """Generate the answers of a batch."""
+
+    @abstractmethod
+    def first_scores(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request]
+    ) -> tuple[Tensor, NextScores]:
+        """Return the scores of each answer's first token, (batch, vocabulary), and what goes on from there."""
+
+    def check_labels(self, task: Task, tokenizer: PreTrainedTokenizerBase, form: InputFormat) -> None:
+        """Check that every label can be written, and read back, within the tokens that the task says.
+
+        Raises:
+            UserError: naming the first that cannot, and what to change.
+        """
+        TargetTokenizer(task, tokenizer, self.writer(tokenizer, task, form))(task.label_texts)
+
+    def training_rows(
+        self, rows: Dataset, task: Task, task_id: int, tokenizer: PreTrainedTokenizerBase, form: InputFormat
+    ) -> Dataset:
+        from datasets import Dataset, concatenate_datasets
+
+        tokenize = self.input_tokenizer(tokenizer, task, form)
+        targets = TargetTokenizer(task, tokenizer, self.writer(tokenizer, task, form))
+        parts = [
+            Dataset.from_dict({"input_ids": inputs, "labels": labels, "task_ids": [task_id] * len(inputs)})
+            for inputs, labels in tokenized_examples(rows, task, tokenize, targets)
+        ]
+        return concatenate_datasets(parts)
+
+    def loss(self, outputs: Any, labels: Tensor, num_items: Tensor | None, label_smoothing: float) -> Tensor:
+        """Compute the cross-entropy per target token, with label smoothing."""
+        total = F.cross_entropy(
+            outputs.logits.float().flatten(0, 1),
+            labels.flatten(),
+            ignore_index=IGNORED,
+            label_smoothing=label_smoothing,
+            reduction="sum",
+        )
+        return total / (labels.ne(IGNORED).sum() if num_items is None else num_items)
+
+    def check_memory(self, model: Any, requests: Sequence[Request], how: Answering) -> None:
+        """Check that there is memory for a step of the longest batch with beams.
+
+        Counted are the scores of every token, of which beam search holds three copies, and what a step reads of the
+        input, each for every beam: more is held, so that what is refused would have failed.
+        """
+        if how.num_beams == 1:
+            return
+        rows = min(how.batch_size, len(requests))
+        longest = max((len(request.ids) for request in requests), default=0)
+        of_input = longest * self.numbers_read(model) * model.dtype.itemsize
+        needed = rows * how.num_beams * (3 * 4 * model.config.vocab_size + of_input)
+        on_gpu = model.device.type == "cuda"
+        free = torch.cuda.mem_get_info(model.device)[0] if on_gpu else psutil.virtual_memory().available
+        if needed > free:
+            raise UserError(
+                f"num_beams {how.num_beams}: a batch of {rows} rows takes more than {needed / 1e9:,.0f} GB, and "
+                f"{free / 1e9:,.0f} GB are free; take fewer beams, or a smaller batch_size"
+            )
+
+    def choices(self, task: Task, tokenizer: PreTrainedTokenizerBase, form: InputFormat) -> Choices | None:
+        texts = task.label_texts
+        return Choices(texts, self.writer(tokenizer, task, form)(texts, None)) if texts else None
+
+    def answer_batch(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], how: Answering
+    ) -> list[Answer]:
+        chosen = [request.choices for request in requests if request.choices is not None]
+        if not chosen:
+            return self.generate(model, tokenizer, requests, how)
+        first, deeper = self.first_scores(model, tokenizer, requests)
+        with torch.no_grad():
+            scores = log_probabilities(chosen, first, deeper).tolist()
+        return [chosen_of(of_row, row) for of_row, row in zip(chosen, scores, strict=True)]

@@ -1,0 +1,341 @@
+"""Rows of models without an encoder, and of an encoder alone: what is read, what is learnt, and whole runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from transformers import AutoTokenizer, ByT5Tokenizer
+
+import hyperadapt as ha
+from families import ENCODER, SHAPE, tiny_base
+from hyperadapt.architectures import DecoderOnly, EncoderDecoder, EncoderOnly
+from hyperadapt.architectures.decoder_only import PromptCollator
+from hyperadapt.errors import UserError
+from hyperadapt.runs.run import load_run
+from hyperadapt.tasks import Task, load_split, load_task_file
+from hyperadapt.tasks.input_format import InputFormat
+from hyperadapt.tiny_t5 import NAME, place_of
+from tiny import METHODS, NARROW, TASKS, redraw
+from tiny_run import Outcome, assert_one_line, contents, hyperadapt, write_config, write_tasks
+
+LLAMA = {"model_type": "llama", **SHAPE, "vocab_size": 384, "pad_token_id": 0, "eos_token_id": 1}
+BERT = {"model_type": "bert", **ENCODER, "vocab_size": 384, "pad_token_id": 0}
+CHAT = (
+    "{% for message in messages %}<{{ message.role }}>{{ message.content | trim }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+FORM = InputFormat(48)
+
+
+def write_rows(directory: Path, rows: list[dict[str, Any]], **fields: Any) -> Task:
+    (directory / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = {"name": "made", "files": {"train": "rows.jsonl"}, **fields}
+    (directory / "made.yaml").write_text(yaml.safe_dump(spec))
+    return load_task_file(directory / "made.yaml")
+
+
+def reviews(directory: Path, **fields: Any) -> Task:
+    rows = [
+        {"title": f"a film {number}", "body": "good " * number, "label": number % 2} for number in range(6)
+    ]
+    labels = {"labels": ["bad", "good"], "metrics": ["accuracy"]}
+    given = {} if "template" in fields else {"fields": ["title", "body"]}
+    return write_rows(directory, rows, **labels, **given, **fields)
+
+
+def read(ids: list[int]) -> str:
+    """What bytes stand for, special tokens among them."""
+    return ByT5Tokenizer().decode(ids)
+
+
+@pytest.mark.parametrize(
+    ("fields", "prompt", "target"),
+    [
+        ({}, "title: a film 1 body: good \n", "1</s>"),
+        ({"writes": "name"}, "title: a film 1 body: good \n", "good</s>"),
+        ({"template": "{title}: {body}Well?"}, "a film 1: good Well?", " 1</s>"),
+        ({"template": "{title}: {body}Well? "}, "a film 1: good Well?", " 1</s>"),
+        ({"template": "{{{title}}} {body}\n"}, "{a film 1} good \n", "1</s>"),
+    ],
+)
+def test_a_prompt_ends_where_its_target_begins(
+    fields: dict[str, Any], prompt: str, target: str, tmp_path: Path
+) -> None:
+    task, ways = reviews(tmp_path, **fields), DecoderOnly()
+    row = ways.training_rows(load_split(task, "train"), task, 0, ByT5Tokenizer(), FORM)[1]
+    assert (read(row["input_ids"]), read(row["labels"])) == (prompt, target)
+
+
+def test_targets_are_the_tokens_that_follow_the_prompt_in_one_text(tmp_path: Path) -> None:
+    """A tokenizer of pieces of words takes a blank and a word for one piece."""
+    tokenizer = AutoTokenizer.from_pretrained(place_of(NAME))
+    for template, between in (("{title} {body}It is", " "), ("{title} {body}\n", "")):
+        task = reviews(tmp_path, template=template, writes="name")
+        rows = load_split(task, "train")
+        tokenized = DecoderOnly().training_rows(rows, task, 0, tokenizer, FORM)
+        for text, row in zip(rows, tokenized, strict=True):
+            whole = tokenizer(f"{text['source']}{between}{text['target']}")["input_ids"]
+            assert [*row["input_ids"], *row["labels"]] == whole
+
+
+@pytest.mark.parametrize("truncation", ["end", "longest_first"])
+def test_of_what_is_too_long_the_input_is_cut_and_neither_template_nor_target(
+    truncation: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = reviews(tmp_path, template="Title: {title}\nBody: {body}\nVerdict:")
+    form = InputFormat(44, 0, truncation)
+    tokenized = DecoderOnly().training_rows(load_split(task, "train"), task, 0, ByT5Tokenizer(), form)
+    for number, row in enumerate(tokenized):
+        text = read(row["input_ids"])
+        assert text.startswith("Title: a film") and text.endswith("\nVerdict:")  # noqa: PT018
+        assert read(row["labels"]) == f" {number % 2}</s>"
+        assert len(row["input_ids"]) <= 44
+    assert "of 6 train rows of made are cut at 44 tokens" in capsys.readouterr().err
+    with pytest.raises(
+        UserError, match=r"max_source_length 16 leaves no room for an input: .* takes 19 tokens"
+    ):
+        DecoderOnly().inputs(
+            {"source": ["x" * 9]}, chatting(tmp_path, "|"), InputFormat(16, chat_template=True)
+        )
+
+
+def test_an_encoder_reads_a_template_too(tmp_path: Path) -> None:
+    task = reviews(tmp_path, template="{title}: {body}Well?")
+    for ways in (EncoderDecoder(), EncoderOnly()):
+        row = ways.training_rows(load_split(task, "train"), task, 0, ByT5Tokenizer(), FORM)[1]
+        assert read(row["input_ids"]) == "a film 1: good Well?</s>"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{title} {bdy}", "template: '{bdy}' is no field; did you mean 'body'?"),
+        ("{title}", "template: the field 'body' does not stand in it"),
+        ("{title} {body} {", "template: Single '{' encountered|template: expected '}'"),
+        ("{title} {body!r}", "template: {body!r} is no field's name in braces"),
+    ],
+)
+def test_a_template_that_is_wrong_is_one_line(template: str, message: str, tmp_path: Path) -> None:
+    import re
+
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    spec = {
+        "name": "made",
+        "files": {"train": "rows.jsonl"},
+        "fields": ["title", "body"],
+        "template": template,
+        "labels": ["bad", "good"],
+        "metrics": ["accuracy"],
+    }
+    (tmp_path / "made.yaml").write_text(yaml.safe_dump(spec))
+    with pytest.raises(UserError) as raised:
+        load_task_file(tmp_path / "made.yaml")
+    assert any(re.search(re.escape(part), str(raised.value)) for part in message.split("|"))
+
+
+def chatting(directory: Path, end: str = "</s>") -> Any:
+    """A tokenizer of bytes with a chat template; where a turn's end is a special token, it tells no places."""
+    tokenizer = ByT5Tokenizer()
+    tokenizer.chat_template = CHAT.replace("</s>", end)
+    tokenizer.save_pretrained(str(directory / "chatting"))
+    return tokenizer
+
+
+def test_a_chat_template_stands_around_input_and_answer(tmp_path: Path) -> None:
+    task, tokenizer, form = reviews(tmp_path), chatting(tmp_path), InputFormat(64, chat_template=True)
+    row = DecoderOnly().training_rows(load_split(task, "train"), task, 0, tokenizer, form)[1]
+    asked = [{"role": "user", "content": "title: a film 1 body: good"}]
+    expected = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    assert read(row["input_ids"]).replace("good <", "good<") == read(tokenizer(expected)["input_ids"][:-1])
+    assert read(row["labels"]) == "1</s>"  # the end of the turn, and nothing behind it
+    with pytest.raises(UserError, match=r"the tokenizer .* has no chat template"):
+        DecoderOnly().training_rows(load_split(task, "train"), task, 0, ByT5Tokenizer(), form)
+
+
+def test_of_a_conversation_the_last_message_is_the_answer(tmp_path: Path) -> None:
+    said = (
+        ("user", "Hello."),
+        ("assistant", "Hello! What is it?"),
+        ("user", "Nothing."),
+        ("assistant", "Fine."),
+    )
+    messages = [{"role": role, "content": content} for role, content in said]
+    task = write_rows(
+        tmp_path, [{"messages": messages}], fields=["messages"], kind="chat", metrics=["exact_match"]
+    )
+    [texts], tokenizer = load_split(task, "train"), chatting(tmp_path)
+    assert texts["target"] == "Fine."
+    plain = "user: Hello.\nassistant: Hello! What is it?\nuser: Nothing."
+    assert texts["source"] == plain
+    ways, rows = DecoderOnly(), load_split(task, "train")
+    [row] = ways.training_rows(rows, task, 0, tokenizer, InputFormat(128))
+    assert (read(row["input_ids"]), read(row["labels"])) == (f"{plain}\n", "Fine.</s>")
+    [row] = ways.training_rows(rows, task, 0, tokenizer, InputFormat(128, chat_template=True))
+    whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    assert [*row["input_ids"], *row["labels"]] == tokenizer(whole, add_special_tokens=False)["input_ids"]
+    # Of what is too long the newest is kept, and all that the template writes.
+    piped = chatting(tmp_path, "|")
+    [row] = ways.training_rows(rows, task, 0, piped, InputFormat(64, chat_template=True))
+    assert read(row["input_ids"]) == "<user>|\n<assistant>Hello! What is i|\n<user>Nothing.|\n<assistant>"
+    for wrong, message in (("text", "is no list of"), (messages[:1], "the last message is the user's")):
+        with pytest.raises(UserError, match=message):
+            load_split(
+                write_rows(
+                    tmp_path, [{"messages": wrong}], fields=["messages"], kind="chat", metrics=["exact_match"]
+                ),
+                "train",
+            )
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize("method", [METHODS[4], ha.Hyperdecoder(**NARROW)])
+def test_the_loss_of_a_batch_is_that_of_its_targets_row_by_row(family: str, method: Any) -> None:
+    model = redraw(ha.adapt(tiny_base(family), method, TASKS), std=0.1)
+    draw = torch.Generator().manual_seed(4)
+    rows = [
+        {
+            "input_ids": torch.randint(3, 96, (prompt,), generator=draw).tolist(),
+            "labels": torch.randint(3, 96, (target,), generator=draw).tolist(),
+            "task_ids": task,
+        }
+        for prompt, target, task in ((7, 2, 0), (3, 4, 2), (5, 1, 1))
+    ]
+    batch = PromptCollator(0, 8)(rows)
+    assert batch["input_ids"].shape == (3, 8)
+    labels = batch.pop("labels")
+    outputs = model(**batch)
+    assert outputs.logits.shape[:2] == labels.shape == (3, 4)  # not where there is no target
+    loss = DecoderOnly().loss(outputs, labels, None, 0.0)
+    total = 0.0
+    for row in rows:
+        prompt, target = row["input_ids"], torch.tensor(row["labels"])
+        ids = torch.tensor([[*prompt, *row["labels"]]])
+        asked = torch.tensor([[1] * len(prompt) + [0] * len(target)])
+        logits = model(input_ids=ids, prompt_mask=asked, task_ids=torch.tensor([row["task_ids"]])).logits
+        total += F.cross_entropy(logits[0, len(prompt) - 1 : -1], target, reduction="sum")
+    assert abs(loss - total / 7) < 1e-4
+    loss.backward()
+
+
+def run_of(directory: Path, base: dict[str, Any], **changes: Any) -> tuple[Path, Outcome]:
+    directory.mkdir(exist_ok=True)
+    model = {"config": base, "tokenizer": "bytes", "seed": 0}
+    method = {"name": "hyperformer++", "reduction_factor": 8}
+    rated = {"answers": "rate", "batch_size": 5}
+    changes = {"model": model, "method": method, "evaluation": rated, **changes}
+    config = write_config(directory, write_tasks(directory), **changes)
+    return config, hyperadapt("train", config)
+
+
+@pytest.mark.parametrize("base", [LLAMA, BERT], ids=["llama", "bert"])
+def test_a_run_trains_resumes_evaluates_and_predicts(base: dict[str, Any], tmp_path: Path) -> None:
+    config, outcome = run_of(tmp_path, base)
+    assert outcome.code == 0, outcome.err
+    scores = json.loads((tmp_path / "run/results.json").read_text())
+    colour = scores["validation"]["tasks"]["colour"]
+    assert colour["score"] > scores["majority"]["validation"]["tasks"]["colour"]["score"]
+    assert colour["invalid"] == 0
+    assert 0 <= colour["calibration_error"] <= 100
+    run = load_run(tmp_path / "run")
+    assert run.evaluate("validation").as_dict()["tasks"]["colour"] == colour
+    assert hyperadapt("report", tmp_path / "run").code == 0
+    rows = '{"text": "red rose"}\n{"text": "azur é"}\n'
+    predicted = hyperadapt("predict", tmp_path / "run", "--task", "colour", "--top-k", 2, stdin=rows)
+    for line in predicted.out.splitlines():
+        row = json.loads(line)
+        assert row["probability"] == max(row["top"].values()) == row["top"][row["prediction"]]
+        assert sum(row["top"].values()) == pytest.approx(1, abs=1e-5)
+    assert len(predicted.out.splitlines()) == 2
+    message = "--top-k: 'warmth' is no task of classes, and its answers have no probabilities"
+    assert_one_line(
+        hyperadapt("predict", tmp_path / "run", "--task", "warmth", "--top-k", 2, stdin=rows), message
+    )
+    outcome = hyperadapt("train", config, "training.max_steps=44", "--resume")
+    assert outcome.code == 0, outcome.err
+    assert json.loads((tmp_path / "run/results.json").read_text())["steps"] == 44
+
+
+def test_an_answer_that_is_generated_has_no_probability(tmp_path: Path) -> None:
+    _, outcome = run_of(tmp_path, LLAMA, evaluation={"answers": "generate"})
+    assert outcome.code == 0, outcome.err
+    assert (
+        "calibration_error"
+        not in json.loads((tmp_path / "run/results.json").read_text())["test"]["tasks"]["colour"]
+    )
+    arguments = ("predict", tmp_path / "run", "--task", "colour")
+    row = json.loads(hyperadapt(*arguments, stdin='{"text": "red rose"}').out)
+    assert "probability" not in row
+    assert_one_line(
+        hyperadapt(*arguments, "--top-k", 2, stdin='{"text": "red rose"}'),
+        "--top-k: the run generates its answers, which have no probabilities",
+    )
+
+
+def test_a_run_of_an_earlier_version_generates_as_it_did(tmp_path: Path) -> None:
+    from hyperadapt.config.written import RunConfig
+
+    config = RunConfig.load(write_config(tmp_path, write_tasks(tmp_path), evaluation={"batch_size": 5}))
+    assert config.evaluation.answers == "rate"
+    config.save(tmp_path / "saved.yaml")
+    assert RunConfig.load_saved(tmp_path / "saved.yaml").evaluation.answers == "rate"
+    values = yaml.safe_load((tmp_path / "saved.yaml").read_text())
+    del values["evaluation"]["answers"]
+    (tmp_path / "saved.yaml").write_text(yaml.safe_dump(values) + "# end\n")
+    assert RunConfig.load_saved(tmp_path / "saved.yaml").evaluation.answers == "generate"
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "message"),
+    [
+        (LLAMA, {"data": {"chat_template": True}}, "has no chat template"),
+        (BERT, {"data": {"chat_template": True}}, "data.chat_template is for models without an encoder"),
+        (
+            LLAMA,
+            {"data": {"max_source_length": 60}},
+            "data.max_source_length 60 and 5 of a target of colour are more than the 64 tokens that the model has "
+            "places for: set it to 59 or less",
+        ),
+        (
+            {**LLAMA, "max_position_embeddings": 5},
+            {},
+            "task 'colour': max_target_length 5 leaves no room for a prompt in the 5 tokens",
+        ),
+        (BERT, {"data": {"max_source_length": 65}}, "data.max_source_length 65 are more than the 64 tokens"),
+        ({"model_type": "opt"}, {}, "no backbone for model type 'opt'; did you mean"),
+        (
+            {**LLAMA, "hidden_sise": 4},
+            {},
+            "model.config: field 'hidden_sise' is unknown; did you mean 'hidden_size'?",
+        ),
+        (BERT, {"method": {"name": "hyperdecoder"}}, "BERT has no decoder whose adapters could be generated"),
+    ],
+)
+def test_what_does_not_fit_the_architecture_is_one_line_and_nothing_is_written(
+    base: dict[str, Any], changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    data = {"tasks": write_tasks(tmp_path), "max_source_length": 48}
+    changes = {**changes, **({"data": {**data, **changes["data"]}} if "data" in changes else {})}
+    config = write_config(
+        tmp_path,
+        data["tasks"],
+        **{"model": {"config": base, "tokenizer": "bytes"}, **changes},  # type: ignore[arg-type]
+    )
+    before = contents(tmp_path)
+    assert_one_line(hyperadapt("train", config), message)
+    assert contents(tmp_path) == before
+
+
+def test_an_encoder_alone_takes_no_task_of_texts(tmp_path: Path) -> None:
+    task = write_rows(
+        tmp_path, [{"text": "a", "label": "b"}], fields=["text"], kind="text", metrics=["exact_match"]
+    )
+    with pytest.raises(
+        UserError, match="task 'made' is of kind 'text', and an encoder alone writes no texts"
+    ):
+        EncoderOnly().check_task(tiny_base("bert"), task, ByT5Tokenizer(), FORM)
