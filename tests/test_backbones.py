@@ -197,3 +197,33 @@ def test_every_model_type_has_one_backbone() -> None:
     types = [model_type for backbone in BACKBONES for model_type in backbone.model_types]
     assert len(set(types)) == len(types)
     assert {T5Config.model_type, MT5Config.model_type} <= set(types)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("meta-llama/Llama-3.1-8B", 8_030_261_248),
+        ("meta-llama/Llama-3.2-1B-Instruct", 1_235_814_400),
+        ("mistralai/Mistral-7B-v0.1", 7_241_732_096),
+        ("Qwen/Qwen2.5-0.5B", 494_032_768),
+        ("Qwen/Qwen3-0.6B", 596_049_920),
+        ("Qwen/Qwen3-8B", 8_190_735_360),
+        ("HuggingFaceTB/SmolLM2-135M", 134_515_008),
+        ("google/gemma-3-270m", 268_098_176),
+        ("google/gemma-3-1b-it", 999_885_952),
+        ("google/gemma-2-2b", 2_614_341_888),
+        ("openai-community/gpt2", 124_439_808),
+        ("google-bert/bert-base-uncased", 108_891_648),  # without the pooler's 590,592
+        ("answerdotai/ModernBERT-base", 149_014_272),
+        ("facebook/bart-base", 139_420_416),
+        ("facebook/bart-large", 406_291_456),
+    ],
+)
+def test_published_models_have_as_many_parameters_as_their_weights(name: str, parameters: int) -> None:
+    from hyperadapt.counting import count_without_weights
+    from hyperadapt.methods import FullFineTuning
+
+    config = published_config(name)
+    assert config is not None
+    counted = count_without_weights(config, FullFineTuning(), 1)
+    assert counted.base == parameters

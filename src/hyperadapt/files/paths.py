@@ -77,6 +77,7 @@ PATHS: dict[str, Callable[..., str]] = {
     "data.tasks": task_or_file,
     "method.task_features": absolute,
     "model.name": model_or_directory,
+    "model.gguf": absolute,
     "model.tokenizer": model_or_directory,
     "text.files": absolute,
     "multitask.data_dir": absolute,
