@@ -53,6 +53,7 @@ def requirement(line: str) -> str:
 # What is declared and never imported by us.
 FOR_OTHERS = {
     "bitsandbytes": "transformers quantises with it",
+    "gguf": "transformers reads GGUF files with it",
     "protobuf": "transformers reads T5's own tokenizer files with it",
     "sentencepiece": "and with this",
 }
