@@ -256,6 +256,13 @@ def test_a_run_trains_resumes_evaluates_and_predicts(base: dict[str, Any], tmp_p
     assert_one_line(
         hyperadapt("predict", tmp_path / "run", "--task", "warmth", "--top-k", 2, stdin=rows), message
     )
+    for command in ("embed", "encoder-only"):
+        assert_one_line(
+            hyperadapt(command, tmp_path / "run"),
+            f"hyperadapt {command} reads encoder-decoders alone so far, and ",
+        )
+    features = hyperadapt("features", config, "--output", tmp_path / "z.json")
+    assert_one_line(features, "hyperadapt features reads encoder-decoders alone so far, and ")
     outcome = hyperadapt("train", config, "training.max_steps=44", "--resume")
     assert outcome.code == 0, outcome.err
     assert json.loads((tmp_path / "run/results.json").read_text())["steps"] == 44

@@ -234,6 +234,19 @@ def test_heads_have_a_learning_rate_of_their_own() -> None:
     assert model.hyperadapt.learning_rates() == [(heads.weight, 0.5), (heads.bias, 0.5)]
 
 
+def test_a_model_that_could_not_be_adapted_has_its_pooler_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_base("bert")
+
+    def fail(*_: Any) -> None:
+        raise UserError("at the last step")
+
+    monkeypatch.setattr("hyperadapt.model.adapt.insert", fail)
+    with pytest.raises(UserError, match="at the last step"):
+        ha.adapt(base, METHODS[4], TASKS, num_labels=LABELS)
+    assert isinstance(base.pooler, torch.nn.Module)
+    assert type(base) is type(tiny_base("bert"))
+
+
 NEOX = Backbone(
     name="GPT-NeoX",
     architecture="decoder_only",

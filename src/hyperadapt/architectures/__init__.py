@@ -12,6 +12,7 @@ from hyperadapt.architectures.decoder_only import DecoderOnly
 from hyperadapt.architectures.encoder_decoder import EncoderDecoder
 from hyperadapt.architectures.encoder_only import EncoderOnly
 from hyperadapt.backbones import backbone_of
+from hyperadapt.errors import UserError
 
 __all__ = [
     "Answer",
@@ -22,6 +23,7 @@ __all__ = [
     "EncoderOnly",
     "Request",
     "architecture_of",
+    "check_encoder_decoder",
 ]
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -36,3 +38,19 @@ def architecture_of(model: Any) -> Architecture:
         UserError: if its family has no backbone.
     """
     return ARCHITECTURES[backbone_of(model).architecture]
+
+
+def check_encoder_decoder(model: Any, purpose: str) -> None:
+    """Check that a model is an encoder-decoder, where nothing else is read so far.
+
+    Args:
+        model: adapted or not.
+        purpose: what begins the error, as "hyperadapt embed".
+
+    Raises:
+        UserError: if it is none, or its family has no backbone.
+    """
+    if not isinstance(architecture_of(model), EncoderDecoder):
+        raise UserError(
+            f"{purpose} reads encoder-decoders alone so far, and {backbone_of(model).name} is none"
+        )

@@ -28,7 +28,7 @@ from hyperadapt.methods.base import Host
 from hyperadapt.model import file, optional
 from hyperadapt.model.adapted import AdaptedCausalModel, AdaptedEncoderModel, AdaptedModel
 from hyperadapt.model.fingerprint import TensorDigest, digest_tensors, fingerprint
-from hyperadapt.model.heads import HeadOptions, Pooling, TaskHeads
+from hyperadapt.model.heads import HeadOptions, Pooling, TaskHeads, own_parameters
 from hyperadapt.model.mixed import subclass
 from hyperadapt.model.norm import TrainedNorm
 from hyperadapt.model.rollback import unchanged_on_failure
@@ -108,11 +108,11 @@ def adapt_with_features(
             f"{method.name} trains weights of the base model that are quantised; load it without quantization_config, "
             "or choose a method that leaves them frozen"
         )
-    if heads is not None and getattr(base, "pooler", None) is not None:
-        setattr(base, "pooler", None)  # noqa: B010 - of a class that is not known
-    digests = digests or digest_tensors(base.named_parameters())
+    digests = digests or digest_tensors(own_parameters(base, heads))
     # Everything that reads is done: only now is the base model changed.
     with unchanged_on_failure(base):
+        if heads is not None and getattr(base, "pooler", None) is not None:
+            setattr(base, "pooler", None)  # noqa: B010 - of a class that is not known
         if quantised:
             keep_differentiable(base)
         freeze(base, backbone, adaptation)

@@ -7,7 +7,7 @@ Of a task with fewer labels the columns that are too many are masked. A task of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,6 +57,15 @@ class HeadOptions:
                 raise UserError(f"num_labels: task '{task}' must have at least 1 label, not {number!r}")
         if self.pooling not in ("mean", "cls"):
             raise UserError(f"pooling '{self.pooling}' is unknown; choices: mean, cls")
+
+
+def own_parameters(base: nn.Module, heads: HeadOptions | None) -> Iterable[tuple[str, nn.Parameter]]:
+    """List what an adapted model has of its base model: one with heads has no pooler."""
+    return (
+        (name, parameter)
+        for name, parameter in base.named_parameters()
+        if heads is None or not name.startswith("pooler.")
+    )
 
 
 class TaskHeads(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from hyperadapt.model.fingerprint import (
     fingerprint,
     sampled_fingerprint,
 )
-from hyperadapt.model.heads import HeadOptions
+from hyperadapt.model.heads import HeadOptions, own_parameters
 from hyperadapt.model.rollback import unchanged_on_failure
 from hyperadapt.tiny_t5 import place_of
 
@@ -93,15 +93,6 @@ def load(
         model.generation_config = type(model.generation_config).from_dict(config["generation_config"])
     model.saved_base = tuple(name for name in tensors if not name.startswith("hyperadapt."))
     return model.eval()
-
-
-def own_parameters(base: PreTrainedModel, heads: HeadOptions | None) -> Iterable[tuple[str, nn.Parameter]]:
-    """List what an adapted model has of its base model: one with heads has no pooler."""
-    return (
-        (name, parameter)
-        for name, parameter in base.named_parameters()
-        if heads is None or not name.startswith("pooler.")
-    )
 
 
 def place_of_model(path: Path) -> Path:

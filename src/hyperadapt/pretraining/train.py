@@ -17,7 +17,7 @@ from transformers import Trainer
 from transformers.utils import is_torch_bf16_gpu_available
 
 from hyperadapt import threads
-from hyperadapt.architectures import architecture_of
+from hyperadapt.architectures import architecture_of, check_encoder_decoder
 from hyperadapt.conditioning import mean_state
 from hyperadapt.config.sections import ModelConfig, ObjectiveConfig
 from hyperadapt.config.written import PretrainConfig
@@ -218,6 +218,7 @@ def prepare(
             else trained_by_one(config.text, config.tokenizer, args)
         )
     model = build_base(config.model, config.seed)
+    check_encoder_decoder(model, "hyperadapt pretrain")
     architecture_of(model).check(model, tokenizer)
     sentinel_ids(tokenizer)
     if last is None:

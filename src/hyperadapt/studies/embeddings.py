@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from hyperadapt.architectures import check_encoder_decoder
 from hyperadapt.architectures.base import Answering, Request, evaluating, padded
 from hyperadapt.architectures.encoder_decoder import encoder_states
 from hyperadapt.conditioning import Condition, EncodedInput, mean_state
@@ -259,6 +260,8 @@ def write_embeddings(
             one label alone.
     """
     from datasets import Dataset
+
+    check_encoder_decoder(run.model, "hyperadapt embed")
 
     rows = run.load_rows(run.tasks_with(split), split, "embed", None, max_rows, allow_changed_data)
     train = load_training_rows(run, rows.tasks, max_rows, allow_changed_data) if with_probe else None

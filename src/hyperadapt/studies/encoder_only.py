@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from hyperadapt.architectures import check_encoder_decoder
 from hyperadapt.conditioning import input_projector
 from hyperadapt.errors import UserError, notice
 from hyperadapt.metrics import average, score_task
@@ -116,6 +117,7 @@ def score_encoder_only(
             label alone, or the encoder's states are not finite.
     """
     check_numbers(epochs, learning_rate, warmup_steps, batch_size)
+    check_encoder_decoder(run.model, "hyperadapt encoder-only")
     batch_size = run.config.training.batch_size if batch_size is None else batch_size
     seed = run.config.seed if seed is None else seed
     tasks = classification_tasks(run)

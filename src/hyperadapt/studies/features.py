@@ -47,7 +47,7 @@ def write_features(
     import torch
     from transformers import set_seed
 
-    from hyperadapt.architectures import architecture_of
+    from hyperadapt.architectures import architecture_of, check_encoder_decoder
     from hyperadapt.runs.base_model import build_base, load_tokenizer
     from hyperadapt.tasks import check_there, load_split, resolve_tasks
 
@@ -60,6 +60,7 @@ def write_features(
     tokenizer = load_tokenizer(config.model)
     set_seed(config.seed)
     model: Any = build_base(config.model, config.seed).eval()
+    check_encoder_decoder(model, "hyperadapt features")
     architecture = architecture_of(model)
     architecture.check(model, tokenizer)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
