@@ -16,7 +16,7 @@ from families import SHAPE, tiny_base
 from hyperadapt.errors import UserError
 from hyperadapt.methods import Method
 from tiny import METHODS as TINY_METHODS
-from tiny import NARROW, TASKS, gradients, name_of, redraw, relative_error
+from tiny import NARROW, TASKS, assert_checkpointing_changes_no_gradient, name_of, redraw
 
 METHODS: tuple[Method, ...] = (
     *TINY_METHODS[:5],  # HyperFormer's
@@ -119,16 +119,7 @@ def test_gradients_reach_all_that_is_trained_and_are_the_same_with_checkpointing
 ) -> None:
     model, batch = tiny_adapted(family, method), batch_of(method)
     targets = with_targets(batch, generated(model, batch))
-    found = []
-    for checkpointing in (False, True):
-        model.train()
-        if checkpointing:
-            model.gradient_checkpointing_enable()
-        model.zero_grad()
-        model(**targets, use_cache=False).loss.backward()
-        found.append(gradients(model))
-    for name, value in found[0].items():
-        assert relative_error(found[1][name], value) < 1e-4, name
+    assert_checkpointing_changes_no_gradient(model, {**targets, "use_cache": False})
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -152,3 +152,18 @@ def repeated_call(call: Callable[[], Tensor]) -> tuple[Callable[[], None], Tenso
     """As a CUDA graph: nothing runs when it is captured, and each replay reads and writes the same memory."""
     loss = torch.zeros(())
     return lambda: loss.copy_(call()), loss  # type: ignore[return-value]
+
+
+def assert_checkpointing_changes_no_gradient(model: Any, batch: dict[str, Any]) -> None:
+    """The gradients of all that is trained, with activations that are kept and with those that are recomputed."""
+    found = []
+    for checkpointing in (False, True):
+        model.train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model.zero_grad()
+        model(**batch).loss.backward()
+        found.append(gradients(model))
+    assert found[0]
+    for name, value in found[0].items():
+        assert relative_error(found[1][name], value) < 1e-4, name

@@ -67,12 +67,14 @@ def count_without_weights(config: PretrainedConfig, method: Method, n_tasks: int
     import torch
     from torch import nn
 
+    from hyperadapt.backbones import backbone_of_type
+
     # In a T5 whose head is not tied to the embeddings, those of the two stacks still are one; transformers can build
     # only all or nothing without the checkpoint.
     tied = copy.deepcopy(config)
     tied.tie_word_embeddings = True
     with torch.device("meta"):
-        base = model_of(tied)
+        base = backbone_of_type(config.model_type).build(tied)
         head: Any = base.get_output_embeddings()
         if not config.tie_word_embeddings and head is not None:
             head.weight = nn.Parameter(torch.empty_like(head.weight))
@@ -80,18 +82,6 @@ def count_without_weights(config: PretrainedConfig, method: Method, n_tasks: int
 
 
 LABELS = 2  # of each task that is counted, where tasks have heads
-
-
-def model_of(config: PretrainedConfig) -> Any:
-    """Build a model of a configuration, by the class of its architecture."""
-    import transformers
-
-    from hyperadapt.backbones import backbone_of_type
-    from hyperadapt.backbones.base import AUTO_CLASSES
-
-    backbone = backbone_of_type(config.model_type)
-    auto_class = getattr(transformers, AUTO_CLASSES[backbone.architecture])
-    return auto_class.from_config(config, **backbone.loading)
 
 
 def adapted_to(base: Any, method: Method, n_tasks: int) -> Any:
@@ -108,8 +98,10 @@ def sizes_by_name(config: PretrainedConfig, method: Method, n_tasks: int) -> dic
     """Count each parameter that a method adds to a model, from the model's configuration alone."""
     import torch
 
+    from hyperadapt.backbones import backbone_of_type
+
     with torch.device("meta"):
-        adapted = adapted_to(model_of(config), method, n_tasks)
+        adapted = adapted_to(backbone_of_type(config.model_type).build(config), method, n_tasks)
         return {name: parameter.numel() for name, parameter in adapted.hyperadapt.named_parameters()}
 
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from hyperadapt.architectures.choices import Answer, Choices, Request
 from hyperadapt.architectures.frames import Frame
+from hyperadapt.architectures.padding import Side, padded_ids
 from hyperadapt.architectures.tokenizing import InputTokenizer, Texts
 from hyperadapt.backbones import backbone_of
 from hyperadapt.errors import UserError
@@ -165,7 +166,7 @@ class Architecture(ABC):
             form,
             self.frame(tokenizer, task, form),
             in_fields=task is not None and task.cut_in_fields,
-            newest=task is not None and task.kind_of_task.newest_first,
+            newest=task is not None and task.kind_of_task.is_chat,
             read=partial(self.columns, tokenizer=tokenizer, form=form),
         )
 
@@ -309,20 +310,10 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 def padded(
-    model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], side: str = "right"
+    model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], side: Side = "right"
 ) -> dict[str, Tensor]:
     """Make a batch of requests on the model's device: input_ids, attention_mask and task_ids."""
-    width = max(len(request.ids) for request in requests)
-    ids, mask = [], []
-    for request in requests:
-        filler = width - len(request.ids)
-        row, read = [*request.ids], [1] * len(request.ids)
-        padding, unread = [tokenizer.pad_token_id] * filler, [0] * filler
-        ids.append([*padding, *row] if side == "left" else [*row, *padding])
-        mask.append([*unread, *read] if side == "left" else [*read, *unread])
-    tensors = {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "task_ids": [request.task_id for request in requests],
-    }
-    return {name: torch.tensor(values, device=model.device) for name, values in tensors.items()}
+    rows: list[Sequence[int]] = [request.ids for request in requests]
+    ids = padded_ids(rows, max(map(len, rows)), tokenizer.pad_token_id, side, model.device)
+    task_ids = torch.tensor([request.task_id for request in requests], device=model.device)
+    return {**ids, "task_ids": task_ids}

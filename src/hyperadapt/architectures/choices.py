@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hyperadapt.architectures.padding import padded_rows
+
 
 class Fork(NamedTuple):
     """A place where labels part.
@@ -95,8 +97,9 @@ class Answer(NamedTuple):
     probabilities: tuple[float, ...] = ()
 
 
-# Rows of a batch, and tokens behind the prompt of each -> the scores of the token that comes next, (R, vocabulary).
-NextScores = Callable[[Sequence[int], Sequence[Sequence[int]]], Tensor]
+# Rows of a batch, (R,), and tokens that follow its first step, (R, T) -> the scores of what follows each, (R, T,
+# vocabulary).
+NextScores = Callable[[Tensor, Tensor], Tensor]
 
 
 def log_probabilities(choices: Sequence[Choices], first: Tensor, deeper: NextScores) -> Tensor:
@@ -111,7 +114,7 @@ def log_probabilities(choices: Sequence[Choices], first: Tensor, deeper: NextSco
         (batch, most choices); 0 where a row has no more choices.
     """
     widest = max(len(of_row.texts) for of_row in choices)
-    found = first.new_zeros(len(choices), widest, dtype=torch.float32)
+    device, found = first.device, first.new_zeros(len(choices), widest, dtype=torch.float32)
     for deep in (False, True):
         places = [
             (row, fork)
@@ -121,21 +124,24 @@ def log_probabilities(choices: Sequence[Choices], first: Tensor, deeper: NextSco
         ]
         if not places:
             continue
-        rows = [row for row, _ in places]
-        scores = deeper(rows, [fork.path for _, fork in places]) if deep else first[rows]
-        most = max(len(fork.tokens) for _, fork in places)
-        tokens = padded_rows([fork.tokens for _, fork in places], most, -1, first.device)
+        forks = [fork for _, fork in places]
+        rows = torch.tensor([row for row, _ in places], device=device)
+        most = max(len(fork.tokens) for fork in forks)
+        tokens = padded_rows([fork.tokens for fork in forks], most, -1, device=device)
         # Behind the tokens a column of zeros, for labels that do not come there.
-        taken = padded_rows([fork.taken for _, fork in places], widest, -1, first.device) % (most + 1)
-        at_fork = scores.float().gather(1, tokens.clamp_min(0)).masked_fill(tokens < 0, -torch.inf)
+        taken = padded_rows([fork.taken for fork in forks], widest, -1, device=device) % (most + 1)
+        wanted = tokens.clamp_min(0)  # of which alone the scores are read
+        if deep:
+            longest = max(len(fork.path) for fork in forks)
+            ends = torch.tensor([len(fork.path) - 1 for fork in forks], device=device)
+            scores = deeper(rows, padded_rows([fork.path for fork in forks], longest, 0, device=device))
+            at_fork = scores[torch.arange(len(forks), device=device)[:, None], ends[:, None], wanted]
+        else:
+            at_fork = first[rows[:, None], wanted]
+        at_fork = at_fork.float().masked_fill(tokens < 0, -torch.inf)
         steps = torch.nn.functional.pad(at_fork.log_softmax(1), (0, 1))
-        found.index_add_(0, torch.tensor(rows, device=first.device), steps.gather(1, taken))
+        found.index_add_(0, rows, steps.gather(1, taken))
     return found
-
-
-def padded_rows(rows: Sequence[Sequence[int]], width: int, filler: int, device: torch.device) -> Tensor:
-    """Make a tensor (rows, width) of rows of several lengths."""
-    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows], device=device)
 
 
 def chosen_of(choices: Choices, log_probabilities: Sequence[float]) -> Answer:

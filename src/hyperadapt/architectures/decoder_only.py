@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hyperadapt.architectures.base import IGNORED, Answer, Answering, Request, padded
-from hyperadapt.architectures.choices import NextScores, padded_rows
+from hyperadapt.architectures.base import IGNORED, Request, padded
+from hyperadapt.architectures.choices import NextScores
 from hyperadapt.architectures.frames import Frame, chat_prompt, chat_texts, special_tokens
-from hyperadapt.architectures.generation import likelihoods_of, plain_generation
+from hyperadapt.architectures.generation import likelihoods_of
+from hyperadapt.architectures.padding import Collator, padded_ids, padded_rows
 from hyperadapt.architectures.text import TextArchitecture
-from hyperadapt.architectures.tokenizing import TOKENIZER, Texts, Writer
+from hyperadapt.architectures.tokenizing import Texts, Writer
 from hyperadapt.backbones import backbone_of
 from hyperadapt.errors import UserError
 from hyperadapt.tasks.input_format import InputFormat
@@ -127,67 +128,49 @@ class DecoderOnly(TextArchitecture):
         return next(place for place in table.attention_maps if place.rpartition(".")[2] in ("k", "qkv"))
 
     def generate(
-        self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], how: Answering
-    ) -> list[Answer]:
-        fewest, most = requests[0].lengths
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[Request],
+        options: Mapping[str, Any],
+        per_token: bool,
+    ) -> tuple[Tensor, list[float]]:
+        """Generate the answers of a batch, which the tokenizer's end token ends, and the model's own ones."""
         inputs = padded(model, tokenizer, requests, "left")
-        brought = model.generation_config
-        ends = brought.eos_token_id
-        ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
-        options = {
-            **plain_generation(brought),
-            "num_beams": how.num_beams,
-            "do_sample": False,
-            "min_new_tokens": fewest,
-            "max_new_tokens": most,
-            "pad_token_id": tokenizer.pad_token_id,
-            "eos_token_id": list(dict.fromkeys([tokenizer.eos_token_id, *ends])),
-        }
-        generated = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
-        with TOKENIZER:
-            texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
-        likelihoods = [0.0] * len(requests)
-        if requests[0].likelihood:
-            likelihoods = log_likelihoods(model, inputs, generated, options["eos_token_id"], how.per_token)
-        return [Answer(text.strip(), likelihood) for text, likelihood in zip(texts, likelihoods, strict=True)]
+        brought = model.generation_config.eos_token_id
+        own = brought if isinstance(brought, list) else [] if brought is None else [brought]
+        ends = list(dict.fromkeys([*end_token(tokenizer), *own]))
+        tokens = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": ends}
+        generated = model.generate(**inputs, **options, **tokens)[:, inputs["input_ids"].shape[1] :]
+        if not requests[0].likelihood:
+            return generated, [0.0] * len(requests)
+        return generated, log_likelihoods(model, inputs, generated, ends, per_token)
 
     @torch.no_grad()
     def first_scores(
-        self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request]
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], goes_on: bool
     ) -> tuple[Tensor, NextScores]:
         inputs = padded(model, tokenizer, requests, "left")
         mask = inputs["attention_mask"]
-        deep = any(request.choices is not None and request.choices.is_deep for request in requests)
-        outputs = model(**inputs, position_ids=positions(mask), logits_to_keep=1, use_cache=deep)
+        outputs = model(**inputs, position_ids=positions(mask), logits_to_keep=1, use_cache=goes_on)
 
-        def deeper(rows: Sequence[int], paths: Sequence[Sequence[int]]) -> Tensor:
-            chosen, sizes = torch.tensor(rows, device=mask.device), [len(path) for path in paths]
-            ids, own = padded_rows(paths, max(sizes), 0, mask.device), mask[chosen]
-            task_ids = inputs["task_ids"][chosen]
-            model.go_on_with(outputs.past_key_values, chosen, task_ids)
-            whole = torch.cat([own, torch.ones_like(ids)], 1)
-            scores = model(
-                input_ids=ids,
+        def deeper(rows: Tensor, tokens: Tensor) -> Tensor:
+            own, task_ids = mask[rows], inputs["task_ids"][rows]
+            model.go_on_with(outputs.past_key_values, rows, task_ids)
+            whole = torch.cat([own, torch.ones_like(tokens)], 1)
+            return model(
+                input_ids=tokens,
                 attention_mask=whole,
                 position_ids=positions(whole)[:, own.shape[1] :],
                 past_key_values=outputs.past_key_values,
                 task_ids=task_ids,
             ).logits
-            return scores[torch.arange(len(sizes)), torch.tensor(sizes) - 1]
 
         return outputs.logits[:, -1], deeper
 
 
-class PromptCollator:
-    """Makes batches of prompts and targets, padded on the left.
-
-    Args:
-        padding: the token, which is not read.
-        multiple_of: batches are as wide as a multiple of it.
-    """
-
-    def __init__(self, padding: int, multiple_of: int) -> None:
-        self.padding, self.multiple_of = padding, multiple_of
+class PromptCollator(Collator):
+    """Makes batches of prompts and targets, padded on the left."""
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Make a batch.
@@ -196,24 +179,20 @@ class PromptCollator:
             input_ids, attention_mask, position_ids and prompt_mask, (batch, seq); labels, (batch, longest target), of
             the last places; task_ids (batch,); logits_to_keep, how many places these are.
         """
-        longest = max(len(row["labels"]) for row in rows)
-        width = max(len(row["input_ids"]) + len(row["labels"]) - 1 for row in rows)
-        width = -(-max(width, longest) // self.multiple_of) * self.multiple_of
-        ids, read, asked, labels = [], [], [], []
-        for row in rows:
-            prompt, target = list(row["input_ids"]), list(row["labels"])
-            rest = width - len(prompt) - len(target) + 1
-            ids.append([*[self.padding] * rest, *prompt, *target[:-1]])
-            read.append([*[0] * rest, *[1] * (width - rest)])
-            asked.append([*[0] * rest, *[1] * len(prompt), *[0] * (len(target) - 1)])
-            labels.append([*[IGNORED] * (longest - len(target)), *target])
-        mask = torch.tensor(read)
+        prompts, targets = ([list(row[name]) for row in rows] for name in ("input_ids", "labels"))
+        read = [[*prompt, *target[:-1]] for prompt, target in zip(prompts, targets, strict=True)]
+        asked = [
+            [1] * len(prompt) + [0] * (len(target) - 1)
+            for prompt, target in zip(prompts, targets, strict=True)
+        ]
+        longest = max(map(len, targets))
+        width = self.width(max(longest, *map(len, read)))
+        batch = padded_ids(read, width, self.padding, "left")
         return {
-            "input_ids": torch.tensor(ids),
-            "attention_mask": mask,
-            "position_ids": positions(mask),
-            "prompt_mask": torch.tensor(asked),
-            "labels": torch.tensor(labels),
+            **batch,
+            "position_ids": positions(batch["attention_mask"]),
+            "prompt_mask": padded_rows(asked, width, 0, "left"),
+            "labels": padded_rows(targets, longest, IGNORED, "left"),
             "task_ids": torch.tensor([row["task_ids"] for row in rows]),
             "logits_to_keep": longest,
         }

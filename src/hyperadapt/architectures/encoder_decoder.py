@@ -10,12 +10,12 @@ from torch import Tensor
 from transformers import DataCollatorForSeq2Seq
 from transformers.modeling_outputs import BaseModelOutput
 
-from hyperadapt.architectures.base import IGNORED, Answer, Answering, Request, padded
-from hyperadapt.architectures.choices import NextScores, padded_rows
+from hyperadapt.architectures.base import IGNORED, Request, padded
+from hyperadapt.architectures.choices import NextScores
 from hyperadapt.architectures.frames import Frame, special_tokens
-from hyperadapt.architectures.generation import likelihoods_of, plain_generation
+from hyperadapt.architectures.generation import likelihoods_of
 from hyperadapt.architectures.text import TextArchitecture
-from hyperadapt.architectures.tokenizing import TOKENIZER, Writer
+from hyperadapt.architectures.tokenizing import Writer
 from hyperadapt.backbones import backbone_of
 from hyperadapt.errors import UserError
 from hyperadapt.tasks.input_format import InputFormat
@@ -86,57 +86,47 @@ class EncoderDecoder(TextArchitecture):
         return model.config.hidden_size + sum(2 * site.d_out for site in maps)
 
     def generate(
-        self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], how: Answering
-    ) -> list[Answer]:
-        """Generate; generation and likelihoods share the encoder's states."""
-        fewest, most = requests[0].lengths
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[Request],
+        options: Mapping[str, Any],
+        per_token: bool,
+    ) -> tuple[Tensor, list[float]]:
+        """Generate the answers of a batch; generation and likelihoods share the encoder's states."""
         inputs = padded(model, tokenizer, requests)
+        if not requests[0].likelihood:
+            return model.generate(**inputs, **options), [0.0] * len(requests)
         # generate repeats the states that it is given in place.
-        states = encoder_states(model, inputs) if requests[0].likelihood else None
-        shared = {} if states is None else {"encoder_outputs": BaseModelOutput(states)}
-        options = {
-            **plain_generation(model.generation_config),
-            "num_beams": how.num_beams,
-            "do_sample": False,
-            "min_new_tokens": fewest,
-            "max_new_tokens": most,
-        }
-        generated = model.generate(**inputs, **shared, **options)
-        with TOKENIZER:
-            texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
-        likelihoods = [0.0] * len(requests)
-        if requests[0].likelihood:
-            likelihoods = log_likelihoods(model, inputs, generated, states, how.per_token)
-        return [Answer(text.strip(), likelihood) for text, likelihood in zip(texts, likelihoods, strict=True)]
+        states = encoder_states(model, inputs)
+        generated = model.generate(**inputs, encoder_outputs=BaseModelOutput(states), **options)
+        return generated, log_likelihoods(model, inputs, generated, states, per_token)
 
     @torch.no_grad()
     def first_scores(
-        self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request]
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], goes_on: bool
     ) -> tuple[Tensor, NextScores]:
         inputs = padded(model, tokenizer, requests)
         states, mask = encoder_states(model, inputs), inputs["attention_mask"]
-        deep = any(request.choices is not None and request.choices.is_deep for request in requests)
         start = torch.full((len(requests), 1), model.config.decoder_start_token_id, device=mask.device)
         outputs = model(
             encoder_outputs=BaseModelOutput(states),
             attention_mask=mask,
             decoder_input_ids=start,
             task_ids=inputs["task_ids"],
-            use_cache=deep,
+            use_cache=goes_on,
         )
 
-        def deeper(rows: Sequence[int], paths: Sequence[Sequence[int]]) -> Tensor:
-            chosen, sizes = torch.tensor(rows, device=mask.device), [len(path) for path in paths]
-            task_ids, of_rows = inputs["task_ids"][chosen], states[chosen]
-            model.go_on_with(outputs.past_key_values, chosen, task_ids, of_rows)
-            scores = model(
+        def deeper(rows: Tensor, tokens: Tensor) -> Tensor:
+            task_ids, of_rows = inputs["task_ids"][rows], states[rows]
+            model.go_on_with(outputs.past_key_values, rows, task_ids, of_rows)
+            return model(
                 encoder_outputs=BaseModelOutput(of_rows),
-                attention_mask=mask[chosen],
-                decoder_input_ids=padded_rows(paths, max(sizes), 0, mask.device),
+                attention_mask=mask[rows],
+                decoder_input_ids=tokens,
                 past_key_values=outputs.past_key_values,
                 task_ids=task_ids,
             ).logits
-            return scores[torch.arange(len(sizes)), torch.tensor(sizes) - 1]
 
         return outputs.logits[:, 0], deeper
 

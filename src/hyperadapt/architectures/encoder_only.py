@@ -6,7 +6,6 @@ target      the number of a label, or a score
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from hyperadapt.architectures.base import Answer, Answering, Architecture, Request, padded
 from hyperadapt.architectures.choices import Choices, chosen_of
 from hyperadapt.architectures.frames import Frame, special_tokens
+from hyperadapt.architectures.padding import Collator, padded_ids
 from hyperadapt.errors import UserError
 from hyperadapt.model.heads import row_losses
 from hyperadapt.tasks.input_format import InputFormat
@@ -82,7 +82,7 @@ class EncoderOnly(Architecture):
         return Dataset.from_dict({"input_ids": ids, "labels": labels, "task_ids": [task_id] * len(ids)})
 
     def collator(self, model: Any, tokenizer: PreTrainedTokenizerBase, multiple_of: int | None) -> Any:
-        return RowCollator(tokenizer.pad_token_id, multiple_of or 1)
+        return RowCollator(int(tokenizer.pad_token_id), multiple_of or 1)
 
     def loss(self, outputs: Any, labels: Tensor, num_items: Tensor | None, label_smoothing: float) -> Tensor:
         """Average the rows' losses: the cross-entropy of labels, the squared error of scores."""
@@ -107,26 +107,14 @@ class EncoderOnly(Architecture):
         ]
 
 
-class RowCollator:
-    """Makes batches of rows.
-
-    Args:
-        padding: the token, which is not read.
-        multiple_of: batches are as wide as a multiple of it.
-    """
-
-    def __init__(self, padding: Any, multiple_of: int) -> None:
-        self.padding, self.multiple_of = padding, multiple_of
+class RowCollator(Collator):
+    """Makes batches of rows."""
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Make a batch: input_ids and attention_mask, (batch, seq), labels and task_ids, (batch,)."""
-        width = max(len(row["input_ids"]) for row in rows)
-        width = math.ceil(width / self.multiple_of) * self.multiple_of
-        ids = [[*row["input_ids"], *[self.padding] * (width - len(row["input_ids"]))] for row in rows]
-        read = [[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in rows]
+        ids = [list(row["input_ids"]) for row in rows]
         return {
-            "input_ids": torch.tensor(ids),
-            "attention_mask": torch.tensor(read),
+            **padded_ids(ids, self.width(max(map(len, ids))), self.padding),
             "labels": torch.tensor([row["labels"] for row in rows], dtype=torch.float32),
             "task_ids": torch.tensor([row["task_ids"] for row in rows]),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from hyperadapt.architectures.base import IGNORED, Answer, Answering, Architecture, Request
 from hyperadapt.architectures.choices import Choices, NextScores, chosen_of, log_probabilities
-from hyperadapt.architectures.tokenizing import TargetTokenizer, Writer, tokenized_examples
+from hyperadapt.architectures.generation import plain_generation
+from hyperadapt.architectures.tokenizing import TOKENIZER, TargetTokenizer, Writer, tokenized_examples
 from hyperadapt.errors import UserError
 from hyperadapt.tasks.input_format import InputFormat
 
@@ -37,15 +38,34 @@ class TextArchitecture(Architecture):
 
     @abstractmethod
     def generate(
-        self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], how: Answering
-    ) -> list[Answer]:
-        """Generate the answers of a batch."""
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[Request],
+        options: Mapping[str, Any],
+        per_token: bool,
+    ) -> tuple[Tensor, list[float]]:
+        """Generate the answers of a batch.
+
+        Args:
+            model, tokenizer, requests: as of `answer_batch`.
+            options: of `generate`.
+            per_token: likelihoods are means over tokens.
+
+        Returns:
+            Tokens (batch, T), and the answers' likelihoods, 0 where they are not asked for.
+        """
 
     @abstractmethod
     def first_scores(
-        self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request]
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], goes_on: bool
     ) -> tuple[Tensor, NextScores]:
-        """Return the scores of each answer's first token, (batch, vocabulary), and what goes on from there."""
+        """Return the scores of each answer's first token, (batch, vocabulary), and what goes on from there.
+
+        Args:
+            model, tokenizer, requests: as of `answer_batch`.
+            goes_on: whether it does.
+        """
 
     def check_labels(self, task: Task, tokenizer: PreTrainedTokenizerBase, form: InputFormat) -> None:
         """Check that every label can be written, and read back, within the tokens that the task says.
@@ -107,9 +127,21 @@ class TextArchitecture(Architecture):
         self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], how: Answering
     ) -> list[Answer]:
         chosen = [request.choices for request in requests if request.choices is not None]
-        if not chosen:
-            return self.generate(model, tokenizer, requests, how)
-        first, deeper = self.first_scores(model, tokenizer, requests)
-        with torch.no_grad():
-            scores = log_probabilities(chosen, first, deeper).tolist()
-        return [chosen_of(of_row, row) for of_row, row in zip(chosen, scores, strict=True)]
+        if chosen:
+            deep = any(choices.is_deep for choices in chosen)
+            first, deeper = self.first_scores(model, tokenizer, requests, deep)
+            with torch.no_grad():
+                scores = log_probabilities(chosen, first, deeper).tolist()
+            return [chosen_of(of_row, row) for of_row, row in zip(chosen, scores, strict=True)]
+        fewest, most = requests[0].lengths
+        options = {
+            **plain_generation(model.generation_config),
+            "num_beams": how.num_beams,
+            "do_sample": False,
+            "min_new_tokens": fewest,
+            "max_new_tokens": most,
+        }
+        generated, likelihoods = self.generate(model, tokenizer, requests, options, how.per_token)
+        with TOKENIZER:
+            texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
+        return [Answer(text.strip(), likelihood) for text, likelihood in zip(texts, likelihoods, strict=True)]

@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Any, Literal
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
@@ -104,6 +105,15 @@ class Backbone:
     positions: Callable[[Any], int | None] = field(
         default=lambda config: getattr(config, "max_position_embeddings", None)
     )
+
+    @property
+    def auto_class(self) -> Any:
+        """The class of transformers that loads and builds its models."""
+        return getattr(transformers, AUTO_CLASSES[self.architecture])
+
+    def build(self, config: PretrainedConfig) -> Any:
+        """Build a model of a configuration, with random weights."""
+        return self.auto_class.from_config(config, **self.loading)
 
     def modules(self, model: Any) -> dict[str, nn.Module]:
         """Return the model's stacks by name.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 
 MOST = 64  # graphs; of further shapes every batch runs as it is
@@ -47,9 +48,9 @@ class CapturedSteps:
         # Run once as it is, for what is made at the first call.
         if shape not in self.seen or (shape not in self.captured and len(self.captured) == MOST):
             self.seen.add(shape)
-            return self.step(on(self.trained[0].device, batch))
+            return self.step(send_to_device(batch, self.trained[0].device, non_blocking=True))
         if shape not in self.captured:
-            there = on(self.trained[0].device, batch)
+            there = send_to_device(batch, self.trained[0].device, non_blocking=True)
             own = {
                 name: value.clone() if isinstance(value, Tensor) else value for name, value in there.items()
             }
@@ -69,14 +70,6 @@ class CapturedSteps:
             if parameter.grad is not None:
                 gradient.copy_(parameter.grad)
             parameter.grad = gradient
-
-
-def on(device: torch.device, batch: dict[str, Any]) -> dict[str, Any]:
-    """Move a batch's tensors, without waiting; numbers stay what they are."""
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for name, value in batch.items()
-    }
 
 
 def shape_of(value: Any) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperadapt import hub
 from hyperadapt.backbones import backbone_of_type
-from hyperadapt.backbones.base import AUTO_CLASSES, Backbone
+from hyperadapt.backbones.base import Backbone
 from hyperadapt.config.sections import ModelConfig
 from hyperadapt.errors import UserError, nearest, nothing_at, reason_of
 from hyperadapt.files import manifest
@@ -90,9 +90,8 @@ def load_base(model: ModelConfig, name: str, field: str, **place: Any) -> PreTra
 
     config = quietly(transformers.AutoConfig.from_pretrained, place_of(name), field, **place)
     backbone = backbone_named(config, field)
-    auto_class = getattr(transformers, AUTO_CLASSES[backbone.architecture])
     options = {"dtype": getattr(torch, model.dtype), "quantization_config": model.quantization, **place}
-    return quietly(auto_class.from_pretrained, place_of(name), field, **backbone.loading, **options)
+    return quietly(backbone.auto_class.from_pretrained, place_of(name), field, **backbone.loading, **options)
 
 
 def backbone_named(config: PretrainedConfig, field: str) -> Backbone:
@@ -124,10 +123,9 @@ def load_or_build(model: ModelConfig, seed: int, saved: Path | None) -> PreTrain
         return load_base(model, str(saved), "the run's base model")
     config = built_config(model.config or {})
     backbone = backbone_named(config, "model.config")
-    auto_class = getattr(transformers, AUTO_CLASSES[backbone.architecture])
     try:
         transformers.set_seed(seed if model.seed is None else model.seed)
-        return auto_class.from_config(config, **backbone.loading).to(getattr(torch, model.dtype))
+        return backbone.build(config).to(getattr(torch, model.dtype))
     except Exception as error:  # whatever transformers and torch make of a wrong value
         raise UserError(f"model.config: {' '.join(str(error).split())}") from None
 

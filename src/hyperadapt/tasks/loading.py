@@ -146,8 +146,7 @@ def load_split(
         for of_row in read_each(counted, partial(kind.examples, task, split=split, prefix=prefix))
         for text in of_row
     ]
-    read = [*([] if kind.is_chat else task.fields.values()), *kind.texts(task)]
-    _say_what_is_empty(f"task '{task.name}', {split}", [row for _, row in rows], read)
+    _say_what_is_empty(f"task '{task.name}', {split}", [row for _, row in rows], kind.texts(task))
     if not texts:
         raise UserError(
             f"task '{task.name}': none of the {len(rows)} training rows has a right candidate, which alone can be "
@@ -172,8 +171,7 @@ def input_texts(task: Task, rows: Sequence[PlacedRow], prefix: bool) -> dict[str
     preprocessed = read_each(rows, task.preprocessed)
     places = [place for place, _ in rows]
     texts = read_each(zip(places, preprocessed, strict=True), lambda row: task.inputs(row, prefix))
-    if not task.kind_of_task.is_chat:
-        _say_what_is_empty(f"task '{task.name}'", preprocessed, task.fields.values())
+    _say_what_is_empty(f"task '{task.name}'", preprocessed, task.kind_of_task.input_texts(task))
     return {column: [of_row[column] for of_row in texts] for column in (texts[0] if texts else ())}
 
 

@@ -364,9 +364,9 @@ class Task(Fields):
             names: of the fields; by default all.
         """
         if self.template is not None:
-            return _filled(self.template.rstrip(" "), self.fields, row, self._prefix if prefix else "")
+            return _filled(self.template.rstrip(" "), self.fields, row, self.prefix_text if prefix else "")
         fields = self.fields if names is None else {name: self.fields[name] for name in names}
-        return _joined(fields, row, self._prefix if prefix else "")
+        return _joined(fields, row, self.prefix_text if prefix else "")
 
     @property
     def names_read(self) -> list[str]:
@@ -388,8 +388,8 @@ class Task(Fields):
     def columns(self) -> dict[str, str]:
         """The columns of its rows that are read, and what each holds, in words."""
         texts = [*self.fields.values(), *self.group, *filter(None, [self.candidate])]
-        answer = next(iter(self.fields.values())) if self.kind_of_task.is_chat else self.label
-        held = dict.fromkeys(texts, "text") | {answer: self.kind_of_task.answer_in_words(self)}
+        kind = self.kind_of_task
+        held = dict.fromkeys(texts, "text") | {kind.answer_column(self): kind.answer_in_words(self)}
         for column, text in (self.where or {}).items():
             held[column] = f'"{text}" in rows of this task'
         if self.preprocess is None:
@@ -444,15 +444,11 @@ class Task(Fields):
 
     def without_prefix(self, text: str) -> str:
         """An input without the task's name before it, if it has it."""
-        return text.removeprefix(self._prefix).lstrip()
+        return text.removeprefix(self.prefix_text).lstrip()
 
     @property
     def prefix_text(self) -> str:
         """What stands before an input where the task is to be named there."""
-        return self._prefix
-
-    @property
-    def _prefix(self) -> str:
         return self.name if self.prefix is None else self.prefix
 
     def target_text(self, row: Row) -> str:

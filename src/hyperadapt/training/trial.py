@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
@@ -76,16 +77,9 @@ def try_out(trainer: Trainer) -> None:
                 trainer.compute_loss_context_manager(),
             ):
                 # Where the model is: Trainer moves one that is evaluated in half precision only when it begins.
-                trainer.compute_loss(model, placed_on(model.device, batch))
+                trainer.compute_loss(model, send_to_device(batch, model.device))
         finally:
             model.train(was_training)
-
-
-def placed_on(device: torch.device, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Move a batch's tensors; numbers stay what they are."""
-    return {
-        name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
-    }
 
 
 def try_to_generate(trainer: MixtureTrainer) -> None:

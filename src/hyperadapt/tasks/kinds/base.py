@@ -35,8 +35,8 @@ class Kind(ABC):
         own_fields: of a task, which not every kind has: labels, group (and writes), step, candidate.
         closed: whether its targets must be read back as they were written, as labels and scores are.
         in_chunks: whether a row may be asked in chunks, of whose answers the likelihoods choose one.
-        is_chat: whether rows are conversations, of which the last message is the answer.
-        newest_first: whether of what is too long the end is kept.
+        is_chat: whether rows are conversations, of which the last message is the answer, and what is too long is cut at
+            its beginning.
     """
 
     name: ClassVar[str]
@@ -49,7 +49,6 @@ class Kind(ABC):
     closed: ClassVar[bool] = False
     in_chunks: ClassVar[bool] = False
     is_chat: ClassVar[bool] = False
-    newest_first: ClassVar[bool] = False
 
     def check(self, task: Task) -> None:
         """Check that a task has the fields of this kind, and none of others.
@@ -105,9 +104,17 @@ class Kind(ABC):
         """Return what a prediction is compared with, where that is not the target text alone."""
         return None
 
+    def answer_column(self, task: Task) -> str:
+        """Name the column of the answer."""
+        return task.label
+
+    def input_texts(self, task: Task) -> tuple[str, ...]:
+        """Name the columns of an input whose texts may be empty without that being meant."""
+        return tuple(task.fields.values())
+
     def texts(self, task: Task) -> tuple[str, ...]:
-        """Name the columns, beside those of its fields, whose texts may be empty without that being meant."""
-        return ()
+        """Name those columns, and that of the answer where it is a text too."""
+        return self.input_texts(task)
 
     def answer_in_words(self, task: Task) -> str:
         """Say what a task's label column holds."""

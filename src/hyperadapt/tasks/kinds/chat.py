@@ -21,7 +21,6 @@ class Chat(Texts):
     name = "chat"
     holds = "list of {role, content}"
     is_chat = True
-    newest_first = True
 
     def check(self, task: Task) -> None:
         super().check(task)
@@ -48,6 +47,12 @@ class Chat(Texts):
                 f"column '{column_of(task)}': the last message is the {last['role']}'s, not the assistant's"
             )
         return last["content"]
+
+    def answer_column(self, task: Task) -> str:
+        return column_of(task)
+
+    def input_texts(self, task: Task) -> tuple[str, ...]:
+        return ()
 
     def texts(self, task: Task) -> tuple[str, ...]:
         return ()

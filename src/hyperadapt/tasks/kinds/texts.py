@@ -80,4 +80,4 @@ class Texts(Kind):
         return label_text(task, row)
 
     def texts(self, task: Task) -> tuple[str, ...]:
-        return (task.label,)
+        return (*super().texts(task), task.label)
