@@ -89,14 +89,17 @@ def test_rows_of_mixed_tasks_equal_themselves_alone_in_a_forward_and_in_generati
 ) -> None:
     model, batch = tiny_adapted(family, method), batch_of(method)
     logits, sequences = model(**placed(batch)).logits, generated(model, batch)
-    beams = generated(model, batch, num_beams=2, num_return_sequences=2)
+    two: dict[str, Any] = {"num_beams": 2, "num_return_sequences": 2, "return_dict_in_generate": True}
+    beams: Any = generated(model, batch, output_scores=True, **two)
     for index in range(4):
         alone = row(batch, index)
         assert (model(**placed(alone)).logits[0, -1] - logits[index, -1]).abs().max() < 1e-5
         assert torch.equal(generated(model, alone)[0, -NEW:], sequences[index, -NEW:])
-        found = generated(model, alone, num_beams=2, num_return_sequences=2)
-        # The likeliest: of the others two may be as likely as each other.
-        assert torch.equal(found[0, -NEW:], beams[2 * index, -NEW:])
+        found: Any = generated(model, alone, output_scores=True, **two)
+        assert torch.equal(found.sequences[0, -NEW:], beams.sequences[2 * index, -NEW:])
+        # The second is compared by its score: two may be as likely as each other.
+        scores = beams.sequences_scores[2 * index : 2 * index + 2]
+        assert (found.sequences_scores - scores).abs().max() < 1e-5
 
 
 @every_case
