@@ -10,12 +10,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from transformers import AutoTokenizer, ByT5Tokenizer
+from transformers import (
+    AutoTokenizer,
+    ByT5Tokenizer,
+    GenerationConfig,
+    MBart50Tokenizer,
+    MBartConfig,
+    MBartForConditionalGeneration,
+    MBartTokenizer,
+)
 
 import hyperadapt as ha
 from families import ENCODER, SHAPE, tiny_base
-from hyperadapt.architectures import DecoderOnly, EncoderDecoder, EncoderOnly
+from hyperadapt.architectures import DecoderOnly, EncoderDecoder, EncoderOnly, Request
 from hyperadapt.architectures.decoder_only import PromptCollator
+from hyperadapt.architectures.generation import plain_generation
 from hyperadapt.errors import UserError
 from hyperadapt.runs.run import load_run
 from hyperadapt.tasks import Task, load_split, load_task_file
@@ -221,6 +230,59 @@ def test_the_loss_of_a_batch_is_that_of_its_targets_row_by_row(family: str, meth
         total += F.cross_entropy(logits[0, len(prompt) - 1 : -1], target, reduction="sum")
     assert abs(loss - total / 7) < 1e-4
     loss.backward()
+
+
+LANGUAGES = {"src_lang": "en_XX", "tgt_lang": "ro_RO"}
+PIECES = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("▁", -3.0), ("a", -4.0), ("b", -4.0)]
+
+
+def mbart(start: int, **generation: Any) -> Any:
+    """A tiny mBART whose vocabulary has the languages behind the pieces."""
+    size = len(MBart50Tokenizer(vocab=PIECES, **LANGUAGES))
+    sizes = {
+        "d_model": 8,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_ffn_dim": 8,
+        "decoder_ffn_dim": 8,
+    }
+    torch.manual_seed(0)
+    base = MBartForConditionalGeneration(
+        MBartConfig(
+            vocab_size=size,
+            **sizes,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            decoder_start_token_id=start,
+        )
+    )
+    base.generation_config = GenerationConfig(
+        decoder_start_token_id=start, pad_token_id=1, eos_token_id=2, **generation
+    )
+    return base
+
+
+def test_mbarts_language_stands_where_its_tokenizers_write_it(tmp_path: Path) -> None:
+    """Of mBART-50 it is the first token of a target, forced in an answer; of mBART the decoder starts with it."""
+    many, first = MBart50Tokenizer(vocab=PIECES, **LANGUAGES), MBartTokenizer(vocab=PIECES, **LANGUAGES)
+    romanian = many.convert_tokens_to_ids("ro_RO")
+    base, ways = mbart(2, forced_bos_token_id=romanian), EncoderDecoder()
+    ways.check(base, many)
+    assert ways.target_starts(many) == (romanian,)
+    assert plain_generation(base.generation_config, ways.target_starts(many)) == {}
+    other = GenerationConfig(forced_bos_token_id=5)
+    assert plain_generation(other, ways.target_starts(many)) == {"forced_bos_token_id": None}
+    model = ha.adapt(base, ha.HyperFormerPlusPlus(reduction_factor=2), ["made"])
+    seen: list[Any] = []
+    generate = model.generate
+    model.generate = lambda **given: seen.append(generate(**given)) or seen[-1]  # type: ignore[func-returns-value]
+    ways.answer(model, many, [Request(0, [5, 6, 2], (0, 4))])
+    assert seen[0][0, :2].tolist() == [2, romanian]
+    with pytest.raises(
+        UserError, match=r"start the decoder with ro_RO in training, .* has decoder_start_token_id 2 "
+    ):
+        ways.check(mbart(2), first)
+    ways.check(mbart(first.convert_tokens_to_ids("ro_RO")), first)
 
 
 def run_of(directory: Path, base: dict[str, Any], **changes: Any) -> tuple[Path, Outcome]:

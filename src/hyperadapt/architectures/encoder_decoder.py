@@ -32,7 +32,10 @@ class EncoderDecoder(TextArchitecture):
     name = "encoder_decoder"
 
     def check(self, base: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Check that the tokenizer's ids are in the model's vocabulary, and that the decoder knows how to start."""
+        """Check that the tokenizer's ids are in the model's vocabulary, and that the decoder knows how to start.
+
+        It starts alike in training, as the model shifts a target's tokens, and in answers, as its config says.
+        """
         if base.config.decoder_start_token_id is None:
             raise UserError(
                 "the base model's config has no decoder_start_token_id, without which it cannot be trained"
@@ -53,6 +56,17 @@ class EncoderDecoder(TextArchitecture):
             raise UserError(
                 "the tokenizer does not end a text with its end token, as T5's do: give it such a post-processor"
             )
+        target = torch.tensor([tokenizer(text_target="a")["input_ids"]])
+        [[first, *_]] = base.prepare_decoder_input_ids_from_labels(labels=target).tolist()
+        if first != base.config.decoder_start_token_id:
+            in_training, in_answers = tokenizer.convert_ids_to_tokens(
+                [first, base.config.decoder_start_token_id]
+            )
+            raise UserError(
+                f"targets of this tokenizer start the decoder with {in_training} in training, and for answers the "
+                f"model's config has decoder_start_token_id {base.config.decoder_start_token_id} ({in_answers}): set it "
+                f"to {first}, or the tokenizer's tgt_lang to the language that is written"
+            )
 
     def frame(self, tokenizer: PreTrainedTokenizerBase, task: Task | None, form: InputFormat) -> Frame:
         if form.chat_template:
@@ -68,6 +82,9 @@ class EncoderDecoder(TextArchitecture):
             ]
 
         return write
+
+    def target_starts(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+        return special_tokens(tokenizer, "text_target")[0]
 
     def collator(self, model: Any, tokenizer: PreTrainedTokenizerBase, multiple_of: int | None) -> Any:
         return DataCollatorForSeq2Seq(

@@ -7,7 +7,7 @@ two marks: so inputs are cut, and answers told from prompts, as where there is n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hyperadapt.errors import UserError
 
@@ -48,9 +48,12 @@ class ChatTexts(NamedTuple):
     behind: str
 
 
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the tokens that a tokenizer puts before and behind every text."""
-    whole, plain = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+def special_tokens(
+    tokenizer: PreTrainedTokenizerBase, column: Literal["text", "text_target"] = "text"
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the tokens that a tokenizer puts before and behind every input text, or every target."""
+    whole = tokenizer(**{column: "a"})["input_ids"]
+    plain = tokenizer(**{column: "a"}, add_special_tokens=False)["input_ids"]
     begin = next(
         (place for place in range(len(whole)) if whole[place : place + len(plain)] == plain), len(whole)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -18,14 +19,21 @@ HONOURED = {
 }
 
 
-def plain_generation(brought: GenerationConfig) -> dict[str, Any]:
+def plain_generation(brought: GenerationConfig, starts: Sequence[int] = ()) -> dict[str, Any]:
     """Return options that undo what a base model's generation_config asks for, but for what is `HONOURED`.
 
     A model is trained to write its targets alone. Penalties, forced tokens and lengths that its base brings along are
-    for other texts, and several sequences or records of scores are no answer.
+    for other texts, and several sequences or records of scores are no answer. A forced first token with which every
+    target starts, as mBART's of a language, is what would be written anyway.
+
+    Args:
+        brought: the base model's.
+        starts: the tokens with which every target starts.
     """
     neutral = {**vars(GenerationConfig()), **GenerationConfig._get_default_generation_params()}
     kept = {*HONOURED, "transformers_version"}
+    if brought.forced_bos_token_id in starts[:1]:
+        kept.add("forced_bos_token_id")
     undone = {
         name: value
         for name, value in vars(brought).items()

@@ -32,6 +32,10 @@ class TextArchitecture(Architecture):
     def writer(self, tokenizer: PreTrainedTokenizerBase, task: Task, form: InputFormat) -> Writer:
         """Return what turns a task's targets into tokens."""
 
+    def target_starts(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+        """Return the tokens with which every target starts."""
+        return ()
+
     @abstractmethod
     def numbers_read(self, model: Any) -> int:
         """Count the numbers that a step of a generation reads of each input token, at the least."""
@@ -135,7 +139,7 @@ class TextArchitecture(Architecture):
             return [chosen_of(of_row, row) for of_row, row in zip(chosen, scores, strict=True)]
         fewest, most = requests[0].lengths
         options = {
-            **plain_generation(model.generation_config),
+            **plain_generation(model.generation_config, self.target_starts(tokenizer)),
             "num_beams": how.num_beams,
             "do_sample": False,
             "min_new_tokens": fewest,
