@@ -18,6 +18,7 @@ from hyperadapt.studies.bench import (
     NOTES,
     SECTIONS,
     Setting,
+    arithmetic,
     asked_of,
     bench,
     measure,
@@ -150,6 +151,27 @@ def test_operators_are_counted_without_those_that_do_no_work() -> None:
     assert worker.operators(lambda: x.view(6)[None].unbind(1), CPU) == 0
 
 
+def test_arithmetic_is_of_products_and_bytes_are_what_operators_read_and_write() -> None:
+    left, right, table = torch.ones(2, 3), torch.ones(3, 4), torch.ones(100, 5)
+    assert worker.arithmetic(lambda: left @ right) == (2 * 2 * 3 * 4, 4 * (6 + 12 + 8))
+    assert worker.arithmetic(lambda: left + left.new_ones(3)) == (0, 4 * (3 + 6 + 3 + 6))
+    assert worker.arithmetic(lambda: left.add_(left[:1].expand(2, 3))) == (0, 4 * (6 + 3 + 6))
+    ids = torch.tensor([1, 2])
+    assert worker.arithmetic(lambda: F.embedding(ids, table)) == (0, 2 * 8 + 2 * 4 * 10)
+    assert worker.arithmetic(lambda: left.view(6)[None]) == (0, 0)
+
+
+def test_a_step_of_full_fine_tuning_has_a_third_more_products_than_the_floor() -> None:
+    """Frozen weights have no gradients: of three products as large, two are left."""
+    big = {**CONTENDERS[FULL].model, "d_ff": 2048}
+    full, floor = (
+        worker.arithmetic(worker.work_of(given, worker.adapted(given), CPU))
+        for given in (fields(CONTENDERS[name], model=big) for name in (FULL, FLOOR))
+    )
+    assert 1.4 < full[0] / floor[0] < 1.6
+    assert full[1] > floor[1]
+
+
 @pytest.mark.parametrize(
     ("function", "inputs"),
     [
@@ -230,6 +252,7 @@ def test_every_section_measures_all_that_it_writes(
     for module in (sections, real_rows):
         monkeypatch.setattr(module, "side_by_side", in_this_process)
     monkeypatch.setattr(sections, "peak_alone", lambda name, of: worked(of))
+    monkeypatch.setattr(arithmetic, "count", lambda name, of: (int(2 * worked(of)), 1))
     setting = replace(TINY, data_dir=str(shared / "data"), adapters_python=sys.executable)
     found = SECTIONS[name].measure(setting)
     assert found.goals or name in ("operators", "compiled")  # of which nothing is asked on a CPU

@@ -20,7 +20,7 @@ from typing import Any
 
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.files.writing import make_directory, write_atomically
-from hyperadapt.studies.bench import operators, real_rows, sections
+from hyperadapt.studies.bench import arithmetic, operators, real_rows, sections
 from hyperadapt.studies.bench.section import Goal, Section, Setting, between
 from hyperadapt.studies.comparison import markdown
 
@@ -31,6 +31,9 @@ SECTIONS = {
     for section in (
         Section("step", "A training step", sections.step, libraries=("peft", "bitsandbytes")),
         Section("operators", "Operators of a step", operators.operators, libraries=("peft",)),
+        Section(
+            "arithmetic", "Arithmetic and bytes", arithmetic.arithmetic, libraries=("peft", "bitsandbytes")
+        ),
         Section("captured", "A training step as a CUDA graph", sections.captured, "on_gpu", ("peft",)),
         Section("compiled", "A compiled training step", sections.compiled),
         Section("adapters", "Beside the adapters library", sections.beside_adapters, "adapters_python"),

@@ -19,7 +19,7 @@ from hyperadapt.errors import UserError
 from hyperadapt.studies.bench.section import Goal, Setting, between
 
 WORKER = Path(__file__).with_name("worker.py")
-Question = Literal["run", "peak", "trained", "operators"]
+Question = Literal["run", "peak", "trained", "operators", "arithmetic"]
 ENOUGH = 4  # rounds for quartiles to mean something
 WARM_UP = 2  # runs before any is timed: the first allocates memory, the optimizer's state included
 CONFIDENCE = 0.95
@@ -40,6 +40,7 @@ class Spec:
         work: "train", a step with AdamW; "generate", greedily; "evaluate", all of `batches` at once, each the rows of a
             task; or "evaluate by task", one after another.
         answers: tokens of each task's answers, to evaluate.
+        choices: the tokens of each task's labels, of which one is chosen; none where the answer is generated.
         pad_to: width of every batch; None takes that of its longest row.
         quantization: of the base model's frozen weights, as transformers takes it.
         dtype: of the base model's weights.
@@ -58,6 +59,7 @@ class Spec:
     tasks: int = 8
     work: Literal["train", "generate", "evaluate", "evaluate by task"] = "train"
     answers: Sequence[int] = ()
+    choices: Sequence[Sequence[Sequence[int]]] = ()
     pad_to: int | None = None
     quantization: dict[str, Any] | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -97,7 +99,7 @@ class Contender:
         with suppress(BrokenPipeError):
             print(question, file=self.process.stdin, flush=True)
 
-    def answer(self) -> float:
+    def answer(self) -> Any:
         """Wait for its answer.
 
         Raises:
@@ -112,7 +114,7 @@ class Contender:
             self.words.seek(0)
             raise UserError(f"bench: {self.name} ended: {last_line(self.words.read())}") from None
 
-    def ask(self, question: Question) -> float:
+    def ask(self, question: Question) -> Any:
         """Put a question, and wait for its answer."""
         self.put(question)
         return self.answer()
@@ -261,4 +263,4 @@ def peak_alone(name: str, spec: Spec) -> float:
     with Contender(name, spec) as one:
         for _ in range(WARM_UP):
             one.ask("run")
-        return one.ask("peak")
+        return float(one.ask("peak"))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from hyperadapt import tiny_t5
 
@@ -107,6 +107,22 @@ class Goal:
 def between(ends: tuple[float, float] | None) -> str:
     """Write how far apart the ends of something lie."""
     return "" if ends is None else f" ({ends[0]:.3f} to {ends[1]:.3f})"
+
+
+class Multiple(Protocol):
+    """A multiple of another's number."""
+
+    def goal(self, what: str, bound: float, at_most: bool = True) -> Goal:
+        """Set it beside what is asked."""
+        ...
+
+
+class Comparable(Protocol):
+    """What was measured, or counted, of a contender."""
+
+    def ratio(self, reference: str) -> Multiple:
+        """Return it as a multiple of another's."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from hyperadapt.backbones import published_config
 from hyperadapt.errors import UserError
 from hyperadapt.studies.bench.measure import Measured, Spec, last_line, peak_alone, side_by_side, times_of
-from hyperadapt.studies.bench.section import Found, Goal, Setting
+from hyperadapt.studies.bench.section import Comparable, Found, Goal, Setting
 
 FULL, FLOOR, BARE = "full fine-tuning", "the floor", "the bare model"
 OUR_FLOOR, OUR_BARE = f"{FLOOR}, as hyperadapt runs it", f"{BARE}, as hyperadapt runs it"
@@ -53,6 +53,20 @@ FIELDS = (
     "decoder_start_token_id",
 )
 TINY = {"d_model": 128, "d_kv": 32, "d_ff": 128, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
+
+
+class Contest(NamedTuple):
+    """Contenders, and what is asked of them.
+
+    Attributes:
+        references: run beside all others.
+        others: by name.
+        goals: set beside what was measured, or counted, of each.
+    """
+
+    references: Mapping[str, Spec]
+    others: Mapping[str, Spec]
+    goals: Callable[[Mapping[str, Comparable]], list[Goal]]
 
 
 def t5(shape: str, setting: Setting) -> dict[str, Any]:
@@ -144,7 +158,7 @@ def frozen_or_not(setting: Setting, **fields: Any) -> dict[str, Spec]:
     }
 
 
-def step_goals(setting: Setting, found: Mapping[str, Measured]) -> list[Goal]:
+def step_goals(setting: Setting, found: Mapping[str, Comparable]) -> list[Goal]:
     """Set what is asked of a step beside what was measured."""
     goals = []
     for method, by_tasks in STEP_GOALS.items():
@@ -158,28 +172,36 @@ def step_goals(setting: Setting, found: Mapping[str, Measured]) -> list[Goal]:
     return goals
 
 
-def step(setting: Setting) -> Found:
-    """Measure a training step of each method, and of PEFT's."""
+def step_contest(setting: Setting) -> Contest:
+    """Set each method's training step beside full fine-tuning's, the floor's and PEFT's."""
     ours = adapted(setting)
     peers = {name: spec(setting, "peft", options) for name, options in PEERS.items()}
     one_task, mixed = "hyperformer++, 1 task", "hyperformer++, 8 tasks"
     # HyperFormer++ and the peers are in one group, so that they have run in the same rounds.
     contenders = {one_task: ours[one_task], mixed: ours[mixed], **peers, **ours, **quantised(setting)}
-    references = {**frozen_or_not(setting), **our_floor(setting)}
-    found = side_by_side(references, contenders, setting)
-    goals = step_goals(setting, found)
-    goals += [
-        found[name].ratio(peer).goal(f"{name}: of {peer}", 1.0)
-        for name in (one_task, mixed)
-        for peer in PEERS
-    ]
+
+    def goals(found: Mapping[str, Comparable]) -> list[Goal]:
+        beside_peers = [
+            found[name].ratio(peer).goal(f"{name}: of {peer}", 1.0)
+            for name in (one_task, mixed)
+            for peer in PEERS
+        ]
+        return [*step_goals(setting, found), *beside_peers]
+
+    return Contest({**frozen_or_not(setting), **our_floor(setting)}, contenders, goals)
+
+
+def step(setting: Setting) -> Found:
+    """Measure a training step of each method, and of PEFT's."""
+    contest = step_contest(setting)
+    found = side_by_side(contest.references, contest.others, setting)
     how = (
         f"A training step: {sizes(setting)}; reduction factor 32, the hyperdecoder's bottleneck 64. With 8 tasks all "
         "are in every batch. As hyperadapt runs it, as its methods do and no other: the trained norms in few passes, "
         "the output layer's product by oneDNN on a CPU, and no cache, which Trainer turns off and T5 keeps elsewhere."
     )
     rows = [cells_of(name, of, [FLOOR, OUR_FLOOR, FULL]) for name, of in found.items()]
-    return Found(how, rows, goals, times_of(found))
+    return Found(how, rows, contest.goals(found), times_of(found))
 
 
 def captured(setting: Setting) -> Found:
@@ -209,47 +231,80 @@ def compiled(setting: Setting) -> Found:
     return Found(how, rows, goals, times_of(found))
 
 
-def beside_adapters(setting: Setting) -> Found:
-    """Measure a training step of the adapters library, in its own environment, beside HyperFormer++."""
+THEIR_FLOOR = f"{FLOOR} in its environment"
+
+
+def adapters_contest(setting: Setting) -> Contest:
+    """Set HyperFormer++ beside the adapters library, which runs in an environment of its own."""
     assert setting.adapters_python is not None
     theirs: dict[str, Any] = {"python": setting.adapters_python}
-    their_floor, first = f"{FLOOR} in its environment", "hyperformer++, 1 task"
+    first = "hyperformer++, 1 task"
     references = {
         FLOOR: spec(setting, "transformers", {"train": "layer_norms"}),
-        their_floor: spec(setting, "transformers", {"train": "layer_norms"}, **theirs),
+        THEIR_FLOOR: spec(setting, "transformers", {"train": "layer_norms"}, **theirs),
         first: spec(setting, "hyperadapt", options_of("hyperformer++"), 1),
     }
     others = {
         f"adapters {name}": spec(setting, "adapters", {"config": config}, **theirs)
         for name, config in ADAPTERS.items()
     }
-    found = side_by_side(references, others, setting)
-    goals = [found[first].ratio(peer).goal(f"{first}: of {peer}", 1.0) for peer in others]
+    return Contest(
+        references,
+        others,
+        lambda found: [found[first].ratio(peer).goal(f"{first}: of {peer}", 1.0) for peer in others],
+    )
+
+
+def beside_adapters(setting: Setting) -> Found:
+    """Measure a training step of the adapters library beside HyperFormer++."""
+    contest = adapters_contest(setting)
+    found = side_by_side(contest.references, contest.others, setting)
     how = (
         f"{sizes(setting)}; the adapters library runs with the older transformers that it needs. With a reduction "
         f"factor of {EQUAL_FACTOR} its Houlsby adapters are about as many parameters as HyperFormer++ trains."
     )
-    rows = [cells_of(name, of, [FLOOR, their_floor]) for name, of in found.items()]
-    return Found(how, rows, goals, times_of(found))
+    rows = [cells_of(name, of, [FLOOR, THEIR_FLOOR]) for name, of in found.items()]
+    return Found(how, rows, contest.goals(found), times_of(found))
+
+
+FEW, MANY = 8, 1000
+
+
+def tasks_contest(setting: Setting) -> Contest:
+    """Set a step of a model for 1,000 tasks beside one for 8."""
+    rows, options = setting.batch[0], options_of("hyperformer++")
+    batch = [[(setting.batch[1], number * MANY // rows) for number in range(rows)]]
+    few, many = f"{FEW} tasks", f"{MANY} tasks"
+    return Contest(
+        {few: spec(setting, "hyperadapt", options)},
+        {many: spec(setting, "hyperadapt", options, tasks=MANY, batches=batch)},
+        lambda found: [found[many].ratio(few).goal(f"{MANY:,} tasks: of {few}", 1.05)],
+    )
 
 
 def many_tasks(setting: Setting) -> Found:
     """Measure a step of a model for 1,000 tasks beside one for 8."""
-    few, many, rows = 8, 1000, setting.batch[0]
-    batch = [[(setting.batch[1], number * many // rows) for number in range(rows)]]
-    references = {f"{few} tasks": spec(setting, "hyperadapt", options_of("hyperformer++"))}
-    others = {
-        f"{many} tasks": spec(setting, "hyperadapt", options_of("hyperformer++"), tasks=many, batches=batch)
-    }
-    found = side_by_side(references, others, setting)
-    [reference] = references
-    goal = found[f"{many} tasks"].ratio(reference).goal(f"{many:,} tasks: of {reference}", 1.05)
+    contest = tasks_contest(setting)
+    found = side_by_side(contest.references, contest.others, setting)
     how = (
-        f"HyperFormer++ for {few} tasks and for {many:,}: {sizes(setting)}; of the latter every row has a task of its "
+        f"HyperFormer++ for {FEW} tasks and for {MANY:,}: {sizes(setting)}; of the latter every row has a task of its "
         "own."
     )
-    rows_found = [cells_of(name, of, [reference]) for name, of in found.items()]
-    return Found(how, rows_found, [goal], times_of(found))
+    rows = [cells_of(name, of, list(contest.references)) for name, of in found.items()]
+    return Found(how, rows, contest.goals(found), times_of(found))
+
+
+SHAPES = ("t5-small", "t5-base", "t5-large")
+
+
+def shape_contest(setting: Setting, shape: str) -> Contest:
+    """Set HyperFormer++ beside the floor on a model of another shape."""
+    model, ours = t5(shape, setting), "hyperformer++, 8 tasks"
+    return Contest(
+        {FLOOR: spec(setting, "transformers", {"train": "layer_norms"}, model=model)},
+        {ours: spec(setting, "hyperadapt", options_of("hyperformer++"), model=model)},
+        lambda found: [found[ours].ratio(FLOOR).goal(f"{shape}: of {FLOOR}", 1.10)],
+    )
 
 
 def shapes(setting: Setting) -> Found:
@@ -257,16 +312,11 @@ def shapes(setting: Setting) -> Found:
     # A step of the large model takes ten of the small one's.
     rows, goals, fewer = [], [], replace(setting, rounds=max(setting.rounds // 3, 1))
     seconds: dict[str, dict[str, list[float]]] = {}
-    for shape in ("t5-small", "t5-base", "t5-large"):
-        model = t5(shape, setting)
-        references = {FLOOR: spec(setting, "transformers", {"train": "layer_norms"}, model=model)}
-        others = {
-            "hyperformer++, 8 tasks": spec(setting, "hyperadapt", options_of("hyperformer++"), model=model)
-        }
-        found = side_by_side(references, others, fewer)
+    for shape in SHAPES:
+        contest = shape_contest(setting, shape)
+        found = side_by_side(contest.references, contest.others, fewer)
         rows += [cells_of(f"{named(shape, setting)}: {name}", of, [FLOOR]) for name, of in found.items()]
-        ratio = found["hyperformer++, 8 tasks"].ratio(FLOOR)
-        goals.append(ratio.goal(f"{shape}: of {FLOOR}", 1.10))
+        goals += contest.goals(found)
         seconds |= {f"{shape}: {name}": of for name, of in times_of(found).items()}
     number, tokens, targets = setting.batch
     how = (
@@ -308,11 +358,16 @@ def memory(setting: Setting) -> Found:
     return Found(how, rows, goals)
 
 
-def generation(setting: Setting) -> Found:
-    """Measure greedy generation for a batch of mixed tasks, and for one task with adapters of its own."""
+def tokens_generated(setting: Setting) -> int:
+    """Return how many tokens a generation has."""
+    return 3 if setting.smoke else 32
+
+
+def generation_contest(setting: Setting) -> Contest:
+    """Set a generation for mixed tasks, and for one task with adapters of its own, beside the bare model's."""
     work: Mapping[str, Any] = {
         "work": "generate",
-        "targets": 3 if setting.smoke else 32,
+        "targets": tokens_generated(setting),
         "compile": setting.on_device,
     }
     references = {
@@ -325,21 +380,32 @@ def generation(setting: Setting) -> Found:
     }
     # What materialising a task leaves: a table of one row in place of the hypernetwork.
     others[alone] = spec(setting, "hyperadapt", options_of("adapters_dagger"), 1, tasks=1, **work)
-    found = side_by_side(references, others, setting)
-    bounds = {name: 1.15 if name.startswith("hyperdecoder") else 1.10 for name in others}
-    goals = [found[name].ratio(BARE).goal(f"{name}: of {BARE}", bound) for name, bound in bounds.items()]
-    goals.append(found[alone].ratio(mixed).goal(f"{alone}: of {mixed}", 1.0))
+
+    def goals(found: Mapping[str, Comparable]) -> list[Goal]:
+        bounds = {name: 1.15 if name.startswith("hyperdecoder") else 1.10 for name in others}
+        of_bare = [
+            found[name].ratio(BARE).goal(f"{name}: of {BARE}", bound) for name, bound in bounds.items()
+        ]
+        return [*of_bare, found[alone].ratio(mixed).goal(f"{alone}: of {mixed}", 1.0)]
+
+    return Contest(references, others, goals)
+
+
+def generation(setting: Setting) -> Found:
+    """Measure greedy generation for a batch of mixed tasks, and for one task with adapters of its own."""
+    contest = generation_contest(setting)
+    found = side_by_side(contest.references, contest.others, setting)
     rows = [cells_of(name, of, [BARE, OUR_BARE]) for name, of in found.items()]
     for cells in rows:
         cells.pop("trained (M)", None)
     number, tokens, _ = setting.batch
     how = (
-        f"Greedy generation of {work['targets']} tokens: {named(setting.shape, setting)}, {number} rows of {tokens} "
-        f"source tokens{', a static cache, compiled where generate does so' * setting.on_device}. A table of one "
-        "task's adapters is what materialising it would leave. As hyperadapt runs it: the output layer's product by "
-        "oneDNN on a CPU, the norms by PyTorch's kernel on a GPU."
+        f"Greedy generation of {tokens_generated(setting)} tokens: {named(setting.shape, setting)}, {number} rows "
+        f"of {tokens} source tokens{', a static cache, compiled where generate does so' * setting.on_device}. A "
+        "table of one task's adapters is what materialising it would leave. As hyperadapt runs it: the output layer's "
+        "product by oneDNN on a CPU, the norms by PyTorch's kernel on a GPU."
     )
-    return Found(how, rows, goals, times_of(found))
+    return Found(how, rows, contest.goals(found), times_of(found))
 
 
 def start_up(setting: Setting) -> Found:

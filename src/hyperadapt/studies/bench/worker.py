@@ -5,7 +5,8 @@
 Each line of standard input is a question, answered by a line of JSON on standard output: "run" does one piece of work
 and answers its seconds; "peak" answers the highest memory of the process (the device's allocator, where there is one)
 in MB; "trained" how many parameters are trained; "operators" how many a run calls, or how many kernels of a GPU it
-launches. SPEC is the JSON of `Spec.__dict__`. Nothing of hyperadapt is imported unless the contender has something of
+launches; "arithmetic" the floating-point operations of a run's products, and the bytes that its operators read and
+write. SPEC is the JSON of `Spec.__dict__`. Nothing of hyperadapt is imported unless the contender has something of
 it, so that libraries which need older versions of others can run this file in an environment of their own.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import sys
 import time
@@ -62,6 +64,7 @@ def main() -> None:
         "peak": lambda: peak_memory(device),
         "trained": lambda: sum(p.numel() for p in model.parameters() if p.requires_grad),
         "operators": lambda: 0 if device.type == "cpu" and spec["compile"] else operators(work, device),
+        "arithmetic": lambda: arithmetic(work),
     }
     for question in sys.stdin:
         print(json.dumps(questions[question.strip()]()), file=answers, flush=True)
@@ -201,12 +204,19 @@ def generation(spec: dict[str, Any], model: Any, device: Any) -> Any:
 def evaluation(spec: dict[str, Any], model: Any, device: Any) -> Any:
     """Return hyperadapt's predictions for the rows of all tasks, of which each of `batches` is one's."""
     from hyperadapt.architectures import Request, architecture_of
+    from hyperadapt.architectures.choices import Choices
     from hyperadapt.tiny_t5 import load_tiny_t5
 
     rows, answers = texts(spec), spec["answers"]
     [tokenizer] = load_tiny_t5()[1:]  # it pads and decodes; which words it knows does not matter
+    choices = [
+        Choices([str(number) for number in range(len(labels))], labels) if labels else None
+        for labels in spec["choices"] or [()] * len(rows)
+    ]
     requests = [
-        Request(task, ids, (0, answers[task])) for task, of_task in enumerate(rows) for ids in of_task
+        Request(task, ids, (0, answers[task]), choices=choices[task])
+        for task, of_task in enumerate(rows)
+        for ids in of_task
     ]
     return lambda: architecture_of(model).answer(model, tokenizer, requests)
 
@@ -269,7 +279,6 @@ def peak_memory(device: Any) -> float:
 def operators(work: Any, device: Any) -> int:
     """Count the kernels that a run launches on a GPU; elsewhere the operators that it calls, views left out."""
     from torch.profiler import DeviceType, ProfilerActivity, profile
-    from torch.utils._python_dispatch import TorchDispatchMode
 
     activities = {"cuda": ProfilerActivity.CUDA, "xpu": ProfilerActivity.XPU}
     if device.type in activities:
@@ -280,17 +289,66 @@ def operators(work: Any, device: Any) -> int:
             event.device_type != DeviceType.CPU and not event.name.startswith("Mem") for event in events
         )
 
-    class Counter(TorchDispatchMode):
-        number = 0
+    number = 0
 
+    def count(*called: Any) -> None:
+        nonlocal number
+        number += 1
+
+    with_each_operator(work, count)
+    return number
+
+
+def arithmetic(work: Any) -> tuple[int, int]:
+    """Add up a run's work: floating-point operations of its products, and bytes that its operators read and write.
+
+    Bytes are those of an operator's tensors, in a cache or not; of what is repeated without a copy, once, and of a
+    table of which rows are looked up, the rows.
+    """
+    import torch
+    from torch.utils._pytree import tree_leaves
+    from torch.utils.flop_counter import flop_registry
+
+    looked_up = {torch.ops.aten.embedding, torch.ops.aten.index_select, torch.ops.aten.gather}
+    products = bytes_moved = 0
+
+    def size(tensor: Any) -> int:
+        once = (n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or n == 0)
+        return math.prod(once) * tensor.element_size()
+
+    def count(operator: Any, args: Any, kwargs: Any, made: Any) -> None:
+        nonlocal products, bytes_moved
+        packet = operator._overloadpacket
+        read, written = (
+            [leaf for leaf in tree_leaves(of) if isinstance(leaf, torch.Tensor)]
+            for of in ((args, kwargs), made)
+        )
+        if "new_" in str(packet) or "_like" in str(packet):
+            read = []  # but its shape
+        if packet in flop_registry:
+            products += flop_registry[packet](*args, **kwargs, out_val=made)
+        elif "linear" in str(packet):  # oneDNN's own
+            products += 2 * made.numel() * args[0].shape[-1]
+        tables = read[:1] if packet in looked_up else []
+        bytes_moved += sum(map(size, [*read[len(tables) :], *written, *written[: len(tables)]]))
+
+    with_each_operator(work, count)
+    return products, bytes_moved
+
+
+def with_each_operator(work: Any, see: Any) -> None:
+    """Do the work, and show each operator that it calls but for views, its arguments and what it makes."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watched(TorchDispatchMode):
         def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = operator(*args, **(kwargs or {}))
             if not (operator.is_view or operator.name().startswith(NO_WORK)):
-                self.number += 1
-            return operator(*args, **(kwargs or {}))
+                see(operator, args, kwargs or {}, made)
+            return made
 
-    with Counter() as counter:
+    with Watched():
         work()
-    return counter.number
 
 
 if __name__ == "__main__":
