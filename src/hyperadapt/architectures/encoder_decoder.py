@@ -57,15 +57,14 @@ class EncoderDecoder(TextArchitecture):
                 "the tokenizer does not end a text with its end token, as T5's do: give it such a post-processor"
             )
         target = torch.tensor([tokenizer(text_target="a")["input_ids"]])
-        [[first, *_]] = base.prepare_decoder_input_ids_from_labels(labels=target).tolist()
-        if first != base.config.decoder_start_token_id:
-            in_training, in_answers = tokenizer.convert_ids_to_tokens(
-                [first, base.config.decoder_start_token_id]
-            )
+        in_training = int(base.prepare_decoder_input_ids_from_labels(labels=target)[0, 0])
+        in_answers = base.config.decoder_start_token_id
+        if in_training != in_answers:
             raise UserError(
-                f"targets of this tokenizer start the decoder with {in_training} in training, and for answers the "
-                f"model's config has decoder_start_token_id {base.config.decoder_start_token_id} ({in_answers}): set it "
-                f"to {first}, or the tokenizer's tgt_lang to the language that is written"
+                "targets of this tokenizer start the decoder with "
+                f"{tokenizer.convert_ids_to_tokens(in_training)} in training, and for answers the model's config has "
+                f"decoder_start_token_id {in_answers} ({tokenizer.convert_ids_to_tokens(in_answers)}): set it to "
+                f"{in_training}, or the tokenizer's tgt_lang to the language that is written"
             )
 
     def frame(self, tokenizer: PreTrainedTokenizerBase, task: Task | None, form: InputFormat) -> Frame:
