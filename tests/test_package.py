@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import warnings
 from collections import Counter
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ import hyperadapt as package
 from hyperadapt import bundled, threads
 from hyperadapt.cli.quickstart import ROWS
 from hyperadapt.config.written import CompareConfig, PretrainConfig, RunConfig
+from hyperadapt.training import callbacks
 from tiny_run import assert_one_line, contents, hyperadapt, write_config, write_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -303,6 +306,46 @@ def test_the_cores_that_are_looked_at_are_those_that_the_process_may_use() -> No
     cores, free = done.stdout.rsplit(maxsplit=1)
     assert cores == f"[{core}]"
     assert 0 <= float(free) <= 1
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, math.inf),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+        ({}, math.inf),
+    ],
+)
+def test_no_more_cores_are_free_than_a_container_may_use(
+    files: dict[str, str], cores: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert threads.quota(tmp_path) == cores
+    monkeypatch.setattr(threads, "quota", lambda: 0.25)
+    assert threads.free_cores() <= 0.25
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_steps_that_other_work_slows_down_are_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The clock goes on by 10 s; of two cores others take 0.2, 1.4 and 1.5, and this process 0.6."""
+    readings = iter([(0, 0, 0), (10, 8, 6), (20, 28, 12), (30, 49, 18)])
+    monkeypatch.setattr(threads.Crowding, "now", staticmethod(lambda: next(readings)))
+    monkeypatch.setattr(callbacks, "own_cores", lambda: [0, 1])
+    said, args = callbacks.SayCrowded(), SimpleNamespace(device=torch.device("cpu"))
+    said.on_train_begin(args, None, None)  # type: ignore[arg-type]
+    lines = []
+    for _ in range(3):
+        said.on_log(args, None, None)  # type: ignore[arg-type]
+        lines.append(capsys.readouterr().err)
+    assert [bool(line) for line in lines] == [False, True, False]
+    assert "other work takes 1.4 of the 2 cores" in lines[1]
+    assert "OMP_NUM_THREADS=1 is faster" in lines[1]
 
 
 # ------------------------------------------------------------------------------------------------------- the wheel

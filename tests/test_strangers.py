@@ -179,7 +179,7 @@ def test_a_variant_is_a_folder_within_the_comparison(tmp_path: Path, variant: st
         "variants": {variant: {"method": "adapters"}},
     }
     with pytest.raises(UserError, match=r"a variant names a folder|a file of the comparison"):
-        CompareConfig.of(values, "compare.yaml")
+        CompareConfig.from_values(values, "compare.yaml")
 
 
 @pytest.mark.parametrize("path", ["''", '" "'])

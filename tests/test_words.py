@@ -115,7 +115,7 @@ def message_of(kind: type[Any], values: dict[str, Any]) -> str:
             except ValidationError as error:
                 return validation_message(error, Task)
         elif issubclass(kind, RunConfig | PretrainConfig | CompareConfig):
-            kind.of(values, "config.yaml")
+            kind.from_values(values, "config.yaml")
         else:
             kind(**values)
     except UserError as error:
@@ -275,7 +275,7 @@ def test_what_other_libraries_call_a_field_is_answered_with_what_it_is_called_he
 ) -> None:
     values = {**RUN, "method": {"name": "adapters"}, "start": None}
     with pytest.raises(UserError) as told:
-        RunConfig.of(replaced(values, tuple(field.split(".")), 1), "mine.yaml")
+        RunConfig.from_values(replaced(values, tuple(field.split(".")), 1), "mine.yaml")
     assert str(told.value).startswith(f"mine.yaml: field '{field}' is unknown; did you mean {message}")
 
 
@@ -287,7 +287,7 @@ def test_what_there_is_nothing_like_is_said_to_be_so() -> None:
         ("data.max_target_length", "a task file says its own max_target_length"),
     ):
         with pytest.raises(UserError) as told:
-            RunConfig.of(replaced(values, tuple(field.split(".")), 1), "mine.yaml")
+            RunConfig.from_values(replaced(values, tuple(field.split(".")), 1), "mine.yaml")
         assert str(told.value).startswith(f"mine.yaml: field '{field}' is unknown; {message}")
 
 
@@ -393,7 +393,7 @@ def test_a_configuration_is_of_the_command_whose_fields_it_has(
     kind: type[Any], fields: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError) as error:
-        kind.of(fields, "mine.yaml")
+        kind.from_values(fields, "mine.yaml")
     assert str(error.value).startswith(f"mine.yaml {message}".replace("yaml field", "yaml: field"))
 
 
@@ -491,7 +491,7 @@ def test_paths_among_trainers_arguments_are_too(tmp_path: Path, monkeypatch: pyt
     assert [getattr(arguments, name) for name in names] == [beside, beside, str(tmp_path / "b.json")]
     assert arguments.run_name == "a.json"
     of_python = TrainingConfig(arguments={"fsdp_config": "a.json", "deepspeed": {"stage": 2}}).arguments
-    assert of_python.given() == {"fsdp_config": str(tmp_path / "a.json"), "deepspeed": {"stage": 2}}
+    assert of_python.chosen() == {"fsdp_config": str(tmp_path / "a.json"), "deepspeed": {"stage": 2}}
 
 
 def test_a_configuration_that_trainer_is_to_read_is_read_beside_the_runs_or_missed_in_one_line(

@@ -69,7 +69,9 @@ class Prepared(NamedTuple):
         return self._replace(
             weights=tuple(map(chosen, self.weights)),
             mask=None if self.mask is None else self.mask.index_select(0, rows),
-            kept=None if self.kept is None else {path: chosen(of) for path, of in self.kept.items()},
+            kept=None
+            if self.kept is None
+            else {path: chosen(weights) for path, weights in self.kept.items()},
         )
 
 
@@ -128,7 +130,9 @@ class Adaptation(nn.Module):
     ) -> None:
         super().__init__()
         self.conditioning = conditioning
-        self.groups: Any = nn.ModuleDict({stack: nn.ModuleList(of) for stack, of in (groups or {}).items()})
+        self.groups: Any = nn.ModuleDict(
+            {stack: nn.ModuleList(members) for stack, members in (groups or {}).items()}
+        )
         self.trained_backbone = trained_backbone
         self.heads: Any = None  # of the tasks of a model that is an encoder alone (hyperadapt.model.heads)
 

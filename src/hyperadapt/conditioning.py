@@ -202,9 +202,9 @@ class EncodedInput(nn.Module):
 class PerStack(nn.Module):
     """A conditioning of its own for every stack."""
 
-    def __init__(self, of: Mapping[str, nn.Module]) -> None:
+    def __init__(self, by_stack: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.of: Any = nn.ModuleDict(of)
+        self.of: Any = nn.ModuleDict(by_stack)  # by this name in saved models
 
     def forward(self, inputs: Inputs) -> Condition:
         """Condition the stack that is about to run."""

@@ -45,7 +45,7 @@ class EvaluationSet:
     choices: list[Choices | None]
     changed: bool = False
 
-    def of(self, names: Collection[str]) -> EvaluationSet:
+    def only(self, names: Collection[str]) -> EvaluationSet:
         """Return the rows of some of the tasks."""
         chosen = [task.name in names for task in self.tasks]
         return EvaluationSet(
@@ -104,7 +104,7 @@ def majority(rows: EvaluationSet, answers: Sequence[str]) -> Results:
         answers: one for each task.
     """
     predictions = [[answer] * len(targets) for answer, targets in zip(answers, rows.targets, strict=True)]
-    scores = [score_task(*of) for of in zip(rows.tasks, predictions, rows.targets, strict=True)]
+    scores = [score_task(*columns) for columns in zip(rows.tasks, predictions, rows.targets, strict=True)]
     return Results(scores, average(scores), 1, rows, predictions)
 
 

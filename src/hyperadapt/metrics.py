@@ -65,7 +65,7 @@ def calibration_error(probabilities: Sequence[float], right: Sequence[bool]) -> 
     bins: dict[int, list[tuple[float, bool]]] = {}
     for probability, is_right in zip(probabilities, right, strict=True):
         bins.setdefault(min(int(probability * BINS), BINS - 1), []).append((probability, is_right))
-    gaps = (abs(sum(given for given, _ in held) - sum(truth for _, truth in held)) for held in bins.values())
+    gaps = (abs(sum(said for said, _ in held) - sum(truth for _, truth in held)) for held in bins.values())
     return 100 * sum(gaps) / len(probabilities)
 
 

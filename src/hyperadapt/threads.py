@@ -1,12 +1,15 @@
 """How many threads PyTorch computes with on a CPU: as many as cores are free.
 
 Its threads wait for each other at every product, so that one that shares its core with other work holds up all: beside
-two busy processes on two cores a step of the quickstart takes 0.5 s on one thread, and 6.4 s on two.
+two busy processes on two cores a step of the quickstart takes 0.5 s on one thread, and 6.4 s on two. So is it where a
+container may use less than the cores that it sees.
 """
 
 from __future__ import annotations
 
 import os
+import time
+from math import inf
 from pathlib import Path
 from typing import TypeVar
 
@@ -57,9 +60,10 @@ def fewer_threads() -> int | None:
     threads = max(1, round(free))
     if threads >= default:
         return None
+    cause = "the container's limit" if quota() <= free else "other work"
     notice(
-        f"other work leaves {free:.1f} of {len(own_cores())} cores free: PyTorch computes on {threads} of its "
-        f"{default} threads, as more would wait for each other; training.threads or OMP_NUM_THREADS decides otherwise"
+        f"{cause} leaves {free:.1f} of {len(own_cores())} cores free: PyTorch computes on {threads} of its {default} "
+        "threads, as more would wait for each other; training.threads or OMP_NUM_THREADS decides otherwise"
     )
     return threads
 
@@ -72,8 +76,47 @@ def own_cores() -> list[int]:
 
 
 def free_cores() -> float:
-    """Look for a moment at how many of this process's cores are idle."""
+    """Look for a moment at how many of this process's cores are idle, as far as its container lets it have them."""
     import psutil
 
     busy = psutil.cpu_percent(interval=SECONDS_OF_LOOKING, percpu=True)
-    return sum(1 - busy[core] / 100 for core in own_cores() if core < len(busy))
+    return min(sum(1 - busy[core] / 100 for core in own_cores() if core < len(busy)), quota())
+
+
+def quota(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Return how many cores' time a container's limit gives, as `docker run --cpus` sets it; boundless without one."""
+    versions = (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"])
+    for names in versions:
+        files = [root / name for name in names]
+        if all(file.is_file() for file in files):
+            most, period, *_ = " ".join(file.read_text() for file in files).split()
+            if most.isdigit():  # else "max", or -1
+                return int(most) / int(period)
+    return inf
+
+
+class Crowding:
+    """How many of this process's cores other work takes, from one look to the next."""
+
+    def __init__(self) -> None:
+        self.before = self.now()
+
+    def look(self) -> float:
+        """Return the cores that others took since the last look."""
+        before, self.before = self.before, self.now()
+        seconds, busy, own = (after - earlier for after, earlier in zip(self.before, before, strict=True))
+        return max(busy - own, 0.0) / max(seconds, 1e-9)
+
+    @staticmethod
+    def now() -> tuple[float, float, float]:
+        """Read the clock, the seconds that this process's cores have worked, and those that it has itself."""
+        import psutil
+
+        cores = psutil.cpu_times(percpu=True)
+        busy = sum(
+            sum(cores[core]) - cores[core].idle - getattr(cores[core], "iowait", 0.0)
+            for core in own_cores()
+            if core < len(cores)
+        )
+        own = psutil.Process().cpu_times()
+        return time.perf_counter(), busy, own.user + own.system

@@ -75,7 +75,7 @@ def published(name: str) -> PretrainedConfig | None:
         ("facebook", "mbart-large-50"): (MBartConfig, {**large, "vocab_size": 250054}),
         ("google", "pegasus-large"): (PegasusConfig, {**shape(1024, 16, 16, 4096), "vocab_size": 96103}),
     }
-    found = [of for (maker, known), of in shapes.items() if known == name and owner in ("", maker)]
+    found = [shape for (maker, known), shape in shapes.items() if known == name and owner in ("", maker)]
     return found[0][0](**found[0][1]) if found else None
 
 

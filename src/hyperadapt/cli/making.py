@@ -231,7 +231,7 @@ def bench(
     """Measure speed and memory side by side with full fine-tuning and other libraries, as ratios."""
     from hyperadapt.studies.bench import Setting, bench
 
-    given: dict[str, Any] = {} if threads is None else {"threads": threads}
+    asked: dict[str, Any] = {} if threads is None else {"threads": threads}
     setting = Setting(
         rounds,
         launches,
@@ -240,7 +240,7 @@ def bench(
         tokenizer=tokenizer,
         adapters_python=adapters_python,
         smoke=smoke,
-        **given,
+        **asked,
     )
     if page is not None and not page.parent.exists():
         raise UserError(f"--page: there is no folder {page.parent}")

@@ -44,10 +44,10 @@ def show(results: Results, title: str, majority: Mapping[str, Any] | None = None
     for name, average in {**suite_averages(scores), "average": results.average}.items():
         rows.append({**dict.fromkeys(rows[0], ""), "task": name, "score": f"{average:.2f}"})
     if majority is not None:
-        of = {name: majority["tasks"][name]["score"] for name in scores}
-        of |= suite_averages(of)
+        baselines = {name: majority["tasks"][name]["score"] for name in scores}
+        baselines |= suite_averages(baselines)
         for row in rows:
-            row["majority"] = f"{of.get(row['task'], majority['average']):.2f}"
+            row["majority"] = f"{baselines.get(row['task'], majority['average']):.2f}"
     if results.steps:
         for row in rows:
             row["step"] = str(results.steps.get(row["task"], ""))
@@ -69,11 +69,13 @@ def show_beside(encoder_only: Mapping[str, Any], whole: Mapping[str, Any] | None
         {
             "task": task,
             **({"encoder-decoder": f"{of_whole[task]:.2f}"} if of_whole else {}),
-            "encoder-only": f"{of['score']:.2f}",
-            "metrics": "  ".join(metric_in_words(name, value, 2) for name, value in of["metrics"].items()),
-            "rows": str(of["rows"]),
+            "encoder-only": f"{result['score']:.2f}",
+            "metrics": "  ".join(
+                metric_in_words(name, value, 2) for name, value in result["metrics"].items()
+            ),
+            "rows": str(result["rows"]),
         }
-        for task, of in scored.items()
+        for task, result in scored.items()
     ]
     average = {"task": "average", "encoder-only": f"{encoder_only['average']:.2f}"}
     if of_whole:

@@ -69,7 +69,7 @@ def evaluate(
     if unseen:
         trained = len(loaded.tasks)
         loaded = loaded.with_unseen(unseen)
-        chosen += [of.name for of in loaded.tasks[trained:]]
+        chosen += [task.name for task in loaded.tasks[trained:]]
     from hyperadapt.runs.predictions import write_predictions
 
     # Before the scores are there, which could not be added to damaged ones.
@@ -190,7 +190,7 @@ def features(
 
     check_writable("--output", output)
     summary = write_features(RunConfig.load(config, overrides or []), kind, output, max_rows, steps)
-    table("task features", [{"task": task, **of} for task, of in summary.items()])
+    table("task features", [{"task": task, **numbers} for task, numbers in summary.items()])
     say(f"The features are in {output}")
 
 

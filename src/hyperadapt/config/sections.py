@@ -212,7 +212,7 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _one_optimizer(self) -> TrainingConfig:
-        if self.t5_adafactor and "optim" in self.arguments.given():
+        if self.t5_adafactor and "optim" in self.arguments.chosen():
             raise ValueError(
                 f"t5_adafactor takes the place of arguments.optim {self.arguments.optim!r}; set one of them"
             )

@@ -230,6 +230,6 @@ class TrainerConfig(Fields):
             )
         return options
 
-    def given(self) -> dict[str, Any]:
+    def chosen(self) -> dict[str, Any]:
         """Return what differs from the defaults, by name."""
         return self.model_dump(exclude_defaults=True)

@@ -87,10 +87,10 @@ class WrittenConfig(Section):
                 f"{path} is a task, no configuration; one names it so: data: {{tasks: [{file.name}]}} "
                 "(`hyperadapt init DIR` writes both)"
             )
-        return cls.of(merged(values, parse_overrides(overrides)), str(path))
+        return cls.from_values(merged(values, parse_overrides(overrides)), str(path))
 
     @classmethod
-    def of(cls, values: Mapping[str, Any], where: str) -> Self:
+    def from_values(cls, values: Mapping[str, Any], where: str) -> Self:
         """Make a configuration of its fields.
 
         Args:
@@ -124,7 +124,7 @@ class WrittenConfig(Section):
             UserError: as `load`.
         """
         manifest.check(path)
-        config = cls.of(cls.as_before(read_mapping(path)), str(path))
+        config = cls.from_values(cls.as_before(read_mapping(path)), str(path))
         if path.read_text(encoding="utf-8").endswith(END):
             return config
         sections: list[BaseModel] = [config, *(value for _, value in config if isinstance(value, Section))]
@@ -255,8 +255,8 @@ class PretrainConfig(WrittenConfig):
 
     @model_validator(mode="after")
     def _one_tokenizer(self) -> PretrainConfig:
-        given = self.model.tokenizer is not None or self.model.name is not None
-        if given == (self.tokenizer is not None):
+        brings_one = self.model.tokenizer is not None or self.model.name is not None
+        if brings_one == (self.tokenizer is not None):
             raise ValueError(
                 "give either the model's tokenizer, model.tokenizer, or train one, tokenizer.kind"
             )
@@ -329,10 +329,10 @@ class CompareConfig(WrittenConfig):
             for seed in self.seeds:
                 own = {"seed": seed, "output_dir": str(Path(self.output_dir) / variant / f"seed-{seed}")}
                 for section, values in (("base", self.base), (f"variants.{variant}", changes)):
-                    if given := own.keys() & values.keys():
-                        raise UserError(f"{section}: {min(given)} is decided by the comparison")
+                    if reserved := own.keys() & values.keys():
+                        raise UserError(f"{section}: {min(reserved)} is decided by the comparison")
                 values = {**merged(self.base, changes), **own}
-                runs[variant, seed] = RunConfig.of(values, f"variants.{variant}")
+                runs[variant, seed] = RunConfig.from_values(values, f"variants.{variant}")
         return runs
 
     def resolved(self) -> dict[str, Any]:

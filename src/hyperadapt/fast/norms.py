@@ -60,7 +60,7 @@ class RmsNorm(torch.autograd.Function):
         dx = dw = None
         with torch.autocast(x.device.type, enabled=False):
             exact = torch.promote_types(x.dtype, torch.float32)
-            gradient, states, scale = (of.to(exact) for of in (gradient, x, weight))
+            gradient, states, scale = (tensor.to(exact) for tensor in (gradient, x, weight))
             product = gradient * states
             if for_weight:
                 dw = (inverse.flatten().to(exact) @ product.flatten(0, -2)).to(weight.dtype)

@@ -100,7 +100,10 @@ def for_products(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Te
     Returns:
         name -> (U, n_sites, d_in, d_out) or (U, n_sites, 1, d).
     """
-    return {name: of.mT if of.dim() == 4 else of.unsqueeze(-2) for name, of in cast(weights, dtype).items()}
+    return {
+        name: tensor.mT if tensor.dim() == 4 else tensor.unsqueeze(-2)
+        for name, tensor in cast(weights, dtype).items()
+    }
 
 
 def grouped(x: Tensor, groups: int) -> Tensor:

@@ -40,12 +40,12 @@ class Method(Fields):
         name: in configurations and saved models.
         task_in_input: whether the task's name is put before the input's text, unless the configuration decides; it
             is not where task embeddings tell the tasks apart (HyperFormer, section 2.3).
-        says_what_is_trained: options that change nothing else, so that a run may go on from one where they differ.
+        trainability_options: options that change nothing else, so that a run may go on from one where they differ.
     """
 
     name: ClassVar[str]
     task_in_input: ClassVar[bool] = False
-    says_what_is_trained: ClassVar[tuple[str, ...]] = ()
+    trainability_options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, /, **options: Any) -> None:
         try:
@@ -72,7 +72,7 @@ class FullFineTuning(Method):
 
     name = "full_fine_tuning"
     task_in_input = True
-    says_what_is_trained = ("train_embeddings",)
+    trainability_options = ("train_embeddings",)
 
     train_embeddings: bool = True
 

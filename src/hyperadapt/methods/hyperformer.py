@@ -127,7 +127,7 @@ class HyperFormer(BottleneckMethod):
     """
 
     name = "hyperformer"
-    says_what_is_trained = ("train_task_embeddings_only",)
+    trainability_options = ("train_task_embeddings_only",)
 
     task_feature_dim: int = Field(512, ge=1)
     projector_hidden_dim: int = Field(128, ge=1)

@@ -42,7 +42,7 @@ class GatedFeedForward(Method):
     """
 
     task_in_input = True
-    says_what_is_trained = ("frozen",)
+    trainability_options = ("frozen",)
 
     pool: Literal["first", "mean", "sum"] = "first"
     pretrained_start: bool = False

@@ -16,7 +16,7 @@ from hyperadapt.methods import Method
 from hyperadapt.model import file, optional
 from hyperadapt.model.fingerprint import TensorDigest
 from hyperadapt.model.heads import HeadOptions, row_losses
-from hyperadapt.model.stack import AdaptedStack, Kept, by_name, cache_rows, check_task_ids
+from hyperadapt.model.stack import AdaptedStack, CachedWeights, by_name, cache_rows, check_task_ids
 from hyperadapt.model.verbs import RefusedVerbs, check_save_options
 
 
@@ -103,7 +103,9 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
         if kept is not None:
             chosen = kept.prepared.of_rows(rows, size)
             own = task_ids if self.method.task_conditioned else None
-            cache.site_weights = Kept(own, encoder_hidden_states, chosen, self.hyperadapt.by_site(chosen))
+            cache.site_weights = CachedWeights(
+                own, encoder_hidden_states, chosen, self.hyperadapt.by_site(chosen)
+            )
 
     @property
     def _keys_to_ignore_on_save(self) -> list[str]:  # type: ignore[override]
@@ -153,10 +155,10 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
             raise UserError(
                 "num_labels are for models that are an encoder alone; this one writes its answers"
             )
-        given = None if features is None else torch.tensor(features, dtype=torch.float32)
+        vector = None if features is None else torch.tensor(features, dtype=torch.float32)
         others = (init_from,) if isinstance(init_from, str) else tuple(init_from or ())
         ids = tuple(self.task_id(other) for other in others)
-        self.hyperadapt.add_task(name, ids, given)
+        self.hyperadapt.add_task(name, ids, vector)
         if heads is not None and num_labels is not None:
             heads.add_task(num_labels, ids)
         self.tasks = (*self.tasks, name)

@@ -62,7 +62,7 @@ class AdaptedStack(nn.Module):
 
         # A cache lives as long as one generation, so the weights kept on it are neither made anew at each step nor
         # left over for the next batch. One that was reset, to be used again, has not begun.
-        kept: Kept | None = getattr(past_key_values, "site_weights", None)
+        kept: CachedWeights | None = getattr(past_key_values, "site_weights", None)
         begun = self.begun(past_key_values, tokens)
         if kept is not None and begun and kept.task_ids is task_ids:
             # Gates come from the first token, whatever moves the encoder's states between devices. The states of other
@@ -90,7 +90,7 @@ class AdaptedStack(nn.Module):
         output = run(site_weights)
         cache = getattr(output, "past_key_values", None) if past_key_values is None else past_key_values
         if cache is not None:
-            cache.site_weights = Kept(task_ids, encoded, prepared, site_weights)
+            cache.site_weights = CachedWeights(task_ids, encoded, prepared, site_weights)
         return output
 
     def begun(self, cache: Any, tokens: Tensor) -> bool:
@@ -182,7 +182,7 @@ def have_equal_values(one: Tensor | None, other: Tensor | None) -> bool:
     return torch.compiler.is_compiling() or torch.equal(one, other.to(one.device))
 
 
-class Kept(NamedTuple):
+class CachedWeights(NamedTuple):
     """The weights of a generation, and what they were made from."""
 
     task_ids: Tensor | None

@@ -96,7 +96,7 @@ def tokenize(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase) -> np.nda
 
     def take() -> None:
         ids = tokenizer(batch, add_special_tokens=True)["input_ids"]
-        parts.append(np.concatenate([np.asarray(of, dtype=np.int32) for of in ids]))
+        parts.append(np.concatenate([np.asarray(document, dtype=np.int32) for document in ids]))
         batch.clear()
 
     for text in tqdm(texts, desc="tokenizing", unit=" documents", delay=SECONDS_BEFORE_PROGRESS_SHOWS):

@@ -247,7 +247,7 @@ def prepare(
     args.per_device_eval_batch_size = training.batch_size
     args.remove_unused_columns = False  # the model's forward does not name the sentences
     args.ddp_find_unused_parameters = False  # every parameter is used, but some beside the model's forward
-    with making_trainer(args, directory, training.arguments.given()):
+    with making_trainer(args, directory, training.arguments.chosen()):
         trainer = PretrainingTrainer(
             args,
             t5s_optimizer=training.t5_adafactor,

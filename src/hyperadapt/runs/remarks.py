@@ -30,10 +30,10 @@ def remark_on_rows(
     }
     for task, texts in zip(tasks, train, strict=True):
         targets = dict[int, set[str]]()
-        for given, target in zip(
+        for text, target in zip(
             inputs_of(texts), texts.with_format("arrow")["target"].to_pylist(), strict=True
         ):
-            targets.setdefault(given, set()).add(target)
+            targets.setdefault(text, set()).add(target)
         if task.kind_of_task.closed and (torn := sum(len(found) > 1 for found in targets.values())):
             notice(
                 f"task '{task.name}': {torn} of {len(targets)} training inputs stand there with different labels"
@@ -43,9 +43,7 @@ def remark_on_rows(
             if unseen := [name for name in task.labels or () if name not in seen]:
                 notice(f"task '{task.name}': no training row has the label {' or '.join(map(repr, unseen))}")
         for split, rows in scored.items():
-            if task.name in rows and (
-                shared := sum(given in targets for given in inputs_of(rows[task.name]))
-            ):
+            if task.name in rows and (shared := sum(text in targets for text in inputs_of(rows[task.name]))):
                 notice(
                     f"task '{task.name}': {shared} of {len(rows[task.name])} {split} rows stand among its training rows"
                 )

@@ -261,8 +261,8 @@ def check_start(start: StartConfig, method: Method, tasks: Sequence[Task]) -> No
     names = [task.name for task in tasks]
     saved, _ = file.read(Path(start.run) / "model")
     before, now = (
-        {"name": of.name, **of.model_dump(exclude=set(of.says_what_is_trained))}
-        for of in (method_from(saved["method"]), method)
+        {"name": either.name, **either.model_dump(exclude=set(either.trainability_options))}
+        for either in (method_from(saved["method"]), method)
     )
     if other := [name for name in before if before[name] != now.get(name)]:
         raise UserError(
@@ -307,8 +307,8 @@ def start_from(
             "another name a task starts anew"
         )
     file = getattr(method, "task_features", None)
-    given = read_task_features(Path(file), new).tolist() if file and new else [None] * len(new)
-    for task, features in zip(new, given, strict=True):
+    vectors = read_task_features(Path(file), new).tolist() if file and new else [None] * len(new)
+    for task, features in zip(new, vectors, strict=True):
         model.add_task(task, start.init_from, features, num_labels and num_labels[task])
     model.keep_tasks(tasks)
     return model

@@ -57,21 +57,25 @@ def load_evaluation_set(
     rows = [load_rows(task, split, config, max_rows) for task in tasks]
     tokenized = [
         architecture.inputs(
-            {name: of[name] for name in of.column_names}, tokenizer, data.input_format, task, f"{split} rows"
+            {name: texts[name] for name in texts.column_names},
+            tokenizer,
+            data.input_format,
+            task,
+            f"{split} rows",
         )
-        for task, of in zip(tasks, rows, strict=True)
+        for task, texts in zip(tasks, rows, strict=True)
     ]
     targets: list[list[Target]] = [
-        [tuple(references) for references in of["references"]]
-        if "references" in of.column_names
-        else list(of["target"])
-        for of in rows
+        [tuple(references) for references in texts["references"]]
+        if "references" in texts.column_names
+        else list(texts["target"])
+        for texts in rows
     ]
     return EvaluationSet(
         tuple(tasks),
         [ids for ids, _ in tokenized],
         targets,
-        [of for _, of in tokenized],
+        [places for _, places in tokenized],
         rows,
         [choices_of(task, config, tokenizer, architecture) for task in tasks],
     )

@@ -393,15 +393,15 @@ def tasks_with_split(directory: Path, tasks: Sequence[Task], split: str) -> list
     """
     if split not in SPLITS:
         raise UserError(f"split '{split}' is unknown; {nearest(split, SPLITS)}")
-    having = [task for task in tasks if split in task.splits]
-    if not having:
+    with_split = [task for task in tasks if split in task.splits]
+    if not with_split:
         names = ", ".join(task.name for task in tasks)
         there = [other for other in SPLITS if any(other in task.splits for task in tasks)]
         raise UserError(
             f"the run {directory} has no {split} rows of {names}, but {' and '.join(there)} rows, as of "
             f"--split {there[-1]}; train with a task file that names some, for a run that has them"
         )
-    return having
+    return with_split
 
 
 def check_asked(path: str | Path, names: Sequence[str] = (), split: str | None = None) -> list[Task]:
@@ -423,8 +423,8 @@ def check_asked(path: str | Path, names: Sequence[str] = (), split: str | None =
     tasks = load_tasks(directory / "tasks.yaml")
     chosen = [task_of(directory, tasks, name) for name in names]
     if split is not None:
-        for of in [[task] for task in chosen] or [list(tasks)]:
-            tasks_with_split(directory, of, split)
+        for asked in [[task] for task in chosen] or [list(tasks)]:
+            tasks_with_split(directory, asked, split)
     return chosen
 
 

@@ -88,7 +88,7 @@ def check_tasks(before: Sequence[Task], now: Sequence[Task], where: str, otherwi
     for task in now:
         if task.name not in by_name:
             continue
-        was, is_now = (of.model_dump(mode="json") for of in (by_name[task.name], task))
+        was, is_now = (version.model_dump(mode="json") for version in (by_name[task.name], task))
         for field in (name for name in was if name not in WHERE_ROWS_LIE):
             unsaid = field in CHOSEN_IN_TRAINING and is_now[field] is None
             if was[field] != is_now[field] and not unsaid:

@@ -214,18 +214,20 @@ def prepare(
         check_same_base(last, model)
     train_texts, train_rows, n_rows, most_frequent = [], [], {}, {}
     with_steps = []
-    for index, given in enumerate(tasks):
-        texts = load_rows(given, "train", config)
+    for index, task in enumerate(tasks):
+        texts = load_rows(task, "train", config)
         train_texts.append(texts)
-        with_steps.append(task := given.with_step(texts["target"]))
+        with_steps.append(task := task.with_step(texts["target"]))
         n_rows[task.name] = len(texts)
         most_frequent[task.name] = Counter(map(task.written, texts["target"])).most_common(1)[0][0]
         train_rows.append(architecture.training_rows(texts, task, index, tokenizer, data.input_format))
     tasks = tuple(with_steps)
     evaluation_sets = {
-        split: load_evaluation_set(having, split, config, tokenizer, architecture)
+        split: load_evaluation_set(with_split, split, config, tokenizer, architecture)
         for split in EVALUATED
-        if (having := tasks if split == "validation" else [task for task in tasks if split in task.splits])
+        if (
+            with_split := tasks if split == "validation" else [task for task in tasks if split in task.splits]
+        )
     }
     digests = {
         task.name: {"train": same_data.digest_of(texts)}
@@ -242,7 +244,7 @@ def prepare(
     if config.training.epochs is not None:
         notice(f"training.epochs: {config.training.epochs:g} take {args.max_steps:,} steps")
     base_config = copy.deepcopy(base.config)
-    with making_trainer(args, directory, config.training.arguments.given()):
+    with making_trainer(args, directory, config.training.arguments.chosen()):
         trainer = MixtureTrainer(model, config, args, train_rows, evaluation_sets["validation"], tokenizer)
     trainer.rows_since = same_data.last_step(digests, "validation")
     loaded_memory = held_memory()
@@ -262,13 +264,13 @@ def prepare(
     )
 
 
-def check_best_by(given: Sequence[str], tasks: Sequence[str]) -> None:
+def check_best_by(scored: Sequence[str], tasks: Sequence[str]) -> None:
     """Check that a run has the tasks by whose scores its best checkpoint is told.
 
     Raises:
         UserError: naming the first that it has not.
     """
-    for name in spelt_out(given):
+    for name in spelt_out(scored):
         if name.removesuffix(DEV) not in tasks:
             raise UserError(f"training.best_by: '{name}' is no task of the run; {nearest(name, tasks)}")
 

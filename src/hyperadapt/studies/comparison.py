@@ -526,10 +526,10 @@ def score_columns(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     from hyperadapt.tasks import suite_averages
 
     scores = [scores_of(results) for results in runs]
-    of_runs = [{task: of["score"] for task, of in score["tasks"].items()} for score in scores]
+    of_runs = [{task: result["score"] for task, result in score["tasks"].items()} for score in scores]
     columns = [{**of_tasks, **suite_averages(of_tasks)} for of_tasks in of_runs]
     return {
-        **{name: spread_of([of[name] for of in columns]) for name in columns[0]},
+        **{name: spread_of([scores_of_run[name] for scores_of_run in columns]) for name in columns[0]},
         "average": spread_of([score["average"] for score in scores]),
         "validation": spread_of([results["validation"]["average"] for results in runs]),
     }

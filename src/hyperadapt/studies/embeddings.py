@@ -193,7 +193,7 @@ def embed_split(run: Run, rows: EvaluationSet) -> Embedded:
     how = run.config.evaluation
     rule = ChunkRule(empty_answers=True)
     answers = answer_inputs(run.model, run.tokenizer, rows, Answering(how.batch_size, how.num_beams), rule)
-    return Embedded(rows, [[answer.text for answer in of] for of in answers], embed_rows(run, rows))
+    return Embedded(rows, [[answer.text for answer in of_task] for of_task in answers], embed_rows(run, rows))
 
 
 def draw_maps(

@@ -133,7 +133,7 @@ def score_encoder_only(
     model.to(run.model.device)
     fit(model, examples_of(run, train), batches, learning_rate, warmup_steps)
     predictions = predict(model, examples_of(run, validation), tasks)
-    scores = [score_task(*of) for of in zip(tasks, predictions, validation.targets, strict=True)]
+    scores = [score_task(*columns) for columns in zip(tasks, predictions, validation.targets, strict=True)]
     return {
         "average": average(scores),
         "tasks": {score.task: score.as_dict() for score in scores},

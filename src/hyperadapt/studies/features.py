@@ -130,7 +130,9 @@ def text_embedding(model: Any, rows: Dataset, batch_size: int = 32) -> Tensor:
             ids = torch.nn.utils.rnn.pad_sequence(
                 part, batch_first=True, padding_value=model.config.pad_token_id
             )
-            mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(of) for of in part], batch_first=True)
+            mask = torch.nn.utils.rnn.pad_sequence(
+                [torch.ones_like(ids_of_row) for ids_of_row in part], batch_first=True
+            )
             ids, mask = ids.to(model.device), mask.to(model.device)
             states = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
             total += mean_state(states, mask).sum(0).cpu()

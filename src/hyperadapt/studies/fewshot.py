@@ -46,7 +46,7 @@ def fewshot_config(
         UserError: if the run, the task or its data cannot be had, there are fewer rows, or a field is wrong.
     """
     source, trained = Path(run), load_run_config(run)
-    task = next((given for given in spelt_out(trained.data.tasks) if get_task(given).name == task), task)
+    task = next((known for known in spelt_out(trained.data.tasks) if get_task(known).name == task), task)
     new = get_task(task)
     parts = [new.name, "all" if samples is None else str(samples)]
     parts += ["balanced"] * balanced + (["from", *init_from] if init_from else [])
@@ -79,7 +79,7 @@ def fewshot_config(
             "name": str(source / "base"),
             "tokenizer": str(source / "tokenizer"),
         }
-    config = RunConfig.of(merged(values, parse_overrides(overrides)), f"fewshot {run}")
+    config = RunConfig.from_values(merged(values, parse_overrides(overrides)), f"fewshot {run}")
     if balanced and not new.label_texts:
         raise UserError(f"--balanced: task '{new.name}' is of kind \"{new.kind}\", which has no classes")
     if samples is not None:

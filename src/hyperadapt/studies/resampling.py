@@ -80,7 +80,7 @@ def unpaired(first: Sequence[float], second: Sequence[float]) -> Interval | None
     """
     apart, sizes = fmean(first) - fmean(second), (len(first), len(second))
     if min(sizes) > 1:
-        parts = [stdev(of) ** 2 / len(of) for of in (first, second)]
+        parts = [stdev(scores) ** 2 / len(scores) for scores in (first, second)]
         below = sum(part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True))
         return _by_t(apart, math.sqrt(sum(parts)), sum(parts) ** 2 / below) if below else None
     if max(sizes) < 2:
@@ -182,7 +182,7 @@ def resampled(
     for counts in draws_of(units, seed, draws):
         for name, on_draws in computed.items():
             found[name].append(on_draws(counts))
-    return {name: np.concatenate(of) for name, of in found.items()}
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 OnDraws = Callable[[Counts], np.ndarray]
@@ -196,13 +196,13 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 def mean_of(metric: str) -> Callable[[Sequence[str], Sequence[Any]], OnDraws]:
     """A metric that is the mean of what it is on each row alone."""
 
-    def of(texts: Sequence[str], targets: Sequence[Any]) -> OnDraws:
+    def statistic(texts: Sequence[str], targets: Sequence[Any]) -> OnDraws:
         rows = np.array(
             [METRICS[metric]([text], [target]) for text, target in zip(texts, targets, strict=True)]
         )
         return lambda counts: counts @ rows / counts.sum(1)
 
-    return of
+    return statistic
 
 
 def confusion(
@@ -242,20 +242,20 @@ def macro_f1(texts: Sequence[str], targets: Sequence[str]) -> OnDraws:
     """As `metrics.macro_f1`, over the classes that are among the targets drawn."""
     classes, on_draws = confusion(texts, targets)
 
-    def of(counts: Counts) -> np.ndarray:
+    def statistic(counts: Counts) -> np.ndarray:
         matrix = on_draws(counts)
         there = matrix.sum(2) > 0
         each = np.stack([f1_of(matrix, number) for number in range(len(classes))], 1)
         return (each * there).sum(1) / there.sum(1)
 
-    return of
+    return statistic
 
 
 def matthews(texts: Sequence[str], targets: Sequence[str]) -> OnDraws:
     """As `metrics.matthews`, by Gorodkin's formula for several classes, of which the invalid answers are one more."""
     _, on_draws = confusion(texts, targets)
 
-    def of(counts: Counts) -> np.ndarray:
+    def statistic(counts: Counts) -> np.ndarray:
         matrix = on_draws(counts)
         rows, right = matrix.sum((1, 2)), np.trace(matrix, axis1=1, axis2=2)
         true, said = matrix.sum(2), matrix.sum(1)
@@ -263,7 +263,7 @@ def matthews(texts: Sequence[str], targets: Sequence[str]) -> OnDraws:
         spread = np.sqrt((rows**2 - (true**2).sum(1)) * (rows**2 - (said**2).sum(1)))
         return 100 * ratio(right * rows - both, spread)
 
-    return of
+    return statistic
 
 
 def correlation(counts: Counts, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -294,14 +294,14 @@ def spearman(texts: Sequence[str], targets: Sequence[str]) -> OnDraws:
     both = [np.unique(np.array(values), return_inverse=True)[1] for values in read_scores(texts, targets)]
     one_hot = [np.eye(places.max() + 1)[places] for places in both]
 
-    def of(counts: Counts) -> np.ndarray:
+    def statistic(counts: Counts) -> np.ndarray:
         ranks = []
         for places, member in zip(both, one_hot, strict=True):
             times = counts @ member
             ranks.append((times.cumsum(1) - times + (times + 1) / 2)[:, places])
         return correlation(counts, *ranks)
 
-    return of
+    return statistic
 
 
 def group_exact_match(texts: Sequence[str], targets: Sequence[Any]) -> OnDraws:

@@ -94,7 +94,7 @@ def chunked(
             f"{len(starts) + len(ends)} around each; raise it, or lower chunk_overlap"
         )
     whole = with_places(
-        [f"{of}{context}" for of, context in zip(questions, contexts, strict=True)], tokenizer
+        [f"{question}{context}" for question, context in zip(questions, contexts, strict=True)], tokenizer
     )
     found = []
     for question, (tokens, places) in zip(questions, whole, strict=True):
@@ -139,7 +139,7 @@ def with_places(
         return list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
     tokens = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     by_byte = [
-        [of for place, letter in enumerate(text) for of in byte_places(place, letter)] for text in texts
+        [byte for place, letter in enumerate(text) for byte in byte_places(place, letter)] for text in texts
     ]
     if list(map(len, by_byte)) != list(map(len, tokens)):
         raise UserError(

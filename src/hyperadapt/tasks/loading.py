@@ -86,10 +86,10 @@ def read_split(
     rows = sliced(rows, part["start"], part["stop"], task.group_of if task.group else None)
     if not rows:
         wanted = " and ".join(f"'{text}' in column '{column}'" for column, text in (task.where or {}).items())
-        having = f" with {wanted}" if wanted else ""
+        condition = f" with {wanted}" if wanted else ""
         raise UserError(
             f"task '{task.name}': split '{split}' ({part[0]}) is empty: '{part['source']}' has {there} "
-            f"rows{having}"
+            f"rows{condition}"
         )
     if max_rows is None:
         return rows

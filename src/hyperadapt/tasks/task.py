@@ -67,10 +67,10 @@ def _named_columns(fields: object) -> object:
 
 
 def _named_files(files: object) -> object:
-    given = [files] if isinstance(files, str) else files
-    if not isinstance(given, list) or not given or not all(isinstance(file, str) and file for file in given):
+    names = [files] if isinstance(files, str) else files
+    if not isinstance(names, list) or not names or not all(isinstance(file, str) and file for file in names):
         return files
-    raise UserError(f"write {as_yaml_mapping(dict(zip(SPLITS, given, strict=False)))}")
+    raise UserError(f"write {as_yaml_mapping(dict(zip(SPLITS, names, strict=False)))}")
 
 
 def _where_texts(where: object) -> object:
@@ -394,8 +394,12 @@ class Task(Fields):
             held[column] = f'"{text}" in rows of this task'
         if self.preprocess is None:
             return held
-        of = PREPROCESSORS[self.preprocess]
-        return {column: words for column, words in {**held, **of.columns}.items() if column not in of.new}
+        preprocessor = PREPROCESSORS[self.preprocess]
+        return {
+            column: words
+            for column, words in {**held, **preprocessor.columns}.items()
+            if column not in preprocessor.new
+        }
 
     @property
     def columns_in_words(self) -> str:
@@ -433,8 +437,12 @@ class Task(Fields):
         """A row to be predicted, as JSON, with what the task reads of one."""
         read = list(self.fields.values())
         if self.preprocess is not None:
-            of = PREPROCESSORS[self.preprocess]
-            read = [column for column in (*read, *of.columns) if column not in (*of.new, *of.answers)]
+            preprocessor = PREPROCESSORS[self.preprocess]
+            read = [
+                column
+                for column in (*read, *preprocessor.columns)
+                if column not in (*preprocessor.new, *preprocessor.answers)
+            ]
         return json.dumps(dict.fromkeys(read, "…"), ensure_ascii=False)
 
     @property

@@ -63,7 +63,7 @@ def training_arguments(
     defaults = {"report_to": "none", "use_cpu": not torch.accelerator.is_available()}
     check_optimizer(training.arguments.optim)
     try:
-        args = Seq2SeqTrainingArguments(**{**defaults, **training.arguments.given(), **ours})
+        args = Seq2SeqTrainingArguments(**{**defaults, **training.arguments.chosen(), **ours})
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise UserError(f"training: {' '.join(str(error).split())}") from None
     if (launched := int(os.environ.get("WORLD_SIZE", "1"))) != args.world_size:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
+import torch
 from accelerate.utils import gather
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState, ProgressCallback
 
 from hyperadapt.errors import notice
+from hyperadapt.threads import Crowding, own_cores
 
 
 class Totals(TrainerCallback, ExportableState):
@@ -124,6 +126,31 @@ class StepClock(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         self.began = self.began or (state.global_step, time.perf_counter())
+
+
+class SayCrowded(TrainerCallback):
+    """Says, once, that other work has come to slow the steps down on a CPU, and what to do."""
+
+    def __init__(self) -> None:
+        self.crowding: Crowding | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if args.device.type == "cpu" and torch.get_num_threads() > 1:
+            self.crowding = Crowding()
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.crowding is None:
+            return
+        taken, cores, threads = self.crowding.look(), len(own_cores()), torch.get_num_threads()
+        if cores - taken < threads - 0.5:
+            self.crowding = None
+            notice(
+                f"steps are slow: other work takes {taken:.1f} of the {cores} cores, and PyTorch's {threads} threads "
+                f"wait for each other; OMP_NUM_THREADS={max(round(cores - taken), 1)} is faster meanwhile, for a run "
+                "that begins, or goes on by --resume"
+            )
 
 
 class CheckpointLastStep(TrainerCallback):

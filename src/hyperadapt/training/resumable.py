@@ -11,7 +11,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from hyperadapt.errors import notice
 from hyperadapt.files import manifest
 from hyperadapt.files.writing import writing
-from hyperadapt.training.callbacks import StepClock, Totals
+from hyperadapt.training.callbacks import SayCrowded, StepClock, Totals
 from hyperadapt.training.checkpoints import delete_older, loading
 
 
@@ -23,6 +23,7 @@ class ResumableTrainer(Trainer):
         self.clock, self.totals = StepClock(), Totals(self)
         self.add_callback(self.clock)
         self.add_callback(self.totals)
+        self.add_callback(SayCrowded())
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.totals.add_up()

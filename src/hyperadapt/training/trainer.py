@@ -290,7 +290,7 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
         for step in sorted(set(steps.values())):
             self.load_checkpoint(step)
             for split, rows in sets.items():
-                of_step = rows.of([task for task in steps if steps[task] == step])
+                of_step = rows.only([task for task in steps if steps[task] == step])
                 if of_step.tasks:
                     parts[split].append(self.score(of_step))
         self.load_checkpoint(self.state.best_global_step or self.state.global_step)

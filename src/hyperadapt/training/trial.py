@@ -20,13 +20,13 @@ from hyperadapt.training.trainer import MixtureTrainer
 
 
 @contextmanager
-def making_trainer(args: TrainingArguments, directory: Path, given: Iterable[str]) -> Iterator[None]:
+def making_trainer(args: TrainingArguments, directory: Path, chosen: Iterable[str]) -> Iterator[None]:
     """Make a Trainer without its folder of checkpoints, as nothing of a run is written before all of it is checked.
 
     Args:
         args: Trainer's.
         directory: one that is there, which Trainer takes in place of its own.
-        given: names of the arguments that the user has chosen.
+        chosen: names of the arguments that the user has chosen.
 
     Raises:
         UserError: if Trainer refuses the arguments.
@@ -34,7 +34,7 @@ def making_trainer(args: TrainingArguments, directory: Path, given: Iterable[str
     checkpoints, args.output_dir = args.output_dir, str(directory)
     try:
         with blamed_on(
-            f"training.arguments ({', '.join(given) or 'none are given'}): Trainer does not take them"
+            f"training.arguments ({', '.join(chosen) or 'none are given'}): Trainer does not take them"
         ):
             yield
     finally:

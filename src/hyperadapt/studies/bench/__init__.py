@@ -91,7 +91,7 @@ def bench(names: Sequence[str], setting: Setting, output: Path, page: Path) -> l
         record = {**asdict(found), **changes, "machine": f"{machine(setting)}{theirs}"}
         write_atomically(output / f"{section.name}.json", json.dumps(record, indent=1).encode())
         write_atomically(page, written(output, page.read_text() if page.exists() else "").encode())
-        goals += [{"section": section.name, **of} for of in asked]
+        goals += [{"section": section.name, **goal} for goal in asked]
     return goals
 
 
@@ -144,7 +144,7 @@ def section_text(section: Section, record: dict[str, Any]) -> str:
     how = " ".join(
         [
             record["how"],
-            *(f"{number} rounds in {of} launch{'es' * (of > 1)}." for number, of in shared.items()),
+            *(f"{number} rounds in {each} launch{'es' * (each > 1)}." for number, each in shared.items()),
         ]
     )
     return f"## {section.title}\n\n{how}\n\n{record['machine']}\n\n{markdown(record['rows'])}\n{goals}"

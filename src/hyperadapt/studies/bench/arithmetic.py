@@ -92,15 +92,15 @@ def arithmetic(setting: Setting) -> Found:
             beside[name] = Counted(*known[key], beside)
         first = next(iter(contest.references))
         for name, found in beside.items():
-            of = found.ratio(first)
+            ratio = found.ratio(first)
             rows.append(
                 {
                     "": f"{title}: {name}",
                     "products (GFLOP)": f"{found.products / 1e9:.1f}",
                     "moved (GB)": f"{found.bytes_moved / 1e9:.2f}",
                     "beside": first,
-                    "of its products": f"{of.products:.3f}",
-                    "of its bytes": f"{of.bytes_moved:.3f}",
+                    "of its products": f"{ratio.products:.3f}",
+                    "of its bytes": f"{ratio.bytes_moved:.3f}",
                 }
             )
         goals += contest.goals(beside)

@@ -205,8 +205,8 @@ class Ratio:
 def times_of(found: Mapping[str, Measured]) -> dict[str, dict[str, list[float]]]:
     """Return all times, of each contender those of its whole group."""
     return {
-        name: {other: [round(taken, 4) for taken in times] for other, times in of.beside.items()}
-        for name, of in found.items()
+        name: {other: [round(taken, 4) for taken in times] for other, times in one.beside.items()}
+        for name, one in found.items()
     }
 
 
@@ -226,8 +226,8 @@ def side_by_side(
     for start in range(0, max(len(names), 1), setting.at_once):
         group = {**references, **{name: others[name] for name in names[start : start + setting.at_once]}}
         a_launch = ceil(setting.rounds / setting.launches)
-        for name, of in take_turns(group, setting.rounds, a_launch, setting.on_device).items():
-            measured.setdefault(name, of)
+        for name, one in take_turns(group, setting.rounds, a_launch, setting.on_device).items():
+            measured.setdefault(name, one)
     return measured
 
 

@@ -41,7 +41,7 @@ class Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         wanted = zip(ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)
-        return None, *(of.clone() if needed else None for of, needed in wanted)
+        return None, *(tensor.clone() if needed else None for tensor, needed in wanted)
 
 
 class AsOnAnAccelerator(TorchFunctionMode):
@@ -54,14 +54,14 @@ class AsOnAnAccelerator(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        given = dict(kwargs or {})
+        options = dict(kwargs or {})
         if function is F.rms_norm:
-            return Fused.apply(args[0].detach(), args[0], given["weight"])
+            return Fused.apply(args[0].detach(), args[0], options["weight"])
         if (
             function is F.scaled_dot_product_attention
         ):  # the mask has T5's position bias, which may be trained
-            return Fused.apply(args[0].detach(), *args[:3], given.get("attn_mask"))
-        return function(*args, **given)
+            return Fused.apply(args[0].detach(), *args[:3], options.get("attn_mask"))
+        return function(*args, **options)
 
 
 def operators(setting: Setting) -> Found:
@@ -72,12 +72,17 @@ def operators(setting: Setting) -> Found:
         **{name: spec(setting, "transformers", trained, **low) for name, trained in plain.items()},
         **our_floor(setting, **low),
         # An accelerator generates all tasks, so that a batch of one counts as one of all.
-        **{name: of for name, of in adapted(setting, **low).items() if not name.endswith(" 1 task")},
+        **{
+            name: contender
+            for name, contender in adapted(setting, **low).items()
+            if not name.endswith(" 1 task")
+        },
         "hyperformer++, a model of 1 task": spec(setting, "hyperadapt", options, 1, tasks=1, **low),
         LORA_R8: spec(setting, "peft", LORA, **low),
     }
     counts = {
-        name: worker.operators(forward_and_backward(asdict(of)), META) for name, of in contenders.items()
+        name: worker.operators(forward_and_backward(asdict(contender)), META)
+        for name, contender in contenders.items()
     }
     rows = [
         {

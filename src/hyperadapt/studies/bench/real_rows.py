@@ -78,10 +78,10 @@ def training_lengths(setting: Setting) -> Found:
     found = side_by_side({random: plain}, specs, replace(setting, rounds=batches, launches=1))
     assert batches >= WARM_UP
     useful = sum(length for batch in plain.batches for length, _ in batch)
-    speed = {name: useful / sum(of.seconds) for name, of in found.items()}
+    speed = {name: useful / sum(result.seconds) for name, result in found.items()}
     width = {
-        name: sum(of.pad_to or max(length for length, _ in batch) for batch in of.batches)
-        for name, of in {random: plain, **specs}.items()
+        name: sum(contender.pad_to or max(length for length, _ in batch) for batch in contender.batches)
+        for name, contender in {random: plain, **specs}.items()
     }
     rows = [
         {
@@ -136,10 +136,12 @@ def evaluating(setting: Setting) -> Found:
         answers=answers,
     )
     one_by_one, at_once = "task by task, padded to 128", "all tasks at once, sorted by length"
-    rated = f"{at_once}, labels rated"
+    by_rating = f"{at_once}, labels rated"
     fewer = replace(setting, rounds=max(setting.rounds // 3, 1))
     ours = replace(naive, work="evaluate", pad_to=None)
-    found = side_by_side({one_by_one: naive}, {at_once: ours, rated: replace(ours, choices=labels)}, fewer)
+    found = side_by_side(
+        {one_by_one: naive}, {at_once: ours, by_rating: replace(ours, choices=labels)}, fewer
+    )
     how = (
         f"Predictions of HyperFormer++ for one row in {every} of GLUE's eight validation sets, {n_rows} of their real "
         f"lengths in {vocabulary(setting)}, {named(setting.shape, setting)}, 64 rows a batch, "
@@ -151,17 +153,19 @@ def evaluating(setting: Setting) -> Found:
     table = [
         {
             "": name,
-            "seconds": f"{median(of.seconds):.2f}",
-            f"of {one_by_one}": str(of.ratio(one_by_one)),
-            f"of {at_once}": str(of.ratio(at_once)),
+            "seconds": f"{median(result.seconds):.2f}",
+            f"of {one_by_one}": str(result.ratio(one_by_one)),
+            f"of {at_once}": str(result.ratio(at_once)),
         }
-        for name, of in found.items()
+        for name, result in found.items()
     ]
     goals = [
         found[at_once].ratio(one_by_one).inverse.goal("times faster than task by task", 3.0, at_most=False),
-        found[rated]
+        found[by_rating]
         .ratio(one_by_one)
         .inverse.goal("rated: times faster than task by task", 3.0, at_most=False),
-        found[rated].ratio(at_once).inverse.goal("rated: times faster than generated", 2.0, at_most=False),
+        found[by_rating]
+        .ratio(at_once)
+        .inverse.goal("rated: times faster than generated", 2.0, at_most=False),
     ]
     return Found(how, table, goals, times_of(found))

@@ -89,7 +89,7 @@ def rows_of(setting: Setting, n_tasks: int) -> list[list[tuple[int, int]]]:
 
 def spec(setting: Setting, library: Any, options: dict[str, Any], n_tasks: int = 8, **fields: Any) -> Spec:
     """Specify a contender that trains on the setting's batch."""
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "model": t5(setting.shape, setting),
         "batches": rows_of(setting, n_tasks),
         "targets": setting.batch[2],
@@ -97,7 +97,7 @@ def spec(setting: Setting, library: Any, options: dict[str, Any], n_tasks: int =
         "autocast": setting.on_device,
         "threads": setting.threads,
     }
-    return Spec(library=library, options=options, **{**given, **fields})
+    return Spec(library=library, options=options, **{**defaults, **fields})
 
 
 def cells_of(name: str, measured: Measured, references: Sequence[str]) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def step(setting: Setting) -> Found:
         "are in every batch. As hyperadapt runs it, as its methods do and no other: the trained norms in few passes, "
         "the output layer's product by oneDNN on a CPU, and no cache, which Trainer turns off and T5 keeps elsewhere."
     )
-    rows = [cells_of(name, of, [FLOOR, OUR_FLOOR, FULL]) for name, of in found.items()]
+    rows = [cells_of(name, result, [FLOOR, OUR_FLOOR, FULL]) for name, result in found.items()]
     return Found(how, rows, contest.goals(found), times_of(found))
 
 
@@ -214,7 +214,7 @@ def captured(setting: Setting) -> Found:
         f"The same, forward and backward repeated as `training.cuda_graphs` does: {sizes(setting)}. The optimizer is "
         "no part of the graph."
     )
-    rows = [cells_of(name, of, [FLOOR, OUR_FLOOR, FULL]) for name, of in found.items()]
+    rows = [cells_of(name, result, [FLOOR, OUR_FLOOR, FULL]) for name, result in found.items()]
     goals = step_goals(setting, found)
     goals.append(
         found["hyperformer++, 8 tasks"].ratio(LORA_R8).goal(f"hyperformer++, 8 tasks: of {LORA_R8}", 1.0)
@@ -226,7 +226,7 @@ def compiled(setting: Setting) -> Found:
     """Measure a training step of compiled models, none with a graph break."""
     found = side_by_side(frozen_or_not(setting, compile=True), adapted(setting, compile=True), setting)
     how = f"The same under torch.compile, full fine-tuning and the floor too: {sizes(setting)}."
-    rows = [cells_of(name, of, [FLOOR, FULL]) for name, of in found.items()]
+    rows = [cells_of(name, result, [FLOOR, FULL]) for name, result in found.items()]
     goals = step_goals(setting, found) if setting.on_device else []  # of a CPU nothing is asked
     return Found(how, rows, goals, times_of(found))
 
@@ -263,7 +263,7 @@ def beside_adapters(setting: Setting) -> Found:
         f"{sizes(setting)}; the adapters library runs with the older transformers that it needs. With a reduction "
         f"factor of {EQUAL_FACTOR} its Houlsby adapters are about as many parameters as HyperFormer++ trains."
     )
-    rows = [cells_of(name, of, [FLOOR, THEIR_FLOOR]) for name, of in found.items()]
+    rows = [cells_of(name, result, [FLOOR, THEIR_FLOOR]) for name, result in found.items()]
     return Found(how, rows, contest.goals(found), times_of(found))
 
 
@@ -290,7 +290,7 @@ def many_tasks(setting: Setting) -> Found:
         f"HyperFormer++ for {FEW} tasks and for {MANY:,}: {sizes(setting)}; of the latter every row has a task of its "
         "own."
     )
-    rows = [cells_of(name, of, list(contest.references)) for name, of in found.items()]
+    rows = [cells_of(name, result, list(contest.references)) for name, result in found.items()]
     return Found(how, rows, contest.goals(found), times_of(found))
 
 
@@ -315,9 +315,11 @@ def shapes(setting: Setting) -> Found:
     for shape in SHAPES:
         contest = shape_contest(setting, shape)
         found = side_by_side(contest.references, contest.others, fewer)
-        rows += [cells_of(f"{named(shape, setting)}: {name}", of, [FLOOR]) for name, of in found.items()]
+        rows += [
+            cells_of(f"{named(shape, setting)}: {name}", result, [FLOOR]) for name, result in found.items()
+        ]
         goals += contest.goals(found)
-        seconds |= {f"{shape}: {name}": of for name, of in times_of(found).items()}
+        seconds |= {f"{shape}: {name}": result for name, result in times_of(found).items()}
     number, tokens, targets = setting.batch
     how = (
         f"A training step of HyperFormer++, {number} rows of {tokens} source and {targets} target tokens, by the "
@@ -395,7 +397,7 @@ def generation(setting: Setting) -> Found:
     """Measure greedy generation for a batch of mixed tasks, and for one task with adapters of its own."""
     contest = generation_contest(setting)
     found = side_by_side(contest.references, contest.others, setting)
-    rows = [cells_of(name, of, [BARE, OUR_BARE]) for name, of in found.items()]
+    rows = [cells_of(name, result, [BARE, OUR_BARE]) for name, result in found.items()]
     for cells in rows:
         cells.pop("trained (M)", None)
     number, tokens, _ = setting.batch
@@ -429,17 +431,17 @@ def start_up(setting: Setting) -> Found:
     for _ in range(setting.rounds):
         for name, measure in timed.items():
             taken[name].append(measure())
-    of = {name: median(times) for name, times in taken.items()}
+    medians = {name: median(times) for name, times in taken.items()}
     goals = [
         Goal(
             "import hyperadapt: seconds above an empty program",
-            of["import hyperadapt"] - of["python -c pass"],
+            medians["import hyperadapt"] - medians["python -c pass"],
             0.3,
         ),
-        Goal("hyperadapt --help: seconds", of["hyperadapt --help"], 0.5),
-        Goal("ha.adapt of T5-base: seconds", of["ha.adapt of T5-base"], 1.0),
+        Goal("hyperadapt --help: seconds", medians["hyperadapt --help"], 0.5),
+        Goal("ha.adapt of T5-base: seconds", medians["ha.adapt of T5-base"], 1.0),
     ]
-    rows = [{"": name, "seconds": f"{seconds:.3f}"} for name, seconds in of.items()]
+    rows = [{"": name, "seconds": f"{seconds:.3f}"} for name, seconds in medians.items()]
     return Found(
         f"Processes of their own, the median of {setting.rounds} rounds; `adapt` without what it imports.",
         rows,

@@ -320,8 +320,8 @@ def arithmetic(work: Any) -> tuple[int, int]:
         nonlocal products, bytes_moved
         packet = operator._overloadpacket
         read, written = (
-            [leaf for leaf in tree_leaves(of) if isinstance(leaf, torch.Tensor)]
-            for of in ((args, kwargs), made)
+            [leaf for leaf in tree_leaves(operands) if isinstance(leaf, torch.Tensor)]
+            for operands in ((args, kwargs), made)
         )
         if "new_" in str(packet) or "_like" in str(packet):
             read = []  # but its shape

@@ -14,8 +14,8 @@ from hyperadapt.studies.experiments import hyperdecoders, hyperformer, hypergrid
 from hyperadapt.studies.experiments.plan import Experiment, Plan, named, overview, plan, reproduce
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
-    of.name: of
-    for of in (
+    experiment.name: experiment
+    for experiment in (
         *hyperformer.EXPERIMENTS,
         *hyperdecoders.EXPERIMENTS,
         *hypergrid.EXPERIMENTS,
@@ -24,7 +24,7 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
 }
 # Other names: those that experiments had while there was one paper, and of tables that have a page together.
 ALIASES = {
-    **{of.short: of.name for of in hyperformer.EXPERIMENTS},
+    **{experiment.short: experiment.name for experiment in hyperformer.EXPERIMENTS},
     "hyperformer/table-5": "hyperformer/tables-5-6",
     "hyperformer/table-6": "hyperformer/tables-5-6",
     **{f"hyperdecoders/table-{number}": "hyperdecoders/tables-4-5" for number in (4, 5)},

@@ -129,15 +129,15 @@ def ours(
     by_seed: dict[int, list[Cell]] = defaultdict(list)
     for cell in cells:
         by_seed[cell.seed].append(cell)
-    whole = {seed: of for seed, of in by_seed.items() if all(cell.finished for cell in of)}
+    whole = {seed: runs for seed, runs in by_seed.items() if all(run.finished for run in runs)}
     if not whole:
         return None
     numbers: dict[str, dict[int, float]] = defaultdict(dict)
     drawn: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
     rows: dict[str, set[int]] = defaultdict(set)
-    for seed, of in whole.items():
-        values, on_draws, digests = counted(of), dict[str, np.ndarray](), dict[str, int]()
-        for cell in of:
+    for seed, runs in whole.items():
+        values, on_draws, digests = counted(runs), dict[str, np.ndarray](), dict[str, int]()
+        for cell in runs:
             scores, draws, of_rows = read(cell)
             values, on_draws, digests = values | scores, on_draws | draws, digests | of_rows
         for column, measure in columns.items():
@@ -169,8 +169,8 @@ def scored(cell: Cell, split: str | None = None) -> Read:
     split = split or ("test" if "test" in results else "validation")
     values = {
         f"{task}.{metric}": value
-        for task, of in results[split]["tasks"].items()
-        for metric, value in of["metrics"].items()
+        for task, result in results[split]["tasks"].items()
+        for metric, value in result["metrics"].items()
     }
     return values, *drawn_of(cell.directory, split, cell.config.data.tasks)
 
@@ -200,11 +200,11 @@ def on_draws(
         rows[row.task].append(row)
     by_name = {task.name: task for task in tasks}
     draws, digests = {}, {}
-    for name, of in rows.items():
+    for name, predicted in rows.items():
         # Methods that know the task otherwise have no name of it before the input.
-        plain = [(by_name[name].without_prefix(row.input), row.target) for row in of]
+        plain = [(by_name[name].without_prefix(row.input), row.target) for row in predicted]
         digests[name] = crc32(repr(plain).encode())
-        texts, targets = [row.written for row in of], [row.target for row in of]
+        texts, targets = [row.written for row in predicted], [row.target for row in predicted]
         # RTE is a task of GLUE and of SuperGLUE: the same rows are drawn for both, in an average over the two.
         seed = crc32((by_name[name].local or name).encode())
         for metric, values in resampled(by_name[name], texts, targets, seed).items():
@@ -215,10 +215,10 @@ def on_draws(
 def counted(cells: Sequence[Cell]) -> dict[str, float]:
     """Count the parameters of a model for all tasks, or of one for each, whose frozen parameters they share."""
     counts = [results["parameters"] for cell in cells if (results := cell.results()) is not None]
-    base, trained = counts[0]["base"], sum(of["trained"] for of in counts)
+    base, trained = counts[0]["base"], sum(count["trained"] for count in counts)
     return {
         "trained": 100 * trained / base,
-        "trained a task": 100 * trained / sum(of["tasks"] for of in counts) / base,
+        "trained a task": 100 * trained / sum(count["tasks"] for count in counts) / base,
         "total": (counts[0]["total"] - counts[0]["trained"] + trained) / base,
         "billions": (counts[0]["total"] - counts[0]["trained"] + trained) / 1e9,
     }
@@ -283,15 +283,17 @@ def difference(first: tuple[Ours, str], second: tuple[Ours, str]) -> Difference 
         return None
     common = sorted(numbers[0].keys() & numbers[1].keys())
     paired = len(common) > 1 or (bool(common) and max(map(len, numbers)) == 1)
-    used = [common, common] if paired else [sorted(of) for of in numbers]
-    values = [[of[seed] for seed in seeds] for of, seeds in zip(numbers, used, strict=True)]
+    used = [common, common] if paired else [sorted(numbers_of_one) for numbers_of_one in numbers]
+    values = [
+        [numbers_of_one[seed] for seed in seeds] for numbers_of_one, seeds in zip(numbers, used, strict=True)
+    ]
     apart = [a - b for a, b in zip(*values, strict=True)] if paired else []
     seeds = over_seeds(apart) if paired else unpaired(*values)
     rows = None
     if one.rows.get(column, 0) == other.rows.get(of_other, 1):
         means = [
-            np.mean([drawn[seed] for seed in of], axis=0)
-            for drawn, of in zip((one.drawn[column], other.drawn[of_other]), used, strict=True)
+            np.mean([drawn[seed] for seed in seeds_used], axis=0)
+            for drawn, seeds_used in zip((one.drawn[column], other.drawn[of_other]), used, strict=True)
         ]
         rows = over_rows(means[0] - means[1])
     return Difference(fmean(values[0]) - fmean(values[1]), seeds, rows)
@@ -327,9 +329,15 @@ def beside(table: PublishedTable, found: Mapping[Labels, Ours | None], pairs: Se
         found: our numbers by the labels of its rows; None, or left out, where there are none.
         pairs: whose order is asked for.
     """
-    there = {labels: of for labels, of in found.items() if of is not None and of.by_seed}
+    there = {
+        labels: ours_of_row
+        for labels, ours_of_row in found.items()
+        if ours_of_row is not None and ours_of_row.by_seed
+    }
     title = ", ".join(filter(None, [f"Table {table.number}", table.split or table.base_model, table.unit]))
-    columns = [name for name in table.columns if any(name in of.by_seed for of in there.values())]
+    columns = [
+        name for name in table.columns if any(name in ours_of_row.by_seed for ours_of_row in there.values())
+    ]
     numbers = []
     for row in table.rows:
         line: dict[str, Any] = dict(zip(table.labels, row.labels, strict=True))
@@ -473,9 +481,9 @@ def joined(*parts: Ours | None) -> Ours | None:
     if not there:
         return None
     return Ours(
-        {column: of for part in there for column, of in part.by_seed.items()},
-        {column: of for part in there for column, of in part.drawn.items()},
-        {column: of for part in there for column, of in part.rows.items()},
+        {column: by_seed for part in there for column, by_seed in part.by_seed.items()},
+        {column: by_seed for part in there for column, by_seed in part.drawn.items()},
+        {column: by_seed for part in there for column, by_seed in part.rows.items()},
     )
 
 
@@ -485,8 +493,8 @@ def averages_by_seed(cells: Sequence[Cell], split: str | None = None) -> dict[in
     for cell in cells:
         results = cell.results()
         tasks = [] if results is None else (results[split] if split else scores_of(results))["tasks"].values()
-        scores[cell.seed].append([of["score"] for of in tasks])
-    return {seed: fmean(score for run in of for score in run) for seed, of in scores.items() if all(of)}
+        scores[cell.seed].append([result["score"] for result in tasks])
+    return {seed: fmean(score for run in runs for score in run) for seed, runs in scores.items() if all(runs)}
 
 
 def best_on_validation(candidates: Sequence[Sequence[Cell]]) -> Sequence[Cell]:

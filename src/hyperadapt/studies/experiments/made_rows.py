@@ -135,7 +135,7 @@ def draw(task: Task, count: int, seed: str, drawn: set[str]) -> Iterator[Columns
 def with_columns(local: str, row: Columns, number: int) -> Columns:
     """Add what else the hub's data set has, and rewrite what it writes otherwise."""
     more = {**COLUMNS.get(local.partition("/")[0], {}), **COLUMNS.get(local, {})}
-    return row | {column: of(row, number) for column, of in more.items()}
+    return row | {column: make(row, number) for column, make in more.items()}
 
 
 def as_parquet(rows: Sequence[Columns]) -> bytes:
@@ -144,7 +144,10 @@ def as_parquet(rows: Sequence[Columns]) -> bytes:
     import pyarrow.parquet
 
     table = pyarrow.Table.from_pylist(rows)
-    single = [of.with_type(pyarrow.float32()) if of.type == pyarrow.float64() else of for of in table.schema]
+    single = [
+        field.with_type(pyarrow.float32()) if field.type == pyarrow.float64() else field
+        for field in table.schema
+    ]
     file = io.BytesIO()
     pyarrow.parquet.write_table(table.cast(pyarrow.schema(single)), file)
     return file.getvalue()
@@ -245,13 +248,13 @@ KINDS: dict[str, Callable[[Task, int, Random, Random], Columns]] = {
 def tokens(text: str) -> Columns:
     """Return words and marks, and where they begin."""
     found = list(re.finditer(r"\w+|[^\w\s]", text))
-    return {"tokens": [of[0] for of in found], "offsets": [of.start() for of in found]}
+    return {"tokens": [match[0] for match in found], "offsets": [match.start() for match in found]}
 
 
 def detected(row: Columns) -> Columns:
     """Return where an answer stands, each time, by its first and last characters and tokens, as MRQA marks it."""
     [text], context = row["answers"]["text"], row["context"]
-    starts = [of.start() for of in re.finditer(re.escape(text), context)]
+    starts = [match.start() for match in re.finditer(re.escape(text), context)]
     offsets = tokens(context)["offsets"]
     first = [offsets.index(start) for start in starts]
     return {
@@ -290,9 +293,9 @@ def entity_spans(row: Columns) -> Columns:
     """Return where those who act stand in a passage."""
     found = list(re.finditer(r"The \w+ \w+", highlighted(row)))
     return {
-        "text": [of[0] for of in found],
-        "start": [of.start() for of in found],
-        "end": [of.end() for of in found],
+        "text": [match[0] for match in found],
+        "start": [match.start() for match in found],
+        "end": [match.end() for match in found],
     }
 
 

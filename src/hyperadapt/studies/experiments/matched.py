@@ -147,20 +147,20 @@ def page(planned: OurPlan) -> str:
     """Write every method's scores, and each pair's difference with its tests."""
     runs, columns = cells(planned), measures(planned)
     found = {
-        name: of
+        name: row
         for name in (REFERENCE, *planned.scale.methods)
-        if (of := ours([cell for cell in runs if cell.variant == name], columns)) is not None
+        if (row := ours([cell for cell in runs if cell.variant == name], columns)) is not None
     }
     lines = [
         {
             "method": name,
-            "seeds": str(len(of.by_seed["average"])),
-            **{column: written(of.by_seed[column].values()) for column in columns if column in of.by_seed},
+            "seeds": str(len(row.by_seed["average"])),
+            **{column: written(row.by_seed[column].values()) for column in columns if column in row.by_seed},
         }
-        for name, of in found.items()
+        for name, row in found.items()
     ]
-    pairs = pairwise({name: of for name, of in found.items() if name != REFERENCE})
-    first, *others = [of["trained (%)"] for name, of in found.items() if name != REFERENCE] or [1.0]
+    pairs = pairwise({name: row for name, row in found.items() if name != REFERENCE})
+    first, *others = [row["trained (%)"] for name, row in found.items() if name != REFERENCE] or [1.0]
     apart = max((abs(other / first - 1) for other in others), default=0.0)
     matched = f"what the others train differs from the first of them by {100 * apart:.0f} % at most"
     if apart > TOLERANCE:
@@ -177,27 +177,27 @@ def pairwise(found: Mapping[str, Ours]) -> str:
     """Write the differences of all pairs, the better one first, with p by Holm's method over all of them."""
     apart = []
     for one, other in combinations(found, 2):
-        if (of := difference((found[one], "average"), (found[other], "average"))) is not None:
-            if of.mean < 0:
+        if (apart_by := difference((found[one], "average"), (found[other], "average"))) is not None:
+            if apart_by.mean < 0:
                 one, other = other, one
-                of = difference((found[one], "average"), (found[other], "average"))
-            assert of is not None
-            apart.append((f"{one} − {other}", of))
+                apart_by = difference((found[one], "average"), (found[other], "average"))
+            assert apart_by is not None
+            apart.append((f"{one} − {other}", apart_by))
     if not apart:
         return "No two methods have runs that are finished, so they cannot be told apart.\n"
     ordered = sorted(apart, key=lambda pair: -pair[1].mean)
-    tests = [of.both for _, of in ordered]
+    tests = [apart_by.both for _, apart_by in ordered]
     corrected = holm([None if test is None else test.p for test in tests])
     lines: list[dict[str, Any]] = []
-    for (name, of), p in zip(ordered, corrected, strict=True):
+    for (name, apart_by), p in zip(ordered, corrected, strict=True):
         lines.append(
             {
                 "difference of the averages": name,
-                "ours": number(of.mean, sign="+"),
-                "95 % CI, seeds": str(of.seeds or ""),
+                "ours": number(apart_by.mean, sign="+"),
+                "95 % CI, seeds": str(apart_by.seeds or ""),
                 "p, Holm": "" if p is None else f"{p:.3f}",
-                "95 % CI, rows": str(of.rows or ""),
-                "told apart": "yes" if of.order(1.0, p) == "same" else "no",
+                "95 % CI, rows": str(apart_by.rows or ""),
+                "told apart": "yes" if apart_by.order(1.0, p) == "same" else "no",
             }
         )
     told = sum(line["told apart"] == "yes" for line in lines)

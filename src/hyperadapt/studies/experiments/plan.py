@@ -176,8 +176,8 @@ def plan(
     fields: Fields = {} if data_dir is None else {"data": {"data_dir": data_dir}}
     if made_rows is not None:
         fields = {"data": {"data_dir": str(made_rows)}}
-    given = [] if base is None else ["--base", base]
-    words = shlex.join(["--scale", scale, *given, *overrides])
+    of_base = [] if base is None else ["--base", base]
+    words = shlex.join(["--scale", scale, *of_base, *overrides])
     planned = Plan(experiment, chosen, place / experiment.paper, merged(fields, asked), made_rows, words)
     balanced = planned.overrides.get("data", {}).get("balanced")
     if balanced and not any(cell.config.data.balanced for cell in planned.cells()):
@@ -219,7 +219,7 @@ def find(name: str) -> Experiment[Any]:
     full = ALIASES.get(name, name)
     if full in EXPERIMENTS:
         return EXPERIMENTS[full]
-    papers = list(dict.fromkeys(of.paper for of in EXPERIMENTS.values()))
+    papers = list(dict.fromkeys(experiment.paper for experiment in EXPERIMENTS.values()))
     if name in papers:
         raise UserError(f"'{name}' is a paper; `hyperadapt reproduce {name} --list` has its experiments")
     names = [*EXPERIMENTS, *ALIASES]
@@ -241,7 +241,9 @@ def named(name: str | None) -> list[str]:
 
     if name is None:
         return list(EXPERIMENTS)
-    return [of.name for of in EXPERIMENTS.values() if of.paper == name] or [find(name).name]
+    return [experiment.name for experiment in EXPERIMENTS.values() if experiment.paper == name] or [
+        find(name).name
+    ]
 
 
 def old_runs(planned: Plan[Any]) -> list[Path]:
@@ -370,7 +372,7 @@ def made_up(planned: Plan[Any], tasks: Sequence[Task]) -> Iterator[None]:
 def tasks_of(cells: Iterable[Cell]) -> list[Task]:
     """List the tasks of runs."""
     names = dict.fromkeys(cell.config.data.tasks for cell in cells)
-    return list({task.name: task for given in names for task in resolve_tasks(given)}.values())
+    return list({task.name: task for name in names for task in resolve_tasks(name)}.values())
 
 
 def overview(
@@ -387,7 +389,7 @@ def overview(
     for name in names:
         planned = plan(name, scale, output_dir, base)
         experiment, cells = planned.experiment, planned.cells()
-        results = [of for cell in cells if (of := cell.results()) is not None]
+        results = [result for cell in cells if (result := cell.results()) is not None]
         rows.append(
             {
                 "name": experiment.name,
@@ -396,7 +398,7 @@ def overview(
                 "runs": len(cells),
                 "steps": steps_in_words([cell.config for cell in cells]).removesuffix(" steps"),
                 "finished": len(results),
-                "hours so far": f"{sum(of['train_seconds'] for of in results) / 3600:.1f}",
+                "hours so far": f"{sum(result['train_seconds'] for result in results) / 3600:.1f}",
             }
         )
     return rows

@@ -48,7 +48,7 @@ class Scale:
 def as_configured(name: str) -> Fields:
     """Return the fields of a reported run's configuration, which comes with the package, but for method and place."""
     fields = read_fields(bundled.place_of(Path(name)))
-    return {key: of for key, of in fields.items() if key not in ("output_dir", "method")}
+    return {key: value for key, value in fields.items() if key not in ("output_dir", "method")}
 
 
 TINY_T5: Fields = {"name": "tiny-t5", "attn_implementation": "eager"}

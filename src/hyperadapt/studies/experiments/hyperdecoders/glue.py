@@ -73,9 +73,9 @@ def table_1_page(planned: OurPlan) -> str:
     columns = columns_of(table, GLUE_METRICS)
     without_cola: Measure = [measure for name, measure in glue_by_task(table).items() if name != "CoLA"]
     both: dict[Labels, Ours] = {
-        (name,): of
+        (name,): found
         for name in (OURS, "Adapter")
-        if (of := ours(rows[(name,)], {**columns, "without CoLA": without_cola})) is not None
+        if (found := ours(rows[(name,)], {**columns, "without CoLA": without_cola})) is not None
     }
     pairs = [
         Pair(f"Hyperdecoder − Adapter, {column}", ((OURS,), column), (("Adapter",), column))

@@ -62,7 +62,7 @@ def table_8_page(planned: OurPlan) -> str:
     found: dict[Labels, Ours | None] = {(WHOLE,): ours(rows[("Full Finetuning",)], {WHOLE: average})}
     for encoder, first in ENCODERS.items():
         cells = {decoder: rows[(f"{first}-{second}",)] for decoder, second in ENCODERS.items()}
-        found[(encoder,)] = joined(*(ours(of, {decoder: average}) for decoder, of in cells.items()))
+        found[(encoder,)] = joined(*(ours(runs, {decoder: average}) for decoder, runs in cells.items()))
     best = (("Adapters",), "Encoder-Conditioned Adapters")
     others = [(((WHOLE,), WHOLE)), *(((encoder,), decoder) for encoder in ENCODERS for decoder in ENCODERS)]
     pairs = [
@@ -85,7 +85,7 @@ LEFT_OUT = {
 
 def table_9_rows(planned: OurPlan) -> Rows:
     """Make the runs of the Hyperdecoder, without its MLP, and with adapters that read the layer norm."""
-    return {(name,): table_13_rows(planned)[(of,)] for name, of in LEFT_OUT.items()}
+    return {(name,): table_13_rows(planned)[(row,)] for name, row in LEFT_OUT.items()}
 
 
 def table_9_page(planned: OurPlan) -> str:

@@ -60,7 +60,7 @@ def listed(rows: Callable[[OurPlan], Mapping[Labels, list[Cell]]]) -> Callable[[
     """Make a function that lists the runs of rows, each once."""
 
     def cells(planned: OurPlan) -> list[Cell]:
-        return list({cell.directory: cell for of in rows(planned).values() for cell in of}.values())
+        return list({cell.directory: cell for cells in rows(planned).values() for cell in cells}.values())
 
     return cells
 

@@ -212,7 +212,7 @@ SCALES = {
         others_sized=divided(64),
         question_answering=merged(SMOKE, {"data": {"tasks": ["mrqa"], "max_source_length": 128}}),
         summarisation_inference=merged(
-            SMOKE, {"data": {"tasks": [name for of in SUITES.values() for name in of]}}
+            SMOKE, {"data": {"tasks": [name for suite in SUITES.values() for name in suite]}}
         ),
         suites=SUITES,
     ),

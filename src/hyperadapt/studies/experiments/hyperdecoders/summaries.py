@@ -76,7 +76,7 @@ IN_TABLE_6 = {
 def table_16_page(planned: OurPlan) -> str:
     """Set the runs beside both tables' rows, and each suite alone beside both in one model."""
     short, whole = (published_table("hyperdecoders", number) for number in ("6", "16"))
-    tasks = {name for of in planned.scale.suites.values() for name in of}
+    tasks = {name for suite in planned.scale.suites.values() for name in suite}
     there = {
         column: metric
         for column, metric in {**planned.scale.summaries, **INFERENCE}.items()
@@ -89,7 +89,7 @@ def table_16_page(planned: OurPlan) -> str:
     columns = columns_of(whole, {**there, **of_suite}) | dict(TRAINED)
     rows = table_16_rows(planned)
     found = {labels: ours(cells, columns) for labels, cells in rows.items()}
-    in_short: dict[Labels, Ours | None] = {(name,): found[(of,)] for name, of in IN_TABLE_6.items()}
+    in_short: dict[Labels, Ours | None] = {(name,): found[(row,)] for name, row in IN_TABLE_6.items()}
     # A suite trained alone, minus the same in the model of both.
     columns_of_suites = dict(zip(planned.scale.suites, of_suite.values(), strict=True))
     transfer = {}

@@ -36,8 +36,8 @@ def timed(planned: OurPlan) -> list[Cell]:
     variants = by_method(planned, FULL, DAGGER, HYPER, HYPER_PP)
     cells = planned.runs("timed", variants, scale.few_seeds, scale.timed, TIMED)
     rounds = [[cell for cell in cells if cell.seed == seed] for seed in scale.few_seeds]
-    turned = [of[number % len(of) :] + of[: number % len(of)] for number, of in enumerate(rounds)]
-    return [cell for of in turned for cell in of]
+    turned = [runs[number % len(runs) :] + runs[: number % len(runs)] for number, runs in enumerate(rounds)]
+    return [cell for runs in turned for cell in runs]
 
 
 MODELS = {"T5": FULL, "Adapters†": DAGGER, "HyperFormer": HYPER, "HyperFormer++": HYPER_PP}
@@ -54,7 +54,7 @@ def by_round(planned: OurPlan) -> dict[int, dict[str, dict[str, Any]]]:
     for cell in timed(planned):
         if (results := cell.results()) is not None:
             rounds.setdefault(cell.seed, {})[cell.config.method["name"]] = results
-    return {seed: of for seed, of in rounds.items() if of.keys() == set(MODELS.values())}
+    return {seed: measured for seed, measured in rounds.items() if measured.keys() == set(MODELS.values())}
 
 
 def timed_page(planned: OurPlan) -> str:
@@ -64,8 +64,11 @@ def timed_page(planned: OurPlan) -> str:
         table = published_table("hyperformer", number)
         found: dict[Labels, Ours | None] = {}
         for model, method in MODELS.items():
-            absolute = {seed: of[method][field] * unit for seed, of in rounds.items()}
-            change = {seed: 100 * (of[method][field] / of[FULL][field] - 1) for seed, of in rounds.items()}
+            absolute = {seed: measured[method][field] * unit for seed, measured in rounds.items()}
+            change = {
+                seed: 100 * (measured[method][field] / measured[FULL][field] - 1)
+                for seed, measured in rounds.items()
+            }
             found[(model,)] = Ours({column: absolute, "change (%)": change}) if rounds else None
         pairs = [
             Pair(f"{model} − T5", ((model,), column), (("T5",), column)) for model in MODELS if model != "T5"
@@ -75,7 +78,10 @@ def timed_page(planned: OurPlan) -> str:
         {
             "method": method,
             "added by training (MB)": spread_of(
-                [of[method]["peak_memory_mb"] - of[method]["loaded_memory_mb"] for of in rounds.values()]
+                [
+                    measured[method]["peak_memory_mb"] - measured[method]["loaded_memory_mb"]
+                    for measured in rounds.values()
+                ]
             ),
         }
         for method in (MODELS.values() if rounds else ())
@@ -165,7 +171,7 @@ def parameters_page(planned: OurPlan) -> str:
         )
         counts = [formulas(n, depth) if what == "tasks" else formulas(8, n) for n in range(1, 10_000)]
         for other in (ADAPTERS, DAGGER):
-            smaller = next(n for n, of in enumerate(counts, start=1) if of[HYPER_PP] < of[other])
+            smaller = next(n for n, sizes in enumerate(counts, start=1) if sizes[HYPER_PP] < sizes[other])
             crossings.append(f"than {other} from {smaller} {what} on ({fixed})")
     return (
         f"{model.get('name') or 'A tiny T5'}: h = {h}, d = {d}, t = {t}; what the methods add, the base model's own "

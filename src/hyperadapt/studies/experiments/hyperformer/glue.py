@@ -124,15 +124,15 @@ def table_1_page(planned: OurPlan) -> str:
     best = {labels: best_on_validation(variants) for labels, variants in rows.items()}
     # The paper counts at r = 32, whichever is the best (section 3.1).
     counted = {
-        labels: next((of for of in variants if of[0].variant.endswith(r)), variants[0])
+        labels: next((cells for cells in variants if cells[0].variant.endswith(r)), variants[0])
         for labels, variants in rows.items()
     }
     found = {
         labels: joined(ours(best[labels], columns), ours(counted[labels], PARAMETERS)) for labels in rows
     }
     chosen = "; ".join(
-        f"{', '.join(labels)}: {of[0].variant}"
-        for labels, of in best.items()
+        f"{', '.join(labels)}: {cells[0].variant}"
+        for labels, cells in best.items()
         if len(rows[labels]) > 1 and found[labels] is not None
     )
     pairs = [
@@ -306,8 +306,8 @@ def ahead(chosen: Mapping[int, Mapping[str, Sequence[Cell]]]) -> str:
     columns = {"average": list(GLUE_METRICS.values())}
     found = {
         (str(count), method): ours(cells, columns)
-        for count, of in chosen.items()
-        for method, cells in of.items()
+        for count, by_method in chosen.items()
+        for method, cells in by_method.items()
     }
     return claimed(
         {

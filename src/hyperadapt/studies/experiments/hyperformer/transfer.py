@@ -73,17 +73,23 @@ def by_rows(planned: OurPlan, runs: Mapping[tuple[str, int], Sequence[Cell]]) ->
                 by_seed.setdefault(cell.variant, {})[cell.seed] = scores_of(results)["average"]
                 by_seed.setdefault(MAJORITY, {})[cell.seed] = scores_of(results["majority"])["average"]
         by_task.setdefault(task, {})[samples] = by_seed
-    columns = Counter(tuple(of) for of in by_task.values())
+    columns = Counter(tuple(by_size) for by_size in by_task.values())
     sizes = max(columns, key=lambda sizes: (columns[sizes], len(sizes)))
-    whole = {task: of for task, of in by_task.items() if tuple(of) == sizes}
+    whole = {task: by_size for task, by_size in by_task.items() if tuple(by_size) == sizes}
     lines: dict[str, Line] = {}
     means = {size: dict[str, Any]({"task": f"mean of {len(whole)}", "rows": str(size)}) for size in sizes}
     for variant in table[0]:
-        if all(variant in of[size] for of in whole.values() for size in sizes):
+        if all(variant in by_size[size] for by_size in whole.values() for size in sizes):
             for size in sizes:
-                of_tasks = [of[size][variant] for of in whole.values()]
-                if seeds := [seed for seed in of_tasks[0] if all(seed in of for of in of_tasks)]:
-                    mean = spread_of([fmean(of[seed] for of in of_tasks) for seed in seeds])
+                of_tasks = [by_size[size][variant] for by_size in whole.values()]
+                if seeds := [
+                    seed
+                    for seed in of_tasks[0]
+                    if all(seed in by_seed_of_task for by_seed_of_task in of_tasks)
+                ]:
+                    mean = spread_of(
+                        [fmean(by_seed_of_task[seed] for by_seed_of_task in of_tasks) for seed in seeds]
+                    )
                     means[size][variant] = mean
                     lines.setdefault(variant, []).append((size, *mean))
     if not lines or len(sizes) == 1:
@@ -106,21 +112,24 @@ def glue_sources(planned: OurPlan) -> dict[str, Cell]:
 def transfers(planned: OurPlan) -> dict[tuple[str, int], list[Cell]]:
     """Make the runs of every new task and number of rows."""
     sources, runs = glue_sources(planned), {}
-    for target, of in planned.scale.targets.items():
-        variants = continued(planned, sources, [of.init_from])
-        for samples in of.sizes(planned.scale.samples):
+    for target, aim in planned.scale.targets.items():
+        variants = continued(planned, sources, [aim.init_from])
+        for samples in aim.sizes(planned.scale.samples):
             runs[target, samples] = few_rows(planned, f"{target}-{samples}-rows", target, samples, variants)
     return runs
 
 
 def table_2_cells(planned: OurPlan) -> list[Cell]:
     """Make the runs on GLUE, and all that start from them."""
-    return [*glue_sources(planned).values(), *(cell for of in transfers(planned).values() for cell in of)]
+    return [
+        *glue_sources(planned).values(),
+        *(cell for cells in transfers(planned).values() for cell in cells),
+    ]
 
 
 def table_2_page(planned: OurPlan) -> str:
     """Write a row for each new task and number of rows, and draw their means."""
-    starts = ", ".join(f"{target} from {of.init_from}" for target, of in planned.scale.targets.items())
+    starts = ", ".join(f"{target} from {aim.init_from}" for target, aim in planned.scale.targets.items())
     table, runs = published_table("hyperformer", 2), transfers(planned)
     found: dict[tuple[str, ...], Ours | None] = {}
     for (task, samples), cells in runs.items():
@@ -166,8 +175,8 @@ def most_samples(planned: OurPlan) -> list[Cell]:
     """Return Table 2's runs of HyperFormer++ with the most samples of each new task, and the first seed."""
     scale, runs = planned.scale, transfers(planned)
     chosen = []
-    for target, of in scale.targets.items():
-        cells = variant_of(runs[target, of.sizes(scale.samples)[-1]], HYPER_PP)
+    for target, aim in scale.targets.items():
+        cells = variant_of(runs[target, aim.sizes(scale.samples)[-1]], HYPER_PP)
         chosen += [cell for cell in cells if cell.seed == scale.few_seeds[0]]
     return chosen
 
@@ -234,7 +243,7 @@ def nearest_tasks(
     for number, name in enumerate(names):
         nearest = nearness[number].topk(min(3, old - 1))
         near = ", ".join(
-            f"{names[at]} {cosine:.2f}" for cosine, at in zip(*(of.tolist() for of in nearest), strict=True)
+            f"{names[at]} {cosine:.2f}" for cosine, at in zip(*(row.tolist() for row in nearest), strict=True)
         )
         row = {
             "task": name,
@@ -255,7 +264,7 @@ def nearest_tasks(
 def left_out(planned: OurPlan, task: str) -> tuple[list[Cell], dict[tuple[str, int], list[Cell]]]:
     """Make the runs on all tasks but one, and those on few rows of it, from them and from the base model."""
     scale = planned.scale
-    others = [of.name for of in resolve_tasks(scale.run["data"]["tasks"]) if of.name != task]
+    others = [other.name for other in resolve_tasks(scale.run["data"]["tasks"]) if other.name != task]
     without = {"data": {"tasks": others}}
     sources = planned.runs(f"glue-without-{task}", by_method(planned, *METHODS), scale.seeds[:1], own=without)
     trained = {cell.config.method["name"]: cell for cell in sources}
@@ -272,7 +281,7 @@ def left_out_cells(planned: OurPlan) -> list[Cell]:
     cells = []
     for task in planned.scale.left_out:
         sources, then = left_out(planned, task)
-        cells += [*sources, *(cell for of in then.values() for cell in of)]
+        cells += [*sources, *(cell for cells_of_one in then.values() for cell in cells_of_one)]
     return cells
 
 

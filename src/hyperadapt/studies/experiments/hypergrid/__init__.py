@@ -218,7 +218,7 @@ def table_3_rows(planned: OurPlan) -> Rows:
         if size not in planned.scale.sizes:
             continue
         rows[size, "Baseline"] = plain(planned, size)
-        rows |= {(size, name): hypergrid(planned, of, size) for name, of in VARIANTS.items()}
+        rows |= {(size, name): hypergrid(planned, variant, size) for name, variant in VARIANTS.items()}
     for name, blocks in OUTPUT_GATES.items():
         if blocks not in planned.scale.output_gates:
             continue
@@ -234,7 +234,7 @@ def best_of(runs: Ours | None, column: str) -> Ours | None:
     if runs is None or column not in runs.by_seed:
         return None
     seed = max(runs.by_seed[column], key=runs.by_seed[column].__getitem__)
-    return Ours({name: {seed: of[seed]} for name, of in runs.by_seed.items()})
+    return Ours({name: {seed: by_seed[seed]} for name, by_seed in runs.by_seed.items()})
 
 
 def table_3_page(planned: OurPlan) -> str:
@@ -260,10 +260,10 @@ def table_4_rows(planned: OurPlan) -> Rows:
     """Make the runs of Table 4: the base model with L2, the larger ones with LG."""
     rows: Rows = {}
     for size in ("Base", "Large", "3B"):
-        of = size if size == "3B" else size.lower()
-        if of in planned.scale.sizes:
-            rows["T5", size] = plain(planned, of)
-            rows["Ours", size] = hypergrid(planned, "L2" if of == "base" else "LG", of)
+        name = size if size == "3B" else size.lower()
+        if name in planned.scale.sizes:
+            rows["T5", size] = plain(planned, name)
+            rows["Ours", size] = hypergrid(planned, "L2" if name == "base" else "LG", name)
     return rows
 
 
@@ -347,7 +347,9 @@ def grid_page(*figures: str) -> Callable[[OurPlan], str]:
             if variant not in scores:
                 measured = {size: ours(cells, average) for size, cells in grids(planned, variant).items()}
                 scores[variant] = {
-                    size: of["AVG"] for size, of in measured.items() if of is not None and "AVG" in of.by_seed
+                    size: row["AVG"]
+                    for size, row in measured.items()
+                    if row is not None and "AVG" in row.by_seed
                 }
             parts.append(grid_figure(planned, figure, variant, axis, scores[variant]))
         return "\n".join(
@@ -379,8 +381,8 @@ def grid_figure(
     lines: dict[str, Line] = {"max": [], "mean": [], "min": []}
     for size in getattr(planned.scale, axis):
         values = [value for sizes, value in scores.items() if sizes[along] == size]
-        for name, of in (("max", max), ("mean", fmean), ("min", min)) if values else ():
-            lines[name].append((size, of(values), None))
+        for name, summary in (("max", max), ("mean", fmean), ("min", min)) if values else ():
+            lines[name].append((size, summary(values), None))
     if not lines["mean"]:
         return f"Figure {number}, {words}, {variant}: no run is finished that has both averages.\n"
     picture = planned.picture(
@@ -398,7 +400,7 @@ def figure(name: str, source: str, title: str, *figures: str) -> Experiment[Hype
 
     def cells(planned: OurPlan) -> list[Cell]:
         variants = dict.fromkeys(FIGURES[number][0] for number in figures)
-        return [cell for variant in variants for of in grids(planned, variant).values() for cell in of]
+        return [cell for variant in variants for cells in grids(planned, variant).values() for cell in cells]
 
     return Experiment(f"hypergrid/{name}", SOURCE.format(source), title, cells, grid_page(*figures), SCALES)
 
@@ -407,7 +409,7 @@ def table(name: str, source: str, title: str, rows: Any, page: Any) -> Experimen
     """Make the experiment of a table's rows."""
 
     def cells(planned: OurPlan) -> list[Cell]:
-        return [cell for of in rows(planned).values() for cell in of]
+        return [cell for cells in rows(planned).values() for cell in cells]
 
     return Experiment(f"hypergrid/{name}", SOURCE.format(source), title, cells, page, SCALES)
 
