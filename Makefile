@@ -1,6 +1,7 @@
 # make setup       .venv with everything pinned in constraints.txt
 # make quickstart  train, predict and report on small tasks, with nothing to download but the package's needs
 # make test        lint, types and tests
+# make test-all    the same, with the slow tests: further cases of what the others hold, and a compiler's minutes
 # make bench       speed and memory beside other libraries: docs/benchmarks.md; an hour and a half on an idle machine of 2 cores
 # make clean       remove what the above made
 
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 # pip compiles nothing here, so that what is imported must be: where nothing may be written, each process compiles it anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup quickstart test bench lint types clean
+.PHONY: setup quickstart test test-all bench lint types clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed
@@ -35,6 +36,9 @@ quickstart: $(VENV)/.package
 
 test: lint types
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+test-all: lint types
+	$(BIN)/pytest -n 2 --dist loadgroup -m ""
 
 # The adapters library needs an older transformers, and so an environment of its own.
 ADAPTERS := $(VENV)/adapters

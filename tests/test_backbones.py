@@ -209,6 +209,8 @@ def test_every_model_type_has_one_backbone() -> None:
         ("Qwen/Qwen3-0.6B", 596_049_920),
         ("Qwen/Qwen3-8B", 8_190_735_360),
         ("HuggingFaceTB/SmolLM2-135M", 134_515_008),
+        ("HuggingFaceTB/SmolLM3-3B", 3_075_098_624),
+        ("google/umt5-small", 306_601_984),
         ("google/gemma-3-270m", 268_098_176),
         ("google/gemma-3-1b-it", 999_885_952),
         ("google/gemma-2-2b", 2_614_341_888),

@@ -21,9 +21,18 @@ END = 2
 FLAT = Choices(("a", "b", "c"), ((5, END), (6, END), (7, END)))
 DEEP = Choices(("a", "b", "c", "d"), ((5, END), (6, 7, END), (6, 8, END), (6, 8, 9, END)))
 SHARED = Choices(("a", "b"), ((4, 5, END), (4, 6, END)))  # which part behind their first token alone
+WIDE = Choices(
+    ("a", "b", "c", "d", "e"), ((5, 7, END), (5, 8, END), (6, 7, END), (6, 9, END), (6, 9, 10, END))
+)
 TOKENIZER: Any = SimpleNamespace(pad_token_id=0, eos_token_id=END)
 HOW = Answering()
-ROWS = (([9, 8, 7, 6, 5], 0, FLAT), ([30, 31], 2, DEEP), ([40, 41, 42], 1, SHARED), ([50, 51, 52], 2, DEEP))
+ROWS = (
+    ([9, 8, 7, 6, 5], 0, FLAT),
+    ([30, 31], 2, DEEP),
+    ([40, 41, 42], 1, SHARED),
+    ([50, 51, 52], 2, DEEP),
+    ([60, 61], 0, WIDE),
+)
 CONDITIONED: tuple[Method, ...] = (METHODS[0], METHODS[4], ha.Hyperdecoder(**NARROW), METHODS[9])
 
 
@@ -34,8 +43,10 @@ def test_forks_are_where_texts_part() -> None:
         ((6, 8), (END, 9), (-1, -1, 0, 1)),
     ]
     assert [fork.path for fork in SHARED.forks] == [(4,)]
-    assert not FLAT.is_deep
-    assert DEEP.is_deep
+    assert (FLAT.start, DEEP.start, SHARED.start) == ((), (), (4,))
+    assert (FLAT.branches(0), SHARED.branches(1), SHARED.branches(0)) == ([], [], [(4,)])
+    assert DEEP.branches(0) == [(6, 8)]  # which goes through the other
+    assert WIDE.branches(0) == [(5,), (6, 9)]
 
 
 def next_logits(model: Any, ids: list[int], task: int, path: tuple[int, ...]) -> torch.Tensor:
@@ -49,17 +60,18 @@ def next_logits(model: Any, ids: list[int], task: int, path: tuple[int, ...]) ->
     return model(**inputs, prompt_mask=prompt).logits[0, -1]
 
 
+@pytest.mark.parametrize("at_once", [1, 16])
 @pytest.mark.parametrize("method", CONDITIONED, ids=name_of)
 @pytest.mark.parametrize("family", ["t5", "bart", "umt5", "llama", "gemma2", "gemma3", "gpt2"])
 @torch.no_grad()
 def test_probabilities_of_a_mixed_batch_are_those_of_each_label_written_alone(
-    family: str, method: Method
+    family: str, method: Method, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if family == "gpt2" and method.name == "hypergrid":
-        pytest.skip("HyperGrid gates linear maps, and those of GPT-2 are none")
+    """Of all rows at once, or row by row, where branches go on one by one, each from a copy of the cache."""
+    monkeypatch.setattr("hyperadapt.architectures.choices.FEWEST_BRANCHES", at_once)
     model = redraw(ha.adapt(tiny_t5() if family == "t5" else tiny_base(family), method, TASKS)).eval()
     requests = [Request(task, ids, (1, 3), choices=choices) for ids, task, choices in ROWS]
-    found = architecture_of(model).answer(model, TOKENIZER, requests, HOW)
+    found = architecture_of(model).answer(model, TOKENIZER, requests, Answering(batch_size=at_once))
     for (ids, task, choices), answer in zip(ROWS, found, strict=True):
         expected = [0.0] * len(choices.texts)
         for fork in choices.forks:

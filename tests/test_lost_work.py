@@ -35,7 +35,7 @@ from hyperadapt.signals import end, heard_by
 from hyperadapt.training.arguments import training_arguments
 from hyperadapt.training.checkpoints import last_checkpoint
 from hyperadapt.training.trainer import MixtureTrainer
-from hyperadapt.training.trial import try_out, try_to_generate
+from hyperadapt.training.trial import try_out, try_to_answer
 from tiny_run import BASE, Forked, assert_one_line, command, contents, hyperadapt, write_config, write_tasks
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -376,7 +376,7 @@ def test_trying_out_changes_no_weight_and_uses_up_no_random_number(config: Path,
 
     before = states()
     try_out(trainer)
-    try_to_generate(trainer)
+    try_to_answer(trainer)
     assert states() == before
     assert all(torch.equal(value, weights[name]) for name, value in trainer.model.state_dict().items())
 

@@ -44,6 +44,7 @@ from tiny import (
     every_conditioned_method,
     every_method,
     gradients,
+    name_of,
     of_task,
     redraw,
     relative_error,
@@ -446,6 +447,7 @@ def test_the_compiled_models_gradients_are_the_eager_ones() -> None:
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="inductor: no g++ or clang++")
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_compiler")
 def test_inductors_code_of_the_encoder_has_the_eager_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch._inductor.config.cpp.simdlen", 1)  # g++ takes half the time without vectors
@@ -463,7 +465,15 @@ def test_inductors_code_of_the_encoder_has_the_eager_gradients(monkeypatch: pyte
         assert relative_error(value, eager[name]) < TOLERANCE, name
 
 
-@every_method
+# A table, a hypernetwork, rows' own adapters, and gates: the others are put together of the same parts.
+COMPILED = (METHODS[2], PLUS_PLUS, METHODS[5], METHODS[9])
+
+
+@pytest.mark.parametrize(
+    "method",
+    [method if method in COMPILED else pytest.param(method, marks=pytest.mark.slow) for method in METHODS],
+    ids=map(name_of, METHODS),
+)
 @pytest.mark.usefixtures("fresh_compiler")
 def test_the_compiled_model_equals_the_eager_one(method: Method) -> None:
     eager = tiny_adapted(method, num_layers=1)

@@ -375,7 +375,6 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "bin"
 
 
-@pytest.mark.slow
 @pytest.mark.xdist_group("wheel")
 def test_the_wheel_alone_lists_begins_and_trains(installed: Path, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

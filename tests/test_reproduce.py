@@ -53,11 +53,14 @@ OF_EACH_KIND = [
     "hyperdecoders/table-10",
     "hypergrid/figure-3",
 ]
+MINUTES = ("hyperformer/tables-5-6", "hyperdecoders/tables-4-5")  # the only ones that take as long
 WITHOUT_RUNS = {"hyperformer/parameters", *(f"hyperdecoders/table-{number}" for number in (10, 11, 12))}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", OF_EACH_KIND)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in MINUTES else name for name in OF_EACH_KIND],
+)
 @pytest.mark.usefixtures("in_one_process")
 def test_smoke(smoke_folder: Path, name: str) -> None:
     planned = plan(name, "smoke", smoke_folder)
@@ -582,7 +585,6 @@ def test_the_mean_over_tasks_is_of_those_that_have_every_size(tmp_path: Path) ->
     assert "| short | 6 | 65.0 | 65.0 |" in text
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("in_one_process")
 def test_a_run_that_failed_leaves_a_page_of_the_others(tmp_path: Path) -> None:
     planned = plan("table-3", "smoke", tmp_path)

@@ -90,8 +90,7 @@ def adapted_to(base: Any, method: Method, n_tasks: int) -> Any:
     from hyperadapt.model.adapt import adapt
 
     tasks = [f"task{index}" for index in range(n_tasks)]
-    has_heads = backbone_of(base).architecture == "encoder_only"
-    return adapt(base, method, tasks, dict.fromkeys(tasks, LABELS) if has_heads else None)
+    return adapt(base, method, tasks, dict.fromkeys(tasks, LABELS) if backbone_of(base).has_heads else None)
 
 
 def sizes_by_name(config: PretrainedConfig, method: Method, n_tasks: int) -> dict[str, int]:

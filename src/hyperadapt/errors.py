@@ -98,12 +98,13 @@ def reason_of(error: object, most: int = 200) -> str:
     return f"{beginning[:end].rstrip(' ,:;.')} …"
 
 
-def nearest(name: object, choices: Iterable[str]) -> str:
+def nearest(name: object, choices: Iterable[str], most: int = 12) -> str:
     """Say which of the choices was probably meant, for the end of an error message.
 
     Args:
         name: what the user wrote.
         choices: the valid names, in the order in which they are to be listed.
+        most: how many are listed.
     """
     choices = [str(choice) for choice in choices]
     if not choices:
@@ -112,7 +113,7 @@ def nearest(name: object, choices: Iterable[str]) -> str:
     lower = [choice.lower()[:LONGEST_NAME] for choice in choices]
     close = get_close_matches(str(name).lower()[:LONGEST_NAME], lower, n=1, cutoff=0.5)
     meant = shortened(choices[lower.index(close[0])]) if close else None
-    listed = ", ".join(map(shortened, choices[:12])) + (", …" if len(choices) > 12 else "")
+    listed = ", ".join(map(shortened, choices[:most])) + (", …" if len(choices) > most else "")
     return f"did you mean '{meant}'? (choices: {listed})" if meant else f"choices: {listed}"
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+    from hyperadapt.config.written import RunConfig
     from hyperadapt.tasks import Task
 
 IGNORED = -100  # a label where there is no target
@@ -77,6 +78,14 @@ class Architecture(ABC):
             UserError: if they do not.
         """
 
+    @abstractmethod
+    def check_config(self, config: RunConfig) -> None:
+        """Check that a configuration asks for nothing that is of other architectures.
+
+        Raises:
+            UserError: if it does.
+        """
+
     @staticmethod
     def check_vocabulary(base: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         """Check that a tokenizer's ids are in a model's vocabulary.
@@ -106,7 +115,8 @@ class Architecture(ABC):
                 f"data.max_source_length {form.max_source_length}{targets} are more than the {most} tokens that the "
                 f"model has places for: set it to {most - beside} or less"
                 if most > beside
-                else f"task '{task.name}': max_target_length {task.max_target_length} leaves no room for a prompt in "
+                else f"task '{task.name}': a target of {beside} tokens (max_target_length {task.max_target_length}, "
+                f"max_generated_length {task.max_generated_length}) leaves no room for a prompt in "
                 f"the {most} tokens that the model has places for; lower it"
             )
 
@@ -277,12 +287,14 @@ def batches(requests: Sequence[Request], batch_size: int) -> list[list[int]]:
     """Put requests into batches, the longest inputs first: what does not fit into memory fails at once.
 
     No batch mixes lengths to generate: what is predicted for a row must not depend on its neighbours. Rows with choices
-    are of one kind, whatever those are.
+    are of one kind, whatever those are, if as many tokens begin all of a row's.
     """
 
     def kind(row: int) -> tuple[bool, tuple[int, int], bool]:
         request = requests[row]
-        return (True, (0, 0), False) if request.choices else (False, request.lengths, request.likelihood)
+        if request.choices is not None:
+            return True, (len(request.choices.start), 0), False
+        return False, request.lengths, request.likelihood
 
     by_length = sorted(range(len(requests)), key=lambda row: (kind(row), len(requests[row].ids)))
     alike = [list(rows) for _, rows in groupby(by_length, key=kind)]

@@ -2,21 +2,24 @@
 
 Each gets the probability that a model writes it, where it may write labels alone. At every place where the labels'
 tokens part, the model's probabilities of the tokens that go on are divided by their sum; a label's probability is the
-product over the places on its way. So what all labels share costs nothing, and labels that differ in their first token,
-as numbers do, take one step of the decoder, or the prompt alone.
+product over the places on its way. What all labels begin with, as BART's start of a text, is read with the prompt, or
+with the decoder's start. So labels that part there, as numbers do, take no further step; others take one, of as many
+rows as their tree has branches that part once more.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from hyperadapt.architectures.padding import padded_rows
+
+FEWEST_BRANCHES = 16  # at once
 
 
 class Fork(NamedTuple):
@@ -58,10 +61,23 @@ class Choices:
                 found.append(Fork(path, tokens, taken))
         return tuple(found)
 
-    @property
-    def is_deep(self) -> bool:
-        """Whether texts part behind their first token too."""
-        return any(fork.path for fork in self.forks)
+    @cached_property
+    def start(self) -> tuple[int, ...]:
+        """The tokens with which all begin."""
+        return self.forks[0].path if self.forks else ()
+
+    def branches(self, read: int) -> list[tuple[int, ...]]:
+        """Return the paths to where texts part behind the first tokens, without these; none that others go through.
+
+        Args:
+            read: how many tokens.
+        """
+        paths = [fork.path[read:] for fork in self.forks if len(fork.path) > read]
+        return [
+            path
+            for path in paths
+            if not any(len(other) > len(path) and other[: len(path)] == path for other in paths)
+        ]
 
 
 class Request(NamedTuple):
@@ -97,51 +113,92 @@ class Answer(NamedTuple):
     probabilities: tuple[float, ...] = ()
 
 
-# Rows of a batch, (R,), and tokens that follow its first step, (R, T) -> the scores of what follows each, (R, T,
-# vocabulary).
-NextScores = Callable[[Tensor, Tensor], Tensor]
+class NextScores(Protocol):
+    """What goes on from the first step."""
+
+    def __call__(self, rows: Tensor, tokens: Tensor, last: bool) -> Tensor:
+        """Return the scores of what follows each token, (R, T, vocabulary).
+
+        Args:
+            rows: (R,), of the batch.
+            tokens: (R, T), that follow the first step in each.
+            last: whether it is not called again.
+        """
+        ...
 
 
-def log_probabilities(choices: Sequence[Choices], first: Tensor, deeper: NextScores) -> Tensor:
+def log_probabilities(choices: Sequence[Choices], read: int, first: Tensor, deeper: NextScores) -> Tensor:
     """Compute the logarithms of the choices' probabilities.
 
     Args:
         choices: of each row.
-        first: scores of the first token, (batch, vocabulary).
-        deeper: called once, if at all.
+        read: how many tokens with which a row's choices begin the first step has read.
+        first: scores of the token behind these, (batch, vocabulary).
+        deeper: called for at most as many branches at once as the batch has rows, which bounds its memory.
 
     Returns:
         (batch, most choices); 0 where a row has no more choices.
     """
-    widest = max(len(of_row.texts) for of_row in choices)
-    device, found = first.device, first.new_zeros(len(choices), widest, dtype=torch.float32)
-    for deep in (False, True):
-        places = [
-            (row, fork)
-            for row, of_row in enumerate(choices)
-            for fork in of_row.forks
-            if bool(fork.path) == deep
+    found = first.new_zeros(len(choices), max(len(of_row.texts) for of_row in choices), dtype=torch.float32)
+    at_first: list[Place] = []
+    behind: list[Place] = []
+    branches: list[tuple[int, tuple[int, ...]]] = []
+    for row, of_row in enumerate(choices):
+        paths = of_row.branches(read)
+        for fork in of_row.forks:
+            rest = fork.path[read:]
+            if rest:  # read where the first branch goes through it
+                number = next(n for n, path in enumerate(paths) if path[: len(rest)] == rest)
+                behind.append(Place(row, fork, len(branches) + number, len(rest) - 1))
+            else:
+                at_first.append(Place(row, fork, row, 0))
+        branches += [(row, path) for path in paths]
+    add_steps(found, at_first, first.unsqueeze(1))
+    size = max(len(choices), FEWEST_BRANCHES)
+    for start in range(0, len(branches), size):
+        part, end = branches[start : start + size], start + size
+        rows = torch.tensor([row for row, _ in part], device=first.device)
+        longest = max(len(path) for _, path in part)
+        tokens = padded_rows([path for _, path in part], longest, 0, device=first.device)
+        scores = deeper(rows, tokens, last=end >= len(branches))
+        here = [
+            place._replace(branch=place.branch - start) for place in behind if start <= place.branch < end
         ]
-        if not places:
-            continue
-        forks = [fork for _, fork in places]
-        rows = torch.tensor([row for row, _ in places], device=device)
-        most = max(len(fork.tokens) for fork in forks)
-        tokens = padded_rows([fork.tokens for fork in forks], most, -1, device=device)
-        # Behind the tokens a column of zeros, for labels that do not come there.
-        taken = padded_rows([fork.taken for fork in forks], widest, -1, device=device) % (most + 1)
-        wanted = tokens.clamp_min(0)  # of which alone the scores are read
-        if deep:
-            longest = max(len(fork.path) for fork in forks)
-            ends = torch.tensor([len(fork.path) - 1 for fork in forks], device=device)
-            scores = deeper(rows, padded_rows([fork.path for fork in forks], longest, 0, device=device))
-            at_fork = scores[torch.arange(len(forks), device=device)[:, None], ends[:, None], wanted]
-        else:
-            at_fork = first[rows[:, None], wanted]
-        at_fork = at_fork.float().masked_fill(tokens < 0, -torch.inf)
-        steps = torch.nn.functional.pad(at_fork.log_softmax(1), (0, 1))
-        found.index_add_(0, rows, steps.gather(1, taken))
+        add_steps(found, here, scores)
     return found
+
+
+class Place(NamedTuple):
+    """Where the scores of a fork are: in which row of them, and behind which of its tokens."""
+
+    row: int
+    fork: Fork
+    branch: int
+    token: int
+
+
+def add_steps(found: Tensor, places: Sequence[Place], scores: Tensor) -> None:
+    """Add what forks tell of the choices.
+
+    Args:
+        found: (batch, most choices), the logarithms so far, which are changed.
+        places: of the forks.
+        scores: (R, T, vocabulary), of which those of the forks' tokens alone are read.
+    """
+    if not places:
+        return
+    device, widest = scores.device, found.shape[1]
+    most = max(len(place.fork.tokens) for place in places)
+    tokens = padded_rows([place.fork.tokens for place in places], most, -1, device=device)
+    # Behind the tokens a column of zeros, for labels that do not come there.
+    taken = padded_rows([place.fork.taken for place in places], widest, -1, device=device) % (most + 1)
+    rows, branches, behind = torch.tensor(
+        [[place.row, place.branch, place.token] for place in places], device=device
+    ).T
+    at_fork = scores[branches[:, None], behind[:, None], tokens.clamp_min(0)]
+    at_fork = at_fork.float().masked_fill(tokens < 0, -torch.inf)
+    steps = torch.nn.functional.pad(at_fork.log_softmax(1), (0, 1))
+    found.index_add_(0, rows, steps.gather(1, taken))
 
 
 def chosen_of(choices: Choices, log_probabilities: Sequence[float]) -> Answer:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from hyperadapt.architectures.base import IGNORED, Request, padded
 from hyperadapt.architectures.choices import NextScores
-from hyperadapt.architectures.frames import Frame, chat_prompt, chat_texts, special_tokens
-from hyperadapt.architectures.generation import likelihoods_of
+from hyperadapt.architectures.frames import MARKS, Frame, chat_prompt, chat_texts, special_tokens
+from hyperadapt.architectures.generation import likelihoods_of, notice_once
 from hyperadapt.architectures.padding import Collator, padded_ids, padded_rows
 from hyperadapt.architectures.text import TextArchitecture
 from hyperadapt.architectures.tokenizing import Texts, Writer
@@ -53,7 +53,7 @@ class DecoderOnly(TextArchitecture):
         self, model: Any, task: Task, tokenizer: PreTrainedTokenizerBase, form: InputFormat
     ) -> None:
         self.check_labels(task, tokenizer, form)
-        self.check_room(model, form.max_source_length + task.max_target_length, task, form)
+        self.check_room(model, form.max_source_length + self.longest_target(task), task, form)
 
     def frame(self, tokenizer: PreTrainedTokenizerBase, task: Task | None, form: InputFormat) -> Frame:
         if form.chat_template:
@@ -61,6 +61,11 @@ class DecoderOnly(TextArchitecture):
             if task is not None and task.kind_of_task.is_chat:
                 return Frame()  # `columns` writes it whole
             return Frame(before=chat.before, behind=chat.between)
+        if task is not None and task.kind_of_task.is_chat and getattr(tokenizer, "chat_template", None):
+            notice_once(
+                f"task '{task.name}' is of conversations, and the tokenizer has a chat template: data.chat_template "
+                "would write them by it"
+            )
         starts, _ = special_tokens(tokenizer)
         if task is not None and task.template is not None:
             return Frame(starts)
@@ -72,7 +77,8 @@ class DecoderOnly(TextArchitecture):
             return texts
         written = [chat_prompt(tokenizer, messages)[0] for messages in texts["messages"]]
         places = [
-            places_of(messages, text) for messages, text in zip(texts["messages"], written, strict=True)
+            places_of(tokenizer, messages, text)
+            for messages, text in zip(texts["messages"], written, strict=True)
         ]
         return {**texts, "source": written, "places": places}
 
@@ -135,11 +141,11 @@ class DecoderOnly(TextArchitecture):
         options: Mapping[str, Any],
         per_token: bool,
     ) -> tuple[Tensor, list[float]]:
-        """Generate the answers of a batch, which the tokenizer's end token ends, and the model's own ones."""
+        """Generate the answers of a batch, which end with the tokenizer's end token, its chat's, or the model's own."""
         inputs = padded(model, tokenizer, requests, "left")
         brought = model.generation_config.eos_token_id
         own = brought if isinstance(brought, list) else [] if brought is None else [brought]
-        ends = list(dict.fromkeys([*end_token(tokenizer), *own]))
+        ends = list(dict.fromkeys([*end_token(tokenizer), *end_of_chat(tokenizer), *own]))
         tokens = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": ends}
         generated = model.generate(**inputs, **options, **tokens)[:, inputs["input_ids"].shape[1] :]
         if not requests[0].likelihood:
@@ -148,21 +154,38 @@ class DecoderOnly(TextArchitecture):
 
     @torch.no_grad()
     def first_scores(
-        self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], goes_on: bool
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[Request],
+        starts: Sequence[tuple[int, ...]],
+        goes_on: bool,
     ) -> tuple[Tensor, NextScores]:
-        inputs = padded(model, tokenizer, requests, "left")
+        begun = [
+            request._replace(ids=[*request.ids, *start])
+            for request, start in zip(requests, starts, strict=True)
+        ]
+        inputs = padded(model, tokenizer, begun, "left")
         mask = inputs["attention_mask"]
-        outputs = model(**inputs, position_ids=positions(mask), logits_to_keep=1, use_cache=goes_on)
+        prompt = mask.clone()
+        prompt[:, mask.shape[1] - len(starts[0]) :] = 0  # equally many tokens of each row, at its end
+        outputs = model(
+            **inputs,
+            position_ids=positions(mask),
+            prompt_mask=prompt,
+            logits_to_keep=1,
+            use_cache=goes_on,
+        )
 
-        def deeper(rows: Tensor, tokens: Tensor) -> Tensor:
+        def deeper(rows: Tensor, tokens: Tensor, last: bool) -> Tensor:
             own, task_ids = mask[rows], inputs["task_ids"][rows]
-            model.go_on_with(outputs.past_key_values, rows, task_ids)
+            cache = model.go_on_with(outputs.past_key_values, rows, task_ids, copied=not last)
             whole = torch.cat([own, torch.ones_like(tokens)], 1)
             return model(
                 input_ids=tokens,
                 attention_mask=whole,
                 position_ids=positions(whole)[:, own.shape[1] :],
-                past_key_values=outputs.past_key_values,
+                past_key_values=cache,
                 task_ids=task_ids,
             ).logits
 
@@ -229,18 +252,24 @@ def log_likelihoods(
     return likelihoods_of(logits, generated, ends, per_token)
 
 
-def places_of(messages: Sequence[Mapping[str, Any]], text: str) -> list[list[int]]:
-    """Find where in a written chat each message's own text stands; of one that the template changes, nowhere."""
+def places_of(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], text: str
+) -> list[list[int]]:
+    """Find where in a written chat each message's own text stands; from one that the template changes on, nowhere.
+
+    Between which texts the template puts them is found by writing marks in their place.
+    """
+    marked = [{**message, "content": MARKS[0]} for message in messages]
+    *between, _ = chat_prompt(tokenizer, marked)[0].split(MARKS[0])
     found, end = [], 0
-    for message in messages:
-        content = str(message["content"]).strip()
-        begin = text.find(content, end)
-        if begin < 0:
-            found.append([end, end])
-            continue
-        end = begin + len(content)
+    for message, before in zip(messages, between, strict=False):
+        begin, content = end + len(before), str(message["content"])
+        own = next((part for part in (content, content.strip()) if text.startswith(part, begin)), None)
+        if own is None or text[end:begin] != before:
+            break
+        end = begin + len(own)
         found.append([begin, end])
-    return found
+    return found + [[end, end]] * (len(messages) - len(found))
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase, behind: str) -> tuple[int, ...]:
@@ -249,6 +278,16 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase, behind: str) -> tuple[int, .
     known = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
     last = next((place for place, token in enumerate(ids) if token in known), None)
     return end_token(tokenizer) if last is None else tuple(ids[: last + 1])
+
+
+def end_of_chat(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the token that ends an answer of a chat; none where the tokenizer has no chat template of use."""
+    if not getattr(tokenizer, "chat_template", None):
+        return ()
+    try:
+        return end_of_turn(tokenizer, chat_texts(tokenizer).behind)[-1:]
+    except UserError:  # said where chats are asked for
+        return ()
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

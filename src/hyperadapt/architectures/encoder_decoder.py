@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class EncoderDecoder(TextArchitecture):
-    """T5 and its like."""
+    """T5, BART and their like."""
 
     name = "encoder_decoder"
 
@@ -42,7 +42,7 @@ class EncoderDecoder(TextArchitecture):
             )
         if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
             raise UserError(
-                "the tokenizer has no end token (eos_token) or no padding (pad_token), which T5 needs"
+                "the tokenizer has no end token (eos_token) or no padding (pad_token), which an encoder-decoder needs"
             )
         for name in ("decoder_start_token_id", "pad_token_id", "eos_token_id"):
             number = getattr(base.config, name)
@@ -54,7 +54,8 @@ class EncoderDecoder(TextArchitecture):
         self.check_vocabulary(base, tokenizer)
         if tokenizer.eos_token_id not in special_tokens(tokenizer)[1]:
             raise UserError(
-                "the tokenizer does not end a text with its end token, as T5's do: give it such a post-processor"
+                "the tokenizer does not end a text with its end token, as those of encoder-decoders do: give it such a "
+                "post-processor"
             )
         target = torch.tensor([tokenizer(text_target="a")["input_ids"]])
         in_training = int(base.prepare_decoder_input_ids_from_labels(labels=target)[0, 0])
@@ -95,6 +96,13 @@ class EncoderDecoder(TextArchitecture):
     ) -> None:
         self.check_labels(task, tokenizer, form)
         self.check_room(model, form.max_source_length, task, form)
+        most, longest = backbone_of(model).positions(model.config), self.longest_target(task)
+        if most is not None and longest > most:
+            field = "max_target_length" if task.max_target_length > most else "max_generated_length"
+            raise UserError(
+                f"task '{task.name}': {field} {longest} is more than the {most} tokens that the model's decoder has "
+                "places for; lower it"
+            )
 
     def numbers_read(self, model: Any) -> int:
         """Count the encoder's states, and the keys and values that the decoder makes of them."""
@@ -120,31 +128,36 @@ class EncoderDecoder(TextArchitecture):
 
     @torch.no_grad()
     def first_scores(
-        self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], goes_on: bool
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[Request],
+        starts: Sequence[tuple[int, ...]],
+        goes_on: bool,
     ) -> tuple[Tensor, NextScores]:
         inputs = padded(model, tokenizer, requests)
         states, mask = encoder_states(model, inputs), inputs["attention_mask"]
-        start = torch.full((len(requests), 1), model.config.decoder_start_token_id, device=mask.device)
+        begin = [(model.config.decoder_start_token_id, *start) for start in starts]
         outputs = model(
             encoder_outputs=BaseModelOutput(states),
             attention_mask=mask,
-            decoder_input_ids=start,
+            decoder_input_ids=torch.tensor(begin, device=mask.device),
             task_ids=inputs["task_ids"],
             use_cache=goes_on,
         )
 
-        def deeper(rows: Tensor, tokens: Tensor) -> Tensor:
+        def deeper(rows: Tensor, tokens: Tensor, last: bool) -> Tensor:
             task_ids, of_rows = inputs["task_ids"][rows], states[rows]
-            model.go_on_with(outputs.past_key_values, rows, task_ids, of_rows)
+            cache = model.go_on_with(outputs.past_key_values, rows, task_ids, of_rows, copied=not last)
             return model(
                 encoder_outputs=BaseModelOutput(of_rows),
                 attention_mask=mask[rows],
                 decoder_input_ids=tokens,
-                past_key_values=outputs.past_key_values,
+                past_key_values=cache,
                 task_ids=task_ids,
             ).logits
 
-        return outputs.logits[:, 0], deeper
+        return outputs.logits[:, -1], deeper
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hyperadapt.architectures.base import Answer, Answering, Architecture, Request, padded
+from hyperadapt.architectures.base import IGNORED, Answer, Answering, Architecture, Request, padded
 from hyperadapt.architectures.choices import Choices, chosen_of
 from hyperadapt.architectures.frames import Frame, special_tokens
 from hyperadapt.architectures.padding import Collator, padded_ids
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+    from hyperadapt.config.written import RunConfig
     from hyperadapt.tasks import Task
 
 
@@ -39,6 +40,13 @@ class EncoderOnly(Architecture):
         if tokenizer.pad_token_id is None:
             raise UserError("the tokenizer has no padding (pad_token), which a batch needs")
         self.check_vocabulary(base, tokenizer)
+
+    def check_config(self, config: RunConfig) -> None:
+        if config.evaluation.answers == "generate" or config.evaluation.num_beams > 1:
+            field = "answers: generate" if config.evaluation.answers == "generate" else "num_beams"
+            raise UserError(
+                f"evaluation.{field} is for models that write; an encoder alone has heads: leave it out"
+            )
 
     def check_task(
         self, model: Any, task: Task, tokenizer: PreTrainedTokenizerBase, form: InputFormat
@@ -79,6 +87,11 @@ class EncoderOnly(Architecture):
         columns = {name: rows[name] for name in rows.column_names}
         ids, _ = self.inputs(columns, tokenizer, form, task, "train rows")
         labels = [task.kind_of_task.number(task, target) for target in rows["target"]]
+        if IGNORED in labels:
+            raise UserError(
+                f"task '{task.name}': row {labels.index(IGNORED)} has the score {IGNORED}, which says in transformers "
+                "that there is none; write the scores in other units"
+            )
         return Dataset.from_dict({"input_ids": ids, "labels": labels, "task_ids": [task_id] * len(ids)})
 
     def collator(self, model: Any, tokenizer: PreTrainedTokenizerBase, multiple_of: int | None) -> Any:
@@ -87,7 +100,7 @@ class EncoderOnly(Architecture):
     def loss(self, outputs: Any, labels: Tensor, num_items: Tensor | None, label_smoothing: float) -> Tensor:
         """Average the rows' losses: the cross-entropy of labels, the squared error of scores."""
         losses = row_losses(outputs.logits, labels, label_smoothing)
-        return losses.sum() / (len(losses) if num_items is None else num_items)
+        return losses.sum() / (labels.ne(IGNORED).sum() if num_items is None else num_items)
 
     def choices(self, task: Task, tokenizer: PreTrainedTokenizerBase, form: InputFormat) -> Choices | None:
         return Choices(task.label_texts) if task.label_texts else None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+    from hyperadapt.config.written import RunConfig
     from hyperadapt.tasks import Task
 
 
@@ -62,14 +63,33 @@ class TextArchitecture(Architecture):
 
     @abstractmethod
     def first_scores(
-        self, model: Any, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], goes_on: bool
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[Request],
+        starts: Sequence[tuple[int, ...]],
+        goes_on: bool,
     ) -> tuple[Tensor, NextScores]:
-        """Return the scores of each answer's first token, (batch, vocabulary), and what goes on from there.
+        """Return the scores of the token behind each answer's start, (batch, vocabulary), and what goes on from there.
 
         Args:
             model, tokenizer, requests: as of `answer_batch`.
+            starts: tokens with which each row's answer begins, equally many.
             goes_on: whether it does.
         """
+
+    def check_config(self, config: RunConfig) -> None:
+        for field, differs in (
+            ("model.pooling", config.model.pooling != "mean"),
+            ("training.head_learning_rate", config.training.head_learning_rate is not None),
+        ):
+            if differs:
+                raise UserError(f"{field} is of heads, for models that are an encoder alone; leave it out")
+
+    @staticmethod
+    def longest_target(task: Task) -> int:
+        """Return how many tokens a target has at most, in training or as it is generated."""
+        return max(task.max_target_length, *task.generated_lengths)
 
     def check_labels(self, task: Task, tokenizer: PreTrainedTokenizerBase, form: InputFormat) -> None:
         """Check that every label can be written, and read back, within the tokens that the task says.
@@ -109,10 +129,11 @@ class TextArchitecture(Architecture):
         Counted are the scores of every token, of which beam search holds three copies, and what a step reads of the
         input, each for every beam: more is held, so that what is refused would have failed.
         """
-        if how.num_beams == 1:
+        generated = [request for request in requests if request.choices is None]
+        if how.num_beams == 1 or not generated:
             return
-        rows = min(how.batch_size, len(requests))
-        longest = max((len(request.ids) for request in requests), default=0)
+        rows = min(how.batch_size, len(generated))
+        longest = max(len(request.ids) for request in generated)
         of_input = longest * self.numbers_read(model) * model.dtype.itemsize
         needed = rows * how.num_beams * (3 * 4 * model.config.vocab_size + of_input)
         on_gpu = model.device.type == "cuda"
@@ -132,10 +153,12 @@ class TextArchitecture(Architecture):
     ) -> list[Answer]:
         chosen = [request.choices for request in requests if request.choices is not None]
         if chosen:
-            deep = any(choices.is_deep for choices in chosen)
-            first, deeper = self.first_scores(model, tokenizer, requests, deep)
+            read = min(len(choices.start) for choices in chosen)
+            starts = [choices.start[:read] for choices in chosen]
+            goes_on = any(choices.branches(read) for choices in chosen)
+            first, deeper = self.first_scores(model, tokenizer, requests, starts, goes_on)
             with torch.no_grad():
-                scores = log_probabilities(chosen, first, deeper).tolist()
+                scores = log_probabilities(chosen, read, first, deeper).tolist()
             return [chosen_of(of_row, row) for of_row, row in zip(chosen, scores, strict=True)]
         fewest, most = requests[0].lengths
         options = {

@@ -43,8 +43,8 @@ def backbone_of_type(model_type: str) -> Backbone:
             return backbone
     known = [known for backbone in BACKBONES for known in backbone.model_types]
     raise UserError(
-        f"no backbone for model type '{model_type}'; {nearest(model_type, known)}; a new one is a table of names in "
-        "hyperadapt/backbones"
+        f"no backbone for model type '{model_type}'; {nearest(model_type, known, len(known))}; a new one is a table of "
+        "names in hyperadapt/backbones"
     )
 
 

@@ -73,6 +73,7 @@ def published(name: str) -> PretrainedConfig | None:
         ("facebook", "bart-large-cnn"): (BartConfig, {**large, "vocab_size": 50264}),
         ("facebook", "mbart-large-cc25"): (MBartConfig, {**large, "vocab_size": 250027}),
         ("facebook", "mbart-large-50"): (MBartConfig, {**large, "vocab_size": 250054}),
+        ("google", "pegasus-xsum"): (PegasusConfig, {**shape(1024, 16, 16, 4096), "vocab_size": 96103}),
         ("google", "pegasus-large"): (PegasusConfig, {**shape(1024, 16, 16, 4096), "vocab_size": 96103}),
     }
     found = [shape for (maker, known), shape in shapes.items() if known == name and owner in ("", maker)]

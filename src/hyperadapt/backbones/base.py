@@ -5,6 +5,7 @@ Widths are read from the model's own modules. No family has code but for the con
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,7 +17,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from hyperadapt.errors import UserError, nearest
+from hyperadapt.errors import UserError, nearest, notice
 from hyperadapt.sites import Site, Source, Tap
 
 ArchitectureName = Literal["encoder_decoder", "decoder_only", "encoder_only"]
@@ -89,6 +90,7 @@ class Backbone:
         loading: options with which its models are loaded and built.
         fixed: ends of the names of parameters that are computed, and never trained.
         hands_on: whether its stacks hand further arguments on to their blocks.
+        fields: of configurations of published models, which transformers' class takes without naming them.
         positions: the most tokens of an input that a configuration has places for; None where that is any number.
     """
 
@@ -102,6 +104,7 @@ class Backbone:
     loading: Mapping[str, Any] = field(default_factory=dict)
     fixed: tuple[str, ...] = ()
     hands_on: bool = True
+    fields: tuple[str, ...] = ()
     positions: Callable[[Any], int | None] = field(
         default=lambda config: getattr(config, "max_position_embeddings", None)
     )
@@ -114,6 +117,32 @@ class Backbone:
     def build(self, config: PretrainedConfig) -> Any:
         """Build a model of a configuration, with random weights."""
         return self.auto_class.from_config(config, **self.loading)
+
+    def load(self, model_class: Any, name: str, **options: Any) -> Any:
+        """Load a model by transformers, and say in one line what its files lack.
+
+        That heads or a pooler of theirs are not taken is no news: transformers' own report is left out.
+
+        Args:
+            model_class: of transformers.
+            name: of a directory, or on the hub.
+            options: of `from_pretrained`.
+        """
+        logger = logging.getLogger("transformers.modeling_utils")
+        logger.addFilter(no_report)
+        try:
+            model, report = model_class.from_pretrained(
+                name, output_loading_info=True, **{**self.loading, **options}
+            )
+        finally:
+            logger.removeFilter(no_report)
+        missing = sorted(report["missing_keys"])
+        if missing:
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            notice(
+                f"{name} lacks weights of a {type(model).__name__}, which are drawn: {', '.join(missing[:3])}{more}"
+            )
+        return model
 
     def modules(self, model: Any) -> dict[str, nn.Module]:
         """Return the model's stacks by name.
@@ -138,6 +167,11 @@ class Backbone:
         """Return the paths in the model of a stack's blocks, in order."""
         table = self.stacks[stack]
         return [table.in_model(f"{table.blocks}.{layer}") for layer in range(len(self.blocks(model, stack)))]
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether its models write nothing, so that each task has a head of its own."""
+        return self.architecture == "encoder_only"
 
     @property
     def has_shifts(self) -> bool:
@@ -215,6 +249,11 @@ class Backbone:
     def sources(table: Stack, block: str) -> dict[Tap, Source]:
         """Return where forms find what they read in a block of this path."""
         return {tap: Source(f"{block}.{source.path}", source.side) for tap, source in table.taps.items()}
+
+
+def no_report(record: logging.LogRecord) -> bool:
+    """Tell transformers' report of loading from what else it logs."""
+    return "LOAD REPORT" not in record.getMessage()
 
 
 def get_module(model: Any, path: str) -> Any:

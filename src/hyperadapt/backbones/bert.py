@@ -87,6 +87,7 @@ def published(name: str) -> PretrainedConfig | None:
         "MiniLM-L6-H384-uncased": (BertConfig, {**mini, "vocab_size": 30522}),
         "roberta-base": (RobertaConfig, {**base, **roberta}),
         "roberta-large": (RobertaConfig, {**large, **roberta}),
+        "deberta-v3-small": (DebertaV2Config, {**base, **deberta, "num_hidden_layers": 6}),
         "deberta-v3-base": (DebertaV2Config, {**base, **deberta}),
         "deberta-v3-large": (DebertaV2Config, {**large, **deberta}),
     }
@@ -123,4 +124,5 @@ DEBERTA = Backbone(
     norm_eps="layer_norm_eps",
     positions=lambda config: config.max_position_embeddings if config.position_biased_input else None,
     hands_on=False,
+    fields=("norm_rel_ebd",),
 )

@@ -32,6 +32,7 @@ PUBLISHED: dict[tuple[str, str], tuple[str, tuple[int, ...], bool]] = {
     ("Qwen", "Qwen3-8B"): ("qwen3", (4096, 12288, 36, 32, 8, 128, 151936), False),
     ("HuggingFaceTB", "SmolLM2-135M"): ("llama", (576, 1536, 30, 9, 3, 64, 49152), True),
     ("HuggingFaceTB", "SmolLM2-360M"): ("llama", (960, 2560, 32, 15, 5, 64, 49152), True),
+    ("HuggingFaceTB", "SmolLM3-3B"): ("smollm3", (2048, 11008, 36, 16, 4, 128, 128256), True),
     ("HuggingFaceTB", "SmolLM2-1.7B"): ("llama", (2048, 8192, 24, 32, 32, 64, 49152), True),
 }
 

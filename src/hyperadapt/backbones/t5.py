@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PretrainedConfig, T5Config
+from transformers import PretrainedConfig, T5Config, UMT5Config
 
 from hyperadapt.backbones.base import Backbone, NormKind, Stack
 from hyperadapt.sites import Source, Tap
@@ -27,6 +27,7 @@ V1_1 = {
     "xl": (2048, 64, 5120, 24, 24, 32),
     "xxl": (4096, 64, 10240, 24, 24, 64),
 }
+MULTILINGUAL: dict[str, tuple[Any, int]] = {"mt5-": (T5Config, 250112), "umt5-": (UMT5Config, 256384)}
 BYT5 = {
     "byt5-small": (1472, 64, 3584, 12, 4, 6),
     "byt5-base": (1536, 64, 3968, 18, 6, 12),
@@ -72,21 +73,22 @@ def published(name: str) -> PretrainedConfig | None:
     owner, _, name = name.rpartition("/")
     if owner not in ("", "google", "google-t5"):
         return None
-    v1_1, multilingual, byte_level = name.replace("flan-t5-", "t5-v1_1-"), "mt5-", "byt5-"
+    v1_1, byte_level = name.replace("flan-t5-", "t5-v1_1-"), "byt5-"
     if name.startswith("t5-") and name.endswith("-lm-adapt"):
         v1_1 = f"t5-v1_1-{name.removeprefix('t5-').removesuffix('-lm-adapt')}"
     if name in V1_0:
         return shaped(V1_0[name], vocab_size=32128)
     if v1_1.startswith("t5-v1_1-") and (size := v1_1.removeprefix("t5-v1_1-")) in V1_1:
         return shaped(V1_1[size], vocab_size=32128, gated=True)
-    if name.startswith(multilingual) and (size := name.removeprefix(multilingual)) in V1_1:
-        return shaped(V1_1[size], vocab_size=250112, gated=True)
+    for multilingual, (config, vocabulary) in MULTILINGUAL.items():
+        if name.startswith(multilingual) and (size := name.removeprefix(multilingual)) in V1_1:
+            return shaped(V1_1[size], vocab_size=vocabulary, gated=True, config=config)
     if name.startswith(byte_level) and name in BYT5:
         return shaped(BYT5[name], vocab_size=384, gated=True)
     return None
 
 
-def shaped(dims: tuple[int, ...], vocab_size: int, gated: bool = False) -> T5Config:
+def shaped(dims: tuple[int, ...], vocab_size: int, gated: bool = False, config: Any = T5Config) -> Any:
     """Build a T5 configuration; those with a gated feed-forward (v1.1 and later) have an output head of their own."""
     d_model, d_kv, d_ff, num_layers, num_decoder_layers, num_heads = dims
     options: dict[str, Any] = {
@@ -94,7 +96,7 @@ def shaped(dims: tuple[int, ...], vocab_size: int, gated: bool = False) -> T5Con
         "tie_word_embeddings": not gated,
         "decoder_start_token_id": 0,
     }
-    config = T5Config(
+    made = config(
         vocab_size=vocab_size,
         d_model=d_model,
         d_kv=d_kv,
@@ -104,9 +106,9 @@ def shaped(dims: tuple[int, ...], vocab_size: int, gated: bool = False) -> T5Con
         num_heads=num_heads,
         **options,
     )
-    # T5Config takes the option as the output's scale alone, and lets the checkpoint's tensors decide what is tied.
-    config.tie_word_embeddings = not gated
-    return config
+    # The class takes the option as the output's scale alone, and lets the checkpoint's tensors decide what is tied.
+    made.tie_word_embeddings = not gated
+    return made
 
 
 T5 = Backbone(

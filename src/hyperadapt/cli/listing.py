@@ -65,7 +65,7 @@ def params(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Count parameters, without downloading weights."""
+    """Count parameters, without downloading weights; of an encoder alone with a head of two labels a task."""
     from hyperadapt.config.reading import parse_overrides
 
     if paper:

@@ -181,7 +181,9 @@ class RunConfig(WrittenConfig):
     @model_validator(mode="after")
     def _tokenizer(self) -> RunConfig:
         if self.model.config is not None and self.model.tokenizer is None:
-            raise ValueError("model: a model built from a config needs a tokenizer")
+            raise ValueError(
+                "model: a model built from a config needs a tokenizer; model.tokenizer: bytes needs no file"
+            )
         return self
 
     @model_validator(mode="after")

@@ -84,7 +84,7 @@ class Grid(Form):
             gates = self.gate(call.taps[Tap.NORM_OUTPUT].to(x.dtype), x, in_dtype, call.mask)
             if call.kept is not None:
                 call.kept["gates"] = gates
-        y = gated_linear(x, linear_map.weight, gates)
+        y = gated_linear(x, matrix_of(linear_map), gates)
         return y if linear_map.bias is None else y + linear_map.bias
 
     def gate(self, read: Tensor, x: Tensor, weights: dict[str, Tensor], mask: Tensor | None) -> Tensor:
@@ -130,6 +130,11 @@ def nearest_divisor(blocks: int, width: int) -> int:
     """Find the divisor of a width that is nearest to a number of blocks."""
     divisors = (divisor for divisor in range(1, width + 1) if width % divisor == 0)
     return min(divisors, key=lambda divisor: abs(divisor - blocks))
+
+
+def matrix_of(linear_map: Any) -> Tensor:
+    """Return a linear map's matrix, (d_out, d_in); GPT-2's keep theirs transposed."""
+    return linear_map.weight if hasattr(linear_map, "in_features") else linear_map.weight.T
 
 
 def gated_linear(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:

@@ -64,6 +64,7 @@ class GatedFeedForward(Method):
 
     def build(self, host: Host) -> Adaptation:
         from torch import nn
+        from transformers.pytorch_utils import Conv1D
 
         from hyperadapt.adaptation import Adaptation, SiteGroup
         from hyperadapt.conditioning import Unconditioned
@@ -80,7 +81,7 @@ class GatedFeedForward(Method):
                 )
             for site in sites:
                 kind = type(model.get_submodule(site.path))
-                if kind is not nn.Linear:
+                if kind not in (nn.Linear, Conv1D):  # what is quantised has no matrix to gate
                     raise UserError(
                         f"method {self.name} gates linear maps, but {site.path} is a {kind.__name__}"
                     )

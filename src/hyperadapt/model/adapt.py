@@ -40,6 +40,11 @@ MODELS: dict[ArchitectureName, type[AdaptedModel]] = {
     "decoder_only": AdaptedCausalModel,
     "encoder_only": AdaptedEncoderModel,
 }
+STACKS: dict[ArchitectureName, type[AdaptedStack]] = {
+    "encoder_decoder": AdaptedStack,
+    "decoder_only": AdaptedCausalStack,
+    "encoder_only": AdaptedStack,
+}
 
 
 def adapt(
@@ -152,6 +157,11 @@ def check_base(base: Any) -> Backbone:
             "AutoModelForSeq2SeqLM, AutoModelForCausalLM or AutoModel; what wraps it comes after `adapt`"
         )
     backbone = backbone_of(base)
+    if not backbone.has_heads and base.get_output_embeddings() is None:
+        raise UserError(
+            f"a {type(base).__name__} has no output layer, by which {backbone.name} writes its answers; load the model "
+            f"with {backbone.auto_class.__name__}"
+        )
     for name in backbone.modules(base):
         if not len(backbone.blocks(base, name)):
             raise UserError(f"the model's {name} has no blocks to adapt")
@@ -170,7 +180,7 @@ def check_heads(backbone: Backbone, tasks: Sequence[str], heads: HeadOptions | N
     Raises:
         UserError: if not.
     """
-    if backbone.architecture == "encoder_only":
+    if backbone.has_heads:
         (heads or HeadOptions({})).check(tasks)
     elif heads is not None:
         raise UserError(
@@ -240,7 +250,7 @@ def insert(model: Any, backbone: Backbone, adaptation: Adaptation) -> None:
     for name, stack in backbone.modules(model).items():
         if not adaptation.site_groups(name):
             continue
-        subclass(stack, AdaptedCausalStack if backbone.architecture == "decoder_only" else AdaptedStack)
+        subclass(stack, STACKS[backbone.architecture])
         stack.stack_name, stack.model = name, (model,)
         for block in backbone.blocks(model, name):
             subclass(block, AdaptedBlock if backbone.hands_on else CalledBlock)

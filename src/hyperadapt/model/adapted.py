@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from hyperadapt.errors import UserError, nearest
 from hyperadapt.methods import Method
 from hyperadapt.model import file, optional
 from hyperadapt.model.fingerprint import TensorDigest
-from hyperadapt.model.heads import HeadOptions, row_losses
+from hyperadapt.model.heads import IGNORED, HeadOptions, row_losses
 from hyperadapt.model.stack import AdaptedStack, CachedWeights, by_name, cache_rows, check_task_ids
 from hyperadapt.model.verbs import RefusedVerbs, check_save_options
 
@@ -87,25 +88,37 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
         return generate(*args, **kwargs)
 
     def go_on_with(
-        self, cache: Any, rows: Tensor, task_ids: Tensor, encoder_hidden_states: Tensor | None = None
-    ) -> None:
+        self,
+        cache: Any,
+        rows: Tensor,
+        task_ids: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        copied: bool = False,
+    ) -> Any:
         """Let a generation go on with some of its rows, each as often as it is named, by what was made for them.
 
         Args:
-            cache: of the generation; it is changed.
+            cache: of the generation; it is changed, unless it is `copied`.
             rows: (R,), numbers of rows.
             task_ids: (R,), theirs, to be given to the next step as this very tensor.
             encoder_hidden_states: theirs, where there is an encoder, likewise.
+            copied: leave the cache as it is, for other rows.
+
+        Returns:
+            The cache to go on with.
         """
+        kept = getattr(cache, "site_weights", None)
+        if copied:
+            cache = deepcopy(cache, {id(kept): kept})  # but for the weights, of which rows are taken
         size = cache_rows(cache)
         cache.batch_select_indices(rows)
-        kept = getattr(cache, "site_weights", None)
         if kept is not None:
             chosen = kept.prepared.of_rows(rows, size)
             own = task_ids if self.method.task_conditioned else None
             cache.site_weights = CachedWeights(
                 own, encoder_hidden_states, chosen, self.hyperadapt.by_site(chosen)
             )
+        return cache
 
     @property
     def _keys_to_ignore_on_save(self) -> list[str]:  # type: ignore[override]
@@ -228,6 +241,8 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
 class AdaptedCausalModel(AdaptedModel):
     """Mixed in before the class of a model without an encoder."""
 
+    accepts_loss_kwargs = True  # the base model's loss takes the number of items in a step
+
     def forward(
         self,
         *args: Any,
@@ -240,22 +255,60 @@ class AdaptedCausalModel(AdaptedModel):
         Args:
             task_ids: (batch,), index of each row's task in `tasks`.
             prompt_mask: (batch, seq), 1 for the tokens of the prompt, which some methods condition on. By default these
-                are the tokens that labels ignore (-100); without labels all are.
+                are all before the first that labels do not ignore (-100); without labels all are.
 
         Raises:
-            UserError: if task_ids are missing or do not fit the batch.
+            UserError: if task_ids are missing or do not fit the batch, or what is conditioned on the prompt finds none.
         """
         if self.hyperadapt.reads_prompt:
             kwargs = by_name(type(self).forward, args, kwargs)
             args, labels = (), kwargs.get("labels")
             if prompt_mask is None and labels is not None:
-                prompt_mask = labels.eq(-100)
+                tokens = kwargs.get("input_ids")
+                tokens = kwargs["inputs_embeds"] if tokens is None else tokens
+                prompt_mask = prompt_before(labels, tokens, kwargs.get("attention_mask"))
             kwargs["prompt_mask"] = prompt_mask
         return super().forward(*args, task_ids=task_ids, **kwargs)
 
 
+def prompt_before(labels: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """Return which tokens stand before a row's first label, (batch, seq).
+
+    Args:
+        labels: (batch, seq), -100 where there is none.
+        tokens: (batch, seq, ...).
+        mask: (batch, seq), 1 for a token; of another shape it is left alone.
+
+    Raises:
+        UserError: if labels are not of these tokens; or, where reading them waits for nothing, a row has no such token.
+    """
+    if labels.shape != tokens.shape[:2]:
+        raise UserError(
+            f"labels have shape {tuple(labels.shape)} and the input {tuple(tokens.shape[:2])}: which tokens are the "
+            "prompt, on which this method conditions, cannot be told; pass prompt_mask (batch, seq)"
+        )
+    prompt = labels.ne(-100).cumsum(1).eq(0)
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        there = prompt & mask.bool() if mask is not None and mask.shape == prompt.shape else prompt
+        if not bool(there.any(1).all()):
+            row = int(there.any(1).logical_not().nonzero()[0])
+            raise UserError(
+                f"row {row} has no token before its first label, and this method conditions on the prompt: let labels "
+                "ignore it (-100), or pass prompt_mask (batch, seq)"
+            )
+    return prompt
+
+
 class AdaptedEncoderModel(AdaptedModel):
     """Mixed in before the class of a model that is an encoder alone: each task has a head, which gives its logits."""
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse.
+
+        Raises:
+            UserError: an encoder alone writes nothing.
+        """
+        raise UserError("an encoder alone writes no texts; its answers are the logits of its forward")
 
     def forward(
         self, *args: Any, task_ids: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any
@@ -264,11 +317,12 @@ class AdaptedEncoderModel(AdaptedModel):
 
         Args:
             task_ids: (batch,), index of each row's task in `tasks`; the rest as in the base model.
-            labels: (batch,), the number of a label, or the score of a task with one.
+            labels: (batch,), the number of a label, or the score of a task with one; -100 for none. Of a batch with
+                both they are floats.
 
         Returns:
             SequenceClassifierOutput: logits (batch, widest task), those that a row's task does not have at float32's
-            lowest number; loss, where there are labels, is the mean over rows of cross-entropy or squared error.
+            lowest number; loss, where there are labels, is the mean over their rows of cross-entropy or squared error.
 
         Raises:
             UserError: if task_ids are missing or do not fit the batch, or a label is none of its task's.
@@ -287,7 +341,7 @@ class AdaptedEncoderModel(AdaptedModel):
         logits, loss = heads(outputs.last_hidden_state, kwargs.get("attention_mask"), task_ids), None
         if labels is not None:
             heads.check_labels(labels, task_ids, self.tasks)
-            loss = row_losses(logits, labels).mean()
+            loss = row_losses(logits, labels).sum() / labels.ne(IGNORED).sum()
         found = SequenceClassifierOutput(
             loss=loss,
             logits=logits,

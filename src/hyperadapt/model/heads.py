@@ -19,6 +19,7 @@ from hyperadapt.conditioning import append_row, keep_rows, mean_state
 from hyperadapt.errors import UserError, nearest
 
 Pooling = Literal["mean", "cls"]
+IGNORED = -100  # as transformers has it
 STD = 0.02  # of a new head's weights, as of BERT's
 
 
@@ -45,10 +46,13 @@ class HeadOptions:
         if not isinstance(self.num_labels, Mapping):
             example = ", ".join(f'"{task}": 2' for task in tasks[:2])
             raise UserError(f"num_labels must name every task, as {{{example}}}, not {self.num_labels!r}")
+        unknown = [task for task in self.num_labels if task not in tasks]
         for task in tasks:
             if task not in self.num_labels:
+                meant = f"; did you mean it by '{unknown[0]}'?" if unknown else ""
                 raise UserError(
-                    f"num_labels: that of task '{task}' is missing; write the number of its labels, or 1 for a score"
+                    f"num_labels: that of task '{task}' is missing; write the number of its labels, or 1 for a "
+                    f"score{meant}"
                 )
         for task, number in self.num_labels.items():
             if task not in tasks:
@@ -108,20 +112,27 @@ class TaskHeads(nn.Module):
         return logits.masked_fill(~there.index_select(0, task_ids), torch.finfo(logits.dtype).min)
 
     def check_labels(self, labels: Tensor, task_ids: Tensor, tasks: Sequence[str]) -> None:
-        """Check that labels are some of their tasks', on the CPU, where reading them waits for nothing.
+        """Check that each row has a label; on the CPU, where reading waits for nothing, one of its task's, or -100.
 
         Raises:
             UserError: naming the first that is not.
         """
+        if labels.shape != task_ids.shape:
+            raise UserError(
+                f"labels must have shape {tuple(task_ids.shape)}, one number a row, not {tuple(labels.shape)}"
+            )
         if labels.device.type != "cpu" or torch.compiler.is_compiling():
             return
         sizes = torch.tensor(self.labels)[task_ids]
-        wrong = (sizes > 1) & ((labels < 0) | (labels >= sizes))
+        wrong = (
+            (sizes > 1) & ((labels < 0) | (labels >= sizes) | (labels != labels.long())) & (labels != IGNORED)
+        )
         if bool(wrong.any()):
             row = int(wrong.nonzero()[0])
+            task = tasks[int(task_ids[row])]
             raise UserError(
-                f"labels out of range: {labels[row].item():g} for task '{tasks[int(task_ids[row])]}', whose head has "
-                f"{int(sizes[row])} labels, 0 to {int(sizes[row]) - 1}"
+                f"labels out of range: {labels[row].item():g} of row {row} for task '{task}', whose head has "
+                f"{int(sizes[row])} labels, whole numbers from 0 to {int(sizes[row]) - 1}"
             )
 
     def add_task(self, number: int, init_from: tuple[int, ...]) -> None:
@@ -159,15 +170,17 @@ def row_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> 
 
     Args:
         logits: of `TaskHeads`, which say by their mask how many labels a row's task has.
-        labels: (batch,), the number of a label, or a score.
+        labels: (batch,), the number of a label, or a score; of -100, which is none, the loss is 0.
         label_smoothing: share of the probability that is spread over a task's labels.
     """
     there = logits > torch.finfo(logits.dtype).min
     is_score = there.sum(1) == 1
     log_likely = logits.log_softmax(1)
-    label = torch.where(is_score, 0, labels.long())
+    there_is_one = labels != IGNORED
+    label = torch.where(is_score | ~there_is_one, 0, labels.long())
     cross_entropy = -log_likely.gather(1, label.unsqueeze(1)).squeeze(1)
     if label_smoothing:
         spread = -log_likely.masked_fill(~there, 0.0).sum(1) / there.sum(1)
         cross_entropy = (1 - label_smoothing) * cross_entropy + label_smoothing * spread
-    return torch.where(is_score, (logits[:, 0] - labels.float()).square(), cross_entropy)
+    losses = torch.where(is_score, (logits[:, 0] - labels.float()).square(), cross_entropy)
+    return losses.masked_fill(~there_is_one, 0.0)

@@ -248,12 +248,13 @@ def load_base(config: dict[str, Any], path: Path) -> PreTrainedModel:
     with hub.asking(place, str(path)) as unreachable:
         try:
             quantised = config["base_config"].get("quantization_config")
-            own = backbone_of_type(config["base_config"]["model_type"]).loading if "heads" in config else {}
+            backbone, own = backbone_of_type(config["base_config"]["model_type"]), dict[str, Any]()
             if place.endswith(".gguf"):
                 file = Path(place)
-                place, own = str(file.parent), {**own, "gguf_file": file.name}
+                place, own = str(file.parent), {"gguf_file": file.name}
                 quantised = transformers.GgufConfig(dequantize=True)
-            base = base_class.from_pretrained(
+            base = backbone.load(
+                base_class,
                 place,
                 trust_remote_code=False,
                 dtype=getattr(torch, config["base_dtype"]),

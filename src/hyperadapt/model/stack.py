@@ -31,7 +31,12 @@ class AdaptedStack(nn.Module):
     )
 
     def forward(
-        self, *args: Any, task_ids: Tensor | None = None, past_key_values: Any = None, **kwargs: Any
+        self,
+        *args: Any,
+        task_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        prompt_mask: Tensor | None = None,
+        **kwargs: Any,
     ) -> Any:
         if torch.jit.is_tracing():
             raise UserError(
@@ -45,7 +50,6 @@ class AdaptedStack(nn.Module):
         tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
         assert tokens is not None
         model, adaptation = self.model[0], self.model[0].hyperadapt
-        reads = self.what_is_read(tokens, kwargs)
         encoded, mask = kwargs.get("encoder_hidden_states"), kwargs.get("encoder_attention_mask")
 
         def run(site_weights: SiteWeights) -> Any:
@@ -64,19 +68,29 @@ class AdaptedStack(nn.Module):
         # left over for the next batch. One that was reset, to be used again, has not begun.
         kept: CachedWeights | None = getattr(past_key_values, "site_weights", None)
         begun = self.begun(past_key_values, tokens)
-        if kept is not None and begun and kept.task_ids is task_ids:
-            # Gates come from the first token, whatever moves the encoder's states between devices. The states of other
-            # rows, or of the same ones in another order, are not these.
-            moved = adaptation.keeps(self.stack_name) and have_equal_values(kept.encoded, encoded)
-            if kept.encoded is encoded or moved:
-                # A compiled step would take every site's tensors for inputs, and copy them into its CUDA graph.
-                compiled = torch.compiler.is_compiling()
-                return run(adaptation.by_site(kept.prepared) if compiled else kept.site_weights)
+        # Gates come from the first token, whatever moves the encoder's states between devices. The states of other
+        # rows, or of the same ones in another order, are not these.
+        if (
+            kept is not None
+            and begun
+            and are_same(kept.task_ids, task_ids)
+            and (
+                kept.encoded is encoded
+                or (adaptation.keeps(self.stack_name) and have_equal_values(kept.encoded, encoded))
+            )
+        ):
+            # A compiled step would take every site's tensors for inputs, and copy them into its CUDA graph.
+            compiled = torch.compiler.is_compiling()
+            return run(adaptation.by_site(kept.prepared) if compiled else kept.site_weights)
+        ids = task_ids
         if model.method.task_conditioned:
-            check_task_ids(task_ids, tokens, model.tasks)
+            if ids is None and len(model.tasks) == 1:
+                ids = tokens.new_zeros(len(tokens), dtype=torch.long)
+            check_task_ids(ids, tokens, model.tasks)
         if begun and self.is_decided_at_first(adaptation):
             raise UserError(self.lost)
-        inputs = Inputs(self.stack_name, tokens, task_ids, encoded, mask)
+        reads = self.what_is_read(tokens, kwargs.get("attention_mask"), prompt_mask)
+        inputs = Inputs(self.stack_name, tokens, ids, encoded, mask)
         dtype = autocast_dtype(tokens.device.type) or embedding_weight(self).dtype
         if adaptation.has_draft(self.stack_name):
             of_draft = adaptation(inputs._replace(stack=DRAFT.format(self.stack_name)), dtype)
@@ -101,9 +115,9 @@ class AdaptedStack(nn.Module):
         """Tell whether later steps cannot do without what the first has made."""
         return adaptation.keeps(self.stack_name)
 
-    def what_is_read(self, tokens: Tensor, kwargs: dict[str, Any]) -> Tensor | None:
+    def what_is_read(self, tokens: Tensor, mask: Any, prompt_mask: Tensor | None) -> Tensor | None:
         """Return which tokens conditions and gates are made of, (batch, seq); None if all are."""
-        return kwargs.get("attention_mask")
+        return mask
 
     def draft_options(self, tokens: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of a first run, whose output alone is wanted."""
@@ -134,12 +148,12 @@ class AdaptedCausalStack(AdaptedStack):
     def is_decided_at_first(self, adaptation: Any) -> bool:
         return adaptation.keeps(self.stack_name) or adaptation.has_draft(self.stack_name)
 
-    def what_is_read(self, tokens: Tensor, kwargs: dict[str, Any]) -> Tensor | None:
+    def what_is_read(self, tokens: Tensor, mask: Any, prompt_mask: Tensor | None) -> Tensor | None:
         """Return which tokens are of the prompt: all that are none of the target."""
-        prompt, read = kwargs.pop("prompt_mask", None), row_mask(kwargs.get("attention_mask"), tokens)
-        if prompt is None:
+        read = row_mask(mask, tokens)
+        if prompt_mask is None:
             return read
-        return prompt if read is None else prompt.to(read) * read
+        return prompt_mask if read is None else prompt_mask.to(read) * read
 
     def draft_options(self, tokens: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments without a cache, into which only the second run writes."""
@@ -173,6 +187,13 @@ def by_name(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         return kwargs
     names = [name for name in inspect.signature(method).parameters if name != "self"]
     return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def are_same(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two are the same tensor, or of the same numbers where reading them waits for nothing."""
+    if one is other or one is None or other is None or torch.compiler.is_compiling():
+        return one is other
+    return one.device.type == other.device.type == "cpu" and torch.equal(one, other)
 
 
 def have_equal_values(one: Tensor | None, other: Tensor | None) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ from hyperadapt import hub
 from hyperadapt.backbones import backbone_of_type
 from hyperadapt.backbones.base import Backbone
 from hyperadapt.config.sections import ModelConfig
-from hyperadapt.errors import UserError, nearest, nothing_at, reason_of
+from hyperadapt.errors import UserError, nearest, nothing_at, notice, reason_of
 from hyperadapt.files import manifest
 from hyperadapt.files.paths import check_hub_name
 from hyperadapt.tiny_t5 import NAME as TINY_T5
@@ -20,6 +22,8 @@ from hyperadapt.tiny_t5 import place_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+SECONDS_OF_PATIENCE = 20.0
 
 
 def save_base(base: PreTrainedModel, names: Sequence[str], config: PretrainedConfig, directory: Path) -> None:
@@ -91,7 +95,7 @@ def load_base(model: ModelConfig, name: str, field: str, **place: Any) -> PreTra
     config = quietly(transformers.AutoConfig.from_pretrained, place_of(name), field, **place)
     backbone = backbone_named(config, field)
     options = {"dtype": getattr(torch, model.dtype), "quantization_config": model.quantization, **place}
-    return quietly(backbone.auto_class.from_pretrained, place_of(name), field, **backbone.loading, **options)
+    return quietly(partial(backbone.load, backbone.auto_class), place_of(name), field, **options)
 
 
 def backbone_named(config: PretrainedConfig, field: str) -> Backbone:
@@ -139,9 +143,15 @@ def load_gguf(model: ModelConfig, file: Path) -> PreTrainedModel:
     from transformers import GgufConfig
 
     check_gguf(file)
-    whole = model.model_copy(update={"quantization": GgufConfig(dequantize=True)})
+    whole, begin = model.model_copy(update={"quantization": GgufConfig(dequantize=True)}), time.monotonic()
     base = load_base(whole, str(file.parent), "model.gguf", gguf_file=file.name)
     base.config._name_or_path = str(file)
+    if (seconds := time.monotonic() - begin) > SECONDS_OF_PATIENCE:
+        notice(
+            f"model.gguf: to read {file.name} took {seconds:.0f} s, as it will for each command; save it once in "
+            "Python, from_pretrained(FOLDER, gguf_file=FILE).save_pretrained(OTHER), its tokenizer too, and give "
+            "model.name=OTHER"
+        )
     return base
 
 
@@ -166,10 +176,10 @@ def built_config(fields: Mapping[str, Any]) -> PretrainedConfig:
     from transformers import AutoConfig
 
     family = str(fields.get("model_type", "t5"))
-    backbone_of_type(family)  # known before transformers is asked
+    backbone = backbone_of_type(family)  # known before transformers is asked
     own = {name: value for name, value in fields.items() if name != "model_type"}
     known = AutoConfig.for_model(family)
-    names = list({**known.to_dict(), **known.attribute_map})
+    names = [*{**known.to_dict(), **known.attribute_map}, *backbone.fields]
     for name in own:
         if name not in names:
             raise UserError(f"model.config: field '{name}' is unknown; {nearest(name, names)}")

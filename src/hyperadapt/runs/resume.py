@@ -271,13 +271,14 @@ def check_start(start: StartConfig, method: Method, tasks: Sequence[Task]) -> No
         )
     if start.init_from and set(names) <= set(saved["tasks"]):
         raise UserError(
-            f"start.init_from: the run {start.run} has the task '{names[0]}' itself, which goes on with what it has; "
-            "leave init_from out, or give the task another name"
+            f"start.init_from (--init-from): the run {start.run} has the task '{names[0]}' itself, which goes on with "
+            "what it has; leave init_from out, or give the task another name"
         )
     known = set(saved["tasks"])
     if unknown := [name for name in start.init_from if name not in known]:
         raise UserError(
-            f"start.init_from: the run {start.run} has no task '{unknown[0]}'; {nearest(unknown[0], saved['tasks'])}"
+            f"start.init_from (--init-from): the run {start.run} has no task '{unknown[0]}'; "
+            f"{nearest(unknown[0], saved['tasks'])}"
         )
 
 

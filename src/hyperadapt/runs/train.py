@@ -50,7 +50,7 @@ from hyperadapt.training.arguments import kept_by, training_arguments
 from hyperadapt.training.process import held_memory, peak_memory
 from hyperadapt.training.stopping import train_until_stopped
 from hyperadapt.training.trainer import MixtureTrainer
-from hyperadapt.training.trial import making_trainer, try_out, try_to_generate
+from hyperadapt.training.trial import making_trainer, try_out, try_to_answer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Seq2SeqTrainingArguments, TrainingArguments
@@ -198,6 +198,7 @@ def prepare(
     tokenizer = load_tokenizer(config.model, saved=directory / "tokenizer" if last is not None else None)
     base = build_base(config.model, config.seed, saved=directory / "base" if last is not None else None)
     architecture = architecture_of(base)
+    architecture.check_config(config)
     architecture.check(base, tokenizer)
     for task in tasks:
         architecture.check_task(base, task, tokenizer, config.data.input_format)
@@ -249,7 +250,7 @@ def prepare(
     trainer.rows_since = same_data.last_step(digests, "validation")
     loaded_memory = held_memory()
     try_out(trainer)
-    try_to_generate(trainer)
+    try_to_answer(trainer)
     return Prepared(
         tuple(tasks),
         tokenizer,

@@ -220,6 +220,32 @@ def check_given(runs: Sequence[RunConfig]) -> None:
         check_optimizer(optimizer)
     for model in {run.model.tokenizer or run.model.name: run.model for run in runs}.values():
         load_tokenizer(model)
+    for run in {(run.model, repr(run.method), run.data.tasks): run for run in runs}.values():
+        check_fits(run)
+
+
+def check_fits(run: RunConfig) -> None:
+    """Check that a run's method and tasks fit its base model, as far as its configuration tells, without weights.
+
+    Raises:
+        UserError: if they do not.
+    """
+    from hyperadapt.architectures import ARCHITECTURES
+    from hyperadapt.backbones import backbone_of_type
+    from hyperadapt.counting import count_without_weights, model_config
+    from hyperadapt.runs.base_model import built_config
+    from hyperadapt.tasks import resolve_tasks
+
+    method, tasks = run.build_method(), resolve_tasks(run.data.tasks)
+    if run.model.gguf is not None or getattr(method, "task_features", None) is not None:
+        return  # which are read with the weights
+    config = (
+        model_config(run.model.name) if run.model.name is not None else built_config(run.model.config or {})
+    )
+    architecture = ARCHITECTURES[backbone_of_type(config.model_type).architecture]
+    architecture.check_config(run)
+    architecture.num_labels(tasks)
+    count_without_weights(config, method, len(tasks))
 
 
 def check_unchanged(cell: Cell) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from hyperadapt.errors import UserError, as_written, nearest
+from hyperadapt.errors import UserError, as_written, nearest, shortened
 from hyperadapt.fields import Fields, one_or_more
 from hyperadapt.tasks.kinds import KINDS, METRICS, REPORTED_ONLY, Kind, References
 from hyperadapt.tasks.kinds.classes import NAME_LENGTH
@@ -209,7 +209,11 @@ class Task(Fields):
     @classmethod
     def _fields_of_template(cls, values: Any) -> Any:
         if isinstance(values, dict) and isinstance(values.get("template"), str) and "fields" not in values:
-            return {**values, "fields": {name: name for name in names_in(values["template"])}}
+            if not (names := names_in(values["template"])):
+                raise UserError(
+                    f"template: {shortened(values['template'])!r} names no field, as {{text}} would"
+                )
+            return {**values, "fields": {name: name for name in names}}
         return values
 
     @model_validator(mode="after")
@@ -578,7 +582,7 @@ class Task(Fields):
             names = ", ".join(map(str, range(1, last + 1))) if last < 6 else f"1, …, {last}"
             raise UserError(
                 f"column '{self.label}' holds {last} and never 0, but the {last} labels are numbered from 0; count "
-                f"from 0 there, or name them as the column does: labels: [{names}]"
+                f"from 0 there, or name all that the column holds, as labels: [{names}]"
             )
 
     def label_name(self, text: str) -> str | None:
@@ -601,8 +605,11 @@ def names_in(template: str) -> list[str]:
     """
     try:
         parts = list(Formatter().parse(template))
-    except ValueError as error:
-        raise UserError(f"template: {error}; write {{{{ or }}}} for a brace itself") from None
+    except ValueError:
+        raise UserError(
+            f"template: a brace of {shortened(template)!r} has no other, or they stand in each other; a field is named "
+            "as {field}, and a brace itself is written {{ or }}"
+        ) from None
     for _, name, form, conversion in parts:
         if name is not None and (not name or form or conversion):
             written = f"{{{name}{f'!{conversion}' if conversion else ''}{f':{form}' if form else ''}}}"

@@ -104,6 +104,8 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
             ),
             callbacks=[CheckpointLastStep()],
         )
+        # Our labels are the targets themselves, which no loss shifts, and it is our loss that divides by their number.
+        self._loss_shifts_labels = self.model_accepts_loss_kwargs = False
         if config.training.t5_adafactor:
             self.optimizer_cls_and_kwargs = t5_adafactor(args.learning_rate)
         if config.training.patience is not None:

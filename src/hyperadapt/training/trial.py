@@ -82,8 +82,10 @@ def try_out(trainer: Trainer) -> None:
             model.train(was_training)
 
 
-def try_to_generate(trainer: MixtureTrainer) -> None:
-    """Generate two tokens for a row, with as many beams as an evaluation takes, so that this fails at once too.
+def try_to_answer(trainer: MixtureTrainer) -> None:
+    """Generate two tokens for a row, with as many beams as an evaluation takes, and rate one's labels, as far as asked.
+
+    So this fails at once too.
 
     Raises:
         UserError: if it cannot be done.
@@ -93,13 +95,21 @@ def try_to_generate(trainer: MixtureTrainer) -> None:
     options, rows = trainer.config.evaluation, trainer.evaluation_set
     model: Any = trainer.model
     architecture, how = architecture_of(model), Answering(options.batch_size, options.num_beams)
-    requests = [Request(0, ids, (1, 2)) for sources in rows.sources for ids in sources]
+    requests = [
+        Request(model.task_id(task.name), ids, (1, 2), choices=choices)
+        for task, sources, choices in zip(rows.tasks, rows.sources, rows.choices, strict=True)
+        for ids in sources
+    ]
+    generated = [request for request in requests if request.choices is None]
+    rated = [request for request in requests if request.choices is not None]
     with (
         same_random_state(),
-        blamed_on(f"evaluation.num_beams {options.num_beams}: the model cannot generate"),
+        blamed_on(
+            f"evaluation (answers: {options.answers}, num_beams: {options.num_beams}): the model cannot answer"
+        ),
     ):
         architecture.check_memory(model, requests, how)
-        architecture.answer(model, trainer.tokenizer, requests[:1], how)
+        architecture.answer(model, trainer.tokenizer, [*generated[:1], *rated[:1]], how)
 
 
 @contextmanager
