@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,7 +32,8 @@ from hyperadapt.runs.run import load_run
 from hyperadapt.tasks import Task, load_split, load_task_file
 from hyperadapt.tasks.input_format import InputFormat
 from hyperadapt.tiny_t5 import NAME, place_of
-from tiny import METHODS, NARROW, TASKS, redraw
+from hyperadapt.training.target_scores import PLACES, WithPlaces, scores_at
+from tiny import METHODS, NARROW, TASKS, redraw, relative_error, tiny_t5
 from tiny_run import BASE, Outcome, assert_one_line, contents, hyperadapt, write_config, write_tasks
 
 LLAMA = {"model_type": "llama", **SHAPE, "vocab_size": 384, "pad_token_id": 0, "eos_token_id": 1}
@@ -341,6 +343,43 @@ def test_the_loss_of_a_step_is_divided_by_all_its_targets(
     assert len(seen) == 4
     for first, second in (seen[:2], seen[2:]):
         assert first[0] == second[0] == first[1] + second[1]
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "llama", "gemma2", "gpt2"])
+def test_the_scores_of_targets_alone_give_the_loss_and_gradients_of_all(family: str) -> None:
+    """Whatever the family does with scores, as Gemma 2, which bounds them."""
+    base = tiny_t5() if family == "t5" else tiny_base(family)
+    model, tokenizer = redraw(ha.adapt(base, METHODS[4], TASKS)), SimpleNamespace(pad_token_id=0)
+    lengths = ((7, 2), (4, 9), (6, 1), (9, 3))
+    rows = [
+        {"input_ids": list(range(3, 3 + asked)), "labels": list(range(20, 20 + told)), "task_ids": row % 3}
+        for row, (asked, told) in enumerate(lengths)
+    ]
+    ways: Any = DecoderOnly() if family in ("llama", "gemma2", "gpt2") else EncoderDecoder()
+    if isinstance(ways, DecoderOnly):
+        collator = ways.collator(model, tokenizer, None)  # type: ignore[arg-type]
+    else:
+        collator = ways.collator(model, ByT5Tokenizer(), None)
+    batch, found = WithPlaces(collator)(rows), []
+    places = batch.pop(PLACES)
+    labels = batch.pop("labels")
+    assert len(places) == sum(told for _, told in lengths) < labels.numel()
+    for only in (False, True):
+        model.zero_grad()
+        if only:
+            with scores_at(model.get_output_embeddings(), places):
+                outputs = model(**batch)
+            assert outputs.logits.shape[:2] == (1, len(places))
+            loss = ways.loss(outputs, labels.flatten()[places].unsqueeze(0), None, 0.1)
+        else:
+            loss = ways.loss(model(**batch), labels, None, 0.1)
+        loss.backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        found.append((loss.detach(), gradients))
+    (whole, expected), (loss, gradients) = found
+    assert loss == pytest.approx(whole.item(), rel=1e-5)
+    for name, gradient in gradients.items():
+        assert relative_error(gradient, expected[name]) < 1e-4, name
 
 
 def run_of(directory: Path, base: dict[str, Any], **changes: Any) -> tuple[Path, Outcome]:

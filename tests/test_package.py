@@ -24,6 +24,7 @@ import torch
 import yaml
 
 import hyperadapt as package
+from families import tiny_base
 from hyperadapt import bundled, threads
 from hyperadapt.cli.quickstart import ROWS
 from hyperadapt.config.written import CompareConfig, PretrainConfig, RunConfig
@@ -116,6 +117,35 @@ def test_the_files_and_commands_that_the_readme_names_are_there() -> None:
         assert f"│ {command} " in listed, command
     for name in re.findall(r"hyperadapt (?:train|compare|pretrain|features) ([\w/+-]+)(?= )", README):
         assert name in bundled.names(), name
+
+
+@pytest.mark.parametrize(("number", "tiny"), [(1, "qwen3"), (2, "modernbert")])
+def test_the_readmes_python_runs_on_tiny_models_of_the_families_that_it_names(
+    number: int, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no hub, its models' names are those of directories."""
+    monkeypatch.chdir(tmp_path)
+    example = re.findall(r"```python\n(.+?)```", README, re.DOTALL)[number]
+    named = re.search(r'name = "(.+?)"', example)
+    assert named is not None
+    base, (_, tokenizer) = tiny_base(tiny), package.load_tiny_t5()
+    base.resize_token_embeddings(len(tokenizer) + 200)
+    base.save_pretrained(named[1])
+    tokenizer.save_pretrained(named[1])
+    values: dict[str, Any] = {"ha": package, "torch": torch}
+    exec(compile(example, "README.md", "exec"), values)
+    if "answers" in values:
+        assert len(values["answers"]) == 2
+    else:
+        values["outputs"].loss.backward()
+        assert values["outputs"].logits.shape == (2, 2)
+
+
+def test_every_name_that_the_readmes_python_imports_is_there() -> None:
+    for example in re.findall(r"```python\n(.+?)```", README, re.DOTALL):
+        for node in ast.walk(ast.parse(example)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ha":
+                assert getattr(package, node.attr) is not None
 
 
 def test_the_metadata_is_complete_and_says_the_same_everywhere() -> None:

@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     )
     from hyperadapt.model.adapt import adapt
     from hyperadapt.model.load import load
+    from hyperadapt.runs.run import load_run
     from hyperadapt.tiny_t5 import load_tiny_t5
 
 HOME = {
     "adapt": "model.adapt",
     "load": "model.load",
+    "load_run": "runs.run",
     "load_tiny_t5": "tiny_t5",
     "count_parameters": "counting",
     "METHODS": "methods",
@@ -73,6 +75,7 @@ __all__ = [
     "count_parameters",
     "interop",
     "load",
+    "load_run",
     "load_tiny_t5",
 ]
 

@@ -30,6 +30,7 @@ from hyperadapt.training.callbacks import CheckpointLastStep, StopWithoutGain, T
 from hyperadapt.training.mixing import MixtureBatchSampler
 from hyperadapt.training.process import same_random_state
 from hyperadapt.training.resumable import ResumableTrainer
+from hyperadapt.training.target_scores import PLACES, WithPlaces, scores_at
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -89,6 +90,11 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
         self.unchecked: list[tuple[int, Tensor, Tensor]] = []
         self.rows_since = 0
         self.best_of_task: dict[str, tuple[int, float]] = {}
+        collator = architecture.collator(
+            model, tokenizer, GRAPH_WIDTHS if config.training.cuda_graphs else None
+        )
+        # Not where a batch's shape must be one of few, or rows are scattered to devices.
+        plain = not (config.training.cuda_graphs or args.torch_compile or args.n_gpu > 1)
         super().__init__(
             model=model,
             args=args,
@@ -96,9 +102,7 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
             eval_dataset=concatenate_datasets(
                 [rows.select([0]) for rows in train_rows]
             ),  # ours are in evaluation_set
-            data_collator=architecture.collator(
-                model, tokenizer, GRAPH_WIDTHS if config.training.cuda_graphs else None
-            ),
+            data_collator=WithPlaces(collator) if architecture.can_generate and plain else collator,
             compute_loss_func=lambda outputs, labels, num_items_in_batch=None: architecture.loss(
                 outputs, labels, num_items_in_batch, epsilon
             ),
@@ -210,6 +214,18 @@ class MixtureTrainer(ResumableTrainer, Seq2SeqTrainer):
         """Count the step's target tokens where the batch is, unless others count too: a copy waits for the device."""
         alone = max(self.args.world_size, self.args.n_gpu) == 1
         return super()._get_num_items_in_batch(batch_samples, torch.device("cpu") if alone else device)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Compute the loss from the scores of the batch's targets, as far as it tells their places."""
+        rest = {name: value for name, value in inputs.items() if name != PLACES}
+        if PLACES not in inputs:
+            return super().compute_loss(model, rest, return_outputs, num_items_in_batch)
+        whole: Any = self.accelerator.unwrap_model(model)
+        rest["labels"] = inputs["labels"].flatten()[inputs[PLACES]].unsqueeze(0)
+        with scores_at(whole.get_output_embeddings(), inputs[PLACES]):
+            return super().compute_loss(model, rest, return_outputs, num_items_in_batch)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Take the step, and keep its loss to be checked."""
