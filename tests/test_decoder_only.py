@@ -252,7 +252,7 @@ def test_what_has_no_sense_without_an_encoder_is_one_line() -> None:
         with pytest.raises(UserError, match=message):
             ha.adapt(tiny_base("llama"), method, TASKS)
     with pytest.raises(
-        UserError, match=r"a LlamaModel has no output layer, .* load the model with AutoModelForCausalLM"
+        UserError, match="a LlamaModel has no decoder; load the model with AutoModelForCausalLM"
     ):
         ha.adapt(LlamaModel(LlamaConfig(**SHAPE)), METHODS[4], TASKS)
     with pytest.raises(UserError, match="a LlamaForSequenceClassification has no output layer"):

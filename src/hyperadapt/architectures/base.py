@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from hyperadapt.config.written import RunConfig
     from hyperadapt.tasks import Task
 
 IGNORED = -100  # a label where there is no target
@@ -79,8 +78,11 @@ class Architecture(ABC):
         """
 
     @abstractmethod
-    def check_config(self, config: RunConfig) -> None:
+    def check_config(self, config: Any) -> None:
         """Check that a configuration asks for nothing that is of other architectures.
+
+        Args:
+            config: a run's.
 
         Raises:
             UserError: if it does.

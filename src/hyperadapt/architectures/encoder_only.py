@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from hyperadapt.config.written import RunConfig
     from hyperadapt.tasks import Task
 
 
@@ -41,7 +40,7 @@ class EncoderOnly(Architecture):
             raise UserError("the tokenizer has no padding (pad_token), which a batch needs")
         self.check_vocabulary(base, tokenizer)
 
-    def check_config(self, config: RunConfig) -> None:
+    def check_config(self, config: Any) -> None:
         if config.evaluation.answers == "generate" or config.evaluation.num_beams > 1:
             field = "answers: generate" if config.evaluation.answers == "generate" else "num_beams"
             raise UserError(

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from hyperadapt.config.written import RunConfig
     from hyperadapt.tasks import Task
 
 
@@ -78,7 +77,7 @@ class TextArchitecture(Architecture):
             goes_on: whether it does.
         """
 
-    def check_config(self, config: RunConfig) -> None:
+    def check_config(self, config: Any) -> None:
         for field, differs in (
             ("model.pooling", config.model.pooling != "mean"),
             ("training.head_learning_rate", config.training.head_learning_rate is not None),

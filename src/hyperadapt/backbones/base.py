@@ -17,7 +17,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from hyperadapt.errors import UserError, nearest, notice
+from hyperadapt.errors import UserError, nearest, notice, shortened
 from hyperadapt.sites import Site, Source, Tap
 
 ArchitectureName = Literal["encoder_decoder", "decoder_only", "encoder_only"]
@@ -118,29 +118,34 @@ class Backbone:
         """Build a model of a configuration, with random weights."""
         return self.auto_class.from_config(config, **self.loading)
 
-    def load(self, model_class: Any, name: str, **options: Any) -> Any:
-        """Load a model by transformers, and say in one line what its files lack.
+    def load(self, model_class: Any, name: str, trust_remote_code: bool = False, **options: Any) -> Any:
+        """Load a model by transformers, and say in one line each what its files lack and what of them is left out.
 
-        That heads or a pooler of theirs are not taken is no news: transformers' own report is left out.
+        That heads of an encoder alone are left out is no news: tasks have their own. Transformers' report, of many
+        lines, is left out too.
 
         Args:
             model_class: of transformers.
             name: of a directory, or on the hub.
+            trust_remote_code: must be false; nobody's code is run.
             options: of `from_pretrained`.
         """
+        assert not trust_remote_code
         logger = logging.getLogger("transformers.modeling_utils")
         logger.addFilter(no_report)
         try:
             model, report = model_class.from_pretrained(
-                name, output_loading_info=True, **{**self.loading, **options}
+                name, trust_remote_code=False, output_loading_info=True, **{**self.loading, **options}
             )
         finally:
             logger.removeFilter(no_report)
-        missing = sorted(report["missing_keys"])
-        if missing:
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        known = HEADS if self.has_heads else ()
+        left_out = [weight for weight in sorted(report["unexpected_keys"]) if not weight.startswith(known)]
+        if missing := sorted(report["missing_keys"]):
+            notice(f"{name} lacks weights of a {type(model).__name__}, which are drawn: {few_of(missing)}")
+        if left_out:
             notice(
-                f"{name} lacks weights of a {type(model).__name__}, which are drawn: {', '.join(missing[:3])}{more}"
+                f"{name} has weights that a {type(model).__name__} has not, and are left out: {few_of(left_out)}"
             )
         return model
 
@@ -249,6 +254,25 @@ class Backbone:
     def sources(table: Stack, block: str) -> dict[Tap, Source]:
         """Return where forms find what they read in a block of this path."""
         return {tap: Source(f"{block}.{source.path}", source.side) for tap, source in table.taps.items()}
+
+
+# What encoders alone are pretrained and fine-tuned with, as published models name it.
+HEADS = (
+    "pooler.",
+    "cls.",
+    "lm_head.",
+    "head.",
+    "decoder.",
+    "classifier.",
+    "lm_predictions.",
+    "mask_predictions.",
+)
+
+
+def few_of(names: Sequence[str]) -> str:
+    """List names, of many the first three and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(map(shortened, names[:3]))}{more}"
 
 
 def no_report(record: logging.LogRecord) -> bool:

@@ -157,14 +157,14 @@ def check_base(base: Any) -> Backbone:
             "AutoModelForSeq2SeqLM, AutoModelForCausalLM or AutoModel; what wraps it comes after `adapt`"
         )
     backbone = backbone_of(base)
+    for name in backbone.modules(base):
+        if not len(backbone.blocks(base, name)):
+            raise UserError(f"the model's {name} has no blocks to adapt")
     if not backbone.has_heads and base.get_output_embeddings() is None:
         raise UserError(
             f"a {type(base).__name__} has no output layer, by which {backbone.name} writes its answers; load the model "
             f"with {backbone.auto_class.__name__}"
         )
-    for name in backbone.modules(base):
-        if not len(backbone.blocks(base, name)):
-            raise UserError(f"the model's {name} has no blocks to adapt")
     for name, module in base.named_modules():
         if "forward" in vars(module):  # it would hide that of the class, which is what is adapted
             raise UserError(

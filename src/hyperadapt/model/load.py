@@ -256,7 +256,6 @@ def load_base(config: dict[str, Any], path: Path) -> PreTrainedModel:
             base = backbone.load(
                 base_class,
                 place,
-                trust_remote_code=False,
                 dtype=getattr(torch, config["base_dtype"]),
                 quantization_config=quantised,
                 **own,

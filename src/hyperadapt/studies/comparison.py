@@ -220,7 +220,7 @@ def check_given(runs: Sequence[RunConfig]) -> None:
         check_optimizer(optimizer)
     for model in {run.model.tokenizer or run.model.name: run.model for run in runs}.values():
         load_tokenizer(model)
-    for run in {(run.model, repr(run.method), run.data.tasks): run for run in runs}.values():
+    for run in {repr((run.model, run.method, run.data.tasks)): run for run in runs}.values():
         check_fits(run)
 
 
