@@ -94,8 +94,8 @@ def test_a_number_is_not_taken_for_the_truth_value_that_it_denies(value: object)
 
 
 COUNTS_FROM_1 = (
-    "column 'stars' holds 3 and never 0, but the 3 labels are numbered from 0; count from 0 there, or name all that the "
-    "column holds, as labels: [1, 2, 3]"
+    "column 'stars' holds 3 and never 0, but the 3 labels are numbered from 0; count from 0 there, or name all that "
+    "the column holds, as labels: [1, 2, 3]"
 )
 
 
