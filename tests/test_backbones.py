@@ -7,12 +7,23 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import MT5Config, MT5ForConditionalGeneration, T5Config
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    MT5Config,
+    MT5ForConditionalGeneration,
+    T5Config,
+)
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 import hyperadapt as ha
+from families import ENCODER, tiny_base
 from hyperadapt.backbones import BACKBONES, backbone_of, published_config
+from hyperadapt.backbones.bert import BERT
+from hyperadapt.backbones.llama import LLAMA
 from hyperadapt.counting import count_without_weights
 from hyperadapt.errors import UserError
 from hyperadapt.methods import Method
@@ -229,3 +240,21 @@ def test_published_models_have_as_many_parameters_as_their_weights(name: str, pa
     assert config is not None
     counted = count_without_weights(config, FullFineTuning(), 1)
     assert counted.base == parameters
+
+
+def test_what_a_models_files_lack_and_what_of_them_is_left_out_is_a_line_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But for heads of an encoder alone, and its pooler: tasks have heads of their own."""
+    for family, model in (("llama", tiny_base("llama")), ("bert", BertForMaskedLM(BertConfig(**ENCODER)))):
+        model.save_pretrained(tmp_path / family)
+    weights = load_file(tmp_path / "llama/model.safetensors")
+    lost = "model.layers.0.mlp.up_proj.weight"
+    rest = {name: value for name, value in weights.items() if name != lost} | {"other": torch.zeros(1)}
+    save_file(rest, tmp_path / "llama/model.safetensors", metadata={"format": "pt"})
+    LLAMA.load(LLAMA.auto_class, str(tmp_path / "llama"))
+    lacking, left_out = (line for line in capsys.readouterr().err.splitlines() if line.startswith("note: "))
+    assert lacking.endswith(f"llama lacks weights of a LlamaForCausalLM, which are drawn: {lost}")
+    assert left_out.endswith("has weights that a LlamaForCausalLM has not, and are left out: other")
+    assert isinstance(BERT.load(BERT.auto_class, str(tmp_path / "bert")), BertModel)
+    assert "note: " not in capsys.readouterr().err

@@ -283,6 +283,10 @@ def test_the_runs_of_a_ray_cluster_are_those_of_this_process(compared: Path, tmp
             {"variants": {"a": {"method": "adapters", "model": {"tokenizer": "./none"}}}},
             "/none'",
         ),
+        (
+            {"variants": {**VARIANTS, "gates": {"method": {"name": "hypergrid", "fan_in": 5, "fan_out": 4}}}},
+            "5 blocks do not divide the output of",
+        ),
         ({"sedes": [1]}, "did you mean 'seeds'?"),
     ],
 )
