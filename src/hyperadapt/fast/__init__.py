@@ -7,12 +7,12 @@ folded_norm.py     the adapter's layer norm within its projection    `python ben
 output_layer.py    the frozen output layer by oneDNN                 `python benchmarks/linear_maps.py`
 cuda_graphs.py     training steps repeated as recorded               `hyperadapt bench step`, on a GPU
 
-On a GPU the first two are what makes a step of few kernels (docs/benchmarks.md): norms by PyTorch's kernel 1,363 for 2,671
-of the floor, 0.61 of its time as a graph (H100) and 1,386 MB for 1,537 (H200); autocast left off 94.4 ms and 2,714 kernels
-for 107.7 and 2,946 of HyperFormer++ (H200). On a CPU the norms in few passes move 3.36 GB in the floor's step of T5-small
-for 3.97 (`hyperadapt bench arithmetic`), and save no time on an AMD EPYC: with eight tasks, one thread and two, a step
-without norms.py takes 0.992 (0.982 to 1.014) and 0.984 (0.953 to 1.030) of one with it, and one without stacks.py 0.986
-(0.973 to 1.002) and 1.003 (0.981 to 1.039).
+On a GPU the first two are what makes a step of few kernels (docs/benchmarks.md): norms by PyTorch's kernel 1,363 for
+2,671 of the floor, 0.61 of its time as a graph (H100) and 1,386 MB for 1,537 (H200); autocast left off 94.4 ms and
+2,714 kernels for 107.7 and 2,946 of HyperFormer++ (H200). On a CPU the norms in few passes move 3.36 GB in the floor's
+step of T5-small for 3.97 (`hyperadapt bench arithmetic`), and save no time on an AMD EPYC: with eight tasks, one thread
+and two, a step without norms.py takes 0.992 (0.982 to 1.014) and 0.984 (0.953 to 1.030) of one with it, and one without
+stacks.py 0.986 (0.973 to 1.002) and 1.003 (0.981 to 1.039).
 """
 
 from __future__ import annotations
