@@ -176,7 +176,7 @@ def test_sigterm_lets_the_runs_write_their_checkpoints_and_they_go_on_from_there
     tmp_path: Path, started: Callable[..., Forked], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = write_comparison(tmp_path, seeds=[0])
-    more = ["base.training.max_steps=120", "base.training.eval_steps=8"]
+    more = ["base.training.max_steps=200", "base.training.eval_steps=8"]
     process = started("compare", config, *more, "--jobs", "2")
     runs = [tmp_path / f"table/{variant}/seed-0" for variant in VARIANTS]
 
@@ -189,15 +189,15 @@ def test_sigterm_lets_the_runs_write_their_checkpoints_and_they_go_on_from_there
     assert outcome.code == 128 + signal.SIGTERM
     assert "the same command goes on" in outcome.err
     logs = [(tmp_path / f"table/{variant}/seed-0.log").read_text() for variant in VARIANTS]
-    stops = [int(re.search(r"stopped at step (\d+) of 120", " ".join(log.split()))[1]) for log in logs]  # type: ignore[index]
-    assert all(8 <= stop < 120 for stop in stops)
+    stops = [int(re.search(r"stopped at step (\d+) of 200", " ".join(log.split()))[1]) for log in logs]  # type: ignore[index]
+    assert all(8 <= stop < 200 for stop in stops)
     for run in runs:
         (run / "marker").touch()
     monkeypatch.setattr("hyperadapt.studies.comparison.spread_over_processes", one_after_another)
     assert hyperadapt("compare", config, *more, "--jobs", "2").code == 0
     for run in runs:
         assert (run / "marker").exists()  # or it was begun anew
-        assert json.loads((run / "results.json").read_text())["steps"] == 120
+        assert json.loads((run / "results.json").read_text())["steps"] == 200
         history = json.loads((run / "history.json").read_text())
         again = [entry["step"] for entry in history if "loss" in entry]
         assert again == sorted(set(again))  # no step was trained twice
