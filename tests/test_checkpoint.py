@@ -333,7 +333,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_model(tmp_path: Path) -> None:
         [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr
     assert ha.load(tmp_path, base_model=tiny_t5(d_model=64, num_layers=4)).tasks == TASKS
