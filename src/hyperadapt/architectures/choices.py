@@ -46,6 +46,7 @@ class Choices:
 
     def __init__(self, texts: Sequence[str], ids: Sequence[Sequence[int]] = ()) -> None:
         self.texts, self.ids = tuple(texts), tuple(map(tuple, ids))
+        self._branches: dict[int, list[tuple[int, ...]]] = {}
 
     @cached_property
     def forks(self) -> tuple[Fork, ...]:
@@ -72,12 +73,14 @@ class Choices:
         Args:
             read: how many tokens.
         """
-        paths = [fork.path[read:] for fork in self.forks if len(fork.path) > read]
-        return [
-            path
-            for path in paths
-            if not any(len(other) > len(path) and other[: len(path)] == path for other in paths)
-        ]
+        if read not in self._branches:  # all rows of a task have the same choices
+            paths = [fork.path[read:] for fork in self.forks if len(fork.path) > read]
+            self._branches[read] = [
+                path
+                for path in paths
+                if not any(len(other) > len(path) and other[: len(path)] == path for other in paths)
+            ]
+        return self._branches[read]
 
 
 class Request(NamedTuple):
