@@ -25,6 +25,7 @@ from hyperadapt.architectures.padding import Side, padded_ids
 from hyperadapt.architectures.tokenizing import InputTokenizer, Texts
 from hyperadapt.backbones import backbone_of
 from hyperadapt.errors import UserError
+from hyperadapt.model.heads import IGNORED as IGNORED
 from hyperadapt.progress import SECONDS_BEFORE_PROGRESS_SHOWS
 from hyperadapt.tasks.input_format import InputFormat
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from hyperadapt.tasks import Task
 
-IGNORED = -100  # a label where there is no target
 _MODES: WeakKeyDictionary[torch.nn.Module, tuple[int, bool]] = WeakKeyDictionary()
 _MODES_LOCK = Lock()
 

@@ -287,7 +287,7 @@ def prompt_before(labels: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor
             f"labels have shape {tuple(labels.shape)} and the input {tuple(tokens.shape[:2])}: which tokens are the "
             "prompt, on which this method conditions, cannot be told; pass prompt_mask (batch, seq)"
         )
-    prompt = labels.ne(-100).cumsum(1).eq(0)
+    prompt = labels.ne(IGNORED).cumsum(1).eq(0)
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         there = prompt & mask.bool() if mask is not None and mask.shape == prompt.shape else prompt
         if not bool(there.any(1).all()):

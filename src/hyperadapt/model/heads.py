@@ -19,7 +19,7 @@ from hyperadapt.conditioning import append_row, keep_rows, mean_state
 from hyperadapt.errors import UserError, nearest
 
 Pooling = Literal["mean", "cls"]
-IGNORED = -100  # as transformers has it
+IGNORED = -100  # a label where there is no target, as transformers has it
 STD = 0.02  # of a new head's weights, as of BERT's
 
 
