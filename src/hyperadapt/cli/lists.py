@@ -13,7 +13,8 @@ from hyperadapt.config.written import WrittenConfig, commands_of, default_in_wor
 from hyperadapt.errors import UserError, nearest, section_of
 from hyperadapt.methods import METHODS
 from hyperadapt.tasks import SUITES, TASKS, Task, members_of
-from hyperadapt.tasks.suites.builtin import generate_rows
+from hyperadapt.tasks.loading import generated_rows
+from hyperadapt.tasks.suites import many
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -142,9 +143,9 @@ def task_in_words(name: str) -> list[dict[str, str]]:
     Raises:
         UserError: if there is no such task.
     """
-    if name not in TASKS:
+    task = many.task(name) or TASKS.get(name)
+    if task is None:
         raise UserError(f"task '{name}' is unknown; {nearest(name, TASKS)}")
-    task = TASKS[name]
     place = f"the hub's {task.hub_in_words}" if task.hub else "a local copy alone"
     facts = {
         "suites": ", ".join(suite for suite in SUITES if name in members_of(suite)),
@@ -160,7 +161,7 @@ def task_in_words(name: str) -> list[dict[str, str]]:
         "a row to predict": task.row_in_words,
     }
     if task.generated:
-        row = generate_rows(name, "validation")[0]
+        row = generated_rows(name, "validation")[0]
         answer = task.written(task.target_text(row))
         named = f" ({task.label_name(answer)})" if task.labels else ""
         facts |= {"such an input": task.source_text(row, prefix=False), "and its answer": answer + named}

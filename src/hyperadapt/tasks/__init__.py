@@ -19,6 +19,7 @@ from hyperadapt.tasks.loading import (
 )
 from hyperadapt.tasks.sources import SUFFIXES, suffix_of
 from hyperadapt.tasks.splits import SPLITS
+from hyperadapt.tasks.suites import many
 from hyperadapt.tasks.suites.builtin import BUILTIN
 from hyperadapt.tasks.suites.glue import GLUE
 from hyperadapt.tasks.suites.hyperdecoders import HYPERDECODERS, MRQA_IN_DOMAIN, MRQA_OUT_OF_DOMAIN
@@ -51,6 +52,7 @@ __all__ = [
 TASK_FILES = (".yaml", ".yml")
 # Behind a task's or a suite's name: scored on the published development rows, whole, as HyperGrid's authors do.
 DEV = ":dev"
+# But for the hundreds of builtin-many, which `get_task` makes by their names.
 TASKS: dict[str, Task] = {**GLUE, **SUPER_GLUE, **TRANSFER, **HYPERDECODERS, **BUILTIN}
 SUITES: dict[str, tuple[str, ...]] = {
     "glue": tuple(GLUE),
@@ -62,6 +64,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "mrqa": tuple(MRQA_IN_DOMAIN),
     "mrqa_out_of_domain": tuple(MRQA_OUT_OF_DOMAIN),
     "builtin": tuple(BUILTIN),
+    **many.suites(),
 }
 
 
@@ -77,6 +80,8 @@ def get_task(name: str | Path) -> Task:
         return get_task(plain).on_development_set()
     if Path(name).suffix in TASK_FILES:
         return load_task_file(name)
+    if (generated := many.task(str(name))) is not None:
+        return generated
     if name not in TASKS:
         check_no_file_is_meant(str(name), Path.cwd())
         if suffix_of(Path(name)) in SUFFIXES:

@@ -202,11 +202,16 @@ def _read(task: Task, sources: str, data_dir: str | Path | None) -> list[PlacedR
     return [placed for source in sources.split("+") for placed in _read_source(task, source, data_dir)]
 
 
+def generated_rows(name: str, source: str) -> list[dict[str, Any]]:
+    """Generate the rows of one source of a task that comes with the package, by its name."""
+    from hyperadapt.tasks.suites import builtin, many
+
+    return many.rows_of(name)[source] if many.skills_of(name) else builtin.generate_rows(name, source)
+
+
 def _read_source(task: Task, source: str, data_dir: str | Path | None) -> Iterable[PlacedRow]:
     if task.generated:
-        from hyperadapt.tasks.suites.builtin import generate_rows
-
-        return [(f"task '{task.name}'", row) for row in generate_rows(task.name, source)]
+        return [(f"task '{task.name}'", row) for row in generated_rows(task.name, source)]
     if (path := _file(task, source, data_dir)) is not None:
         return read_file(path, list(task.columns), task.where)
     assert task.hub is not None

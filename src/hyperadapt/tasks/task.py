@@ -83,6 +83,12 @@ def _where_texts(where: object) -> object:
     return where
 
 
+def _said(description: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(text.strip() for text in description):
+        raise UserError("it is empty; write what is to be done, or leave it out")
+    return description
+
+
 def _plain_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")
@@ -173,6 +179,8 @@ class Task(Fields):
         max_target_length: tokens of an answer; by default 5 of a number, 16 of a name, 128 of a text.
         max_generated_length: tokens that are generated at most; by default max_target_length.
         min_generated_length: tokens that are generated at least.
+        description: what is to be done, a sentence or several that say the same: from it methods with
+            task_descriptions make the task's parameters.
     """
 
     name: Annotated[str, AfterValidator(_plain_name)] = Field(examples=["reviews"])
@@ -204,6 +212,7 @@ class Task(Fields):
     max_target_length: int = Field(default_factory=_target_length, ge=1)
     max_generated_length: int = Field(default_factory=_generated_length, ge=1)
     min_generated_length: int = Field(0, ge=0)
+    description: Annotated[tuple[str, ...], BeforeValidator(one_or_more), AfterValidator(_said)] = ()
 
     @model_validator(mode="before")
     @classmethod
