@@ -31,7 +31,7 @@ def test_narrow_bottlenecks_alone_are_folded() -> None:
     for form in (
         Bottleneck(FOLDED_FROM - 1),
         Bottleneck(FOLDED_FROM, adapter_block=False),
-        LowRank(2),
+        LowRank(2, 0.5),
         FOLDED,
     ):
         assert faster(form) is form

@@ -40,7 +40,7 @@ FORMS = [
     Bottleneck(4, adapter_block=False),
     NormScale(1e-6),
     ParallelBottleneck(3),
-    LowRank(2),
+    LowRank(2, 0.5),
 ]
 
 

@@ -12,7 +12,7 @@ from hyperadapt.config.written import CompareConfig, PretrainConfig, RunConfig
 from hyperadapt.errors import UserError
 from hyperadapt.files.yaml_and_json import dump_yaml, parse_json, parse_yaml, read_yaml
 from hyperadapt.methods import Adapters
-from hyperadapt.methods.hyperformer import read_task_features
+from hyperadapt.methods.task_embedding import read_task_features
 from hyperadapt.tasks import get_task
 from hyperadapt.tasks.sources import json_line
 from tiny_run import assert_one_line, contents, hyperadapt, write_config, write_tasks

@@ -7,14 +7,16 @@ I_tau = P(z_tau) is learnt (HyperFormer, eq. 5), or the encoded input itself, e 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import gcd
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperadapt.errors import UserError
+from hyperadapt.sites import Site
 
 
 class Inputs(NamedTuple):
@@ -124,7 +126,9 @@ class TaskEmbedding(TaskLookup):
         tasks: names, in the order of their ids.
         dim: size t' of z.
         projector: (e, t), hidden and output size of the task projector; None passes z on.
-        features: given z, (n_tasks, t'), which then are not trained.
+        features: given z, (n_tasks, t'), which then are not trained; or those of several descriptions of each task,
+            (n_tasks, most, t'), zeros where a task has fewer. Of them one is drawn in training, and the mean is taken
+            else; all are centred and divided by their width, so that they are as wide as learnt ones begin.
     """
 
     def __init__(
@@ -137,6 +141,11 @@ class TaskEmbedding(TaskLookup):
         super().__init__(tasks)
         z = torch.randn(len(tasks), dim) if features is None else features
         self.z = nn.Parameter(z, requires_grad=features is None)
+        self.is_described = z.dim() == 3
+        if self.is_described:
+            centre, width = centre_and_width(z)
+            self.register_buffer("centre", centre)
+            self.register_buffer("width", width)
         self.projector = task_projector(dim, *projector) if projector else None
         self.dim = projector[1] if projector else dim
 
@@ -149,26 +158,140 @@ class TaskEmbedding(TaskLookup):
     def embed(self, ids: Tensor) -> Tensor:
         """Embed tasks, ids (U,) -> I (U, t)."""
         z = self.z.index_select(0, ids)
+        z = self.of_descriptions(z) if self.is_described else z
         return self.projector(z) if self.projector else z
+
+    def of_descriptions(self, z: Tensor) -> Tensor:
+        """Draw one of each task's descriptions in training, else take their mean, (U, most, t') -> (U, t')."""
+        there: Any = z.ne(0).any(-1)
+        if self.training:
+            drawn = torch.rand(there.shape, device=z.device).masked_fill(~there, -1).argmax(1)
+            chosen = z.gather(1, drawn[:, None, None].expand(-1, 1, z.shape[2])).squeeze(1)
+        else:
+            chosen = z.sum(1) / there.sum(1, keepdim=True)
+        centre, width = cast("Tensor", self.centre), cast("Tensor", self.width)
+        return (chosen - centre) / width
 
     def add_task(self, name: str, init_from: tuple[int, ...], features: Tensor | None) -> None:
         """Append a task whose z is given, the mean of others', or drawn anew."""
         if features is None and not init_from and not self.z.requires_grad:
             raise UserError(
-                f"task '{name}' needs features={self.z.shape[1]} numbers: this model's z are given"
+                f"task '{name}' needs a description: this model's z come from such"
+                if self.is_described
+                else f"task '{name}' needs features={self.z.shape[1]} numbers: this model's z are given"
             )
+        if self.is_described and features is None:
+            features = self.described_as(init_from)
+        elif features is not None and self.is_described and features.shape[-1:] == self.z.shape[-1:]:
+            features = self.as_many(features.reshape(-1, features.shape[-1]))
         if features is not None and features.shape != self.z.shape[1:]:
             raise UserError(
-                f"task '{name}' needs features={self.z.shape[1]} numbers, not of shape {tuple(features.shape)}"
+                f"task '{name}' needs features={self.z.shape[-1]} numbers, not of shape {tuple(features.shape)}"
             )
         super().add_task(name, init_from, features)
         new = torch.randn_like(self.z[0]) if features is None else features
         self.z = append_row(self.z, new, () if features is not None else init_from)
 
+    def mean_features(self) -> Tensor:
+        """Return the mean of each task's descriptions' features, (n_tasks, t')."""
+        z = self.z.detach()
+        return z.sum(1) / z.ne(0).any(-1).sum(1, keepdim=True)
+
+    def describe(self, number: int, features: Tensor) -> None:
+        """Put other descriptions' features, (t',) or (n, t'), in place of those of a task."""
+        row = self.as_many(features.reshape(-1, features.shape[-1]).to(self.z))
+        self.z.data[number] = row
+
+    def described_as(self, ids: tuple[int, ...]) -> Tensor:
+        """Return what stands for the descriptions of a task between others, (most, t'): the mean of their means."""
+        return self.as_many(self.mean_features()[list(ids)].mean(0, keepdim=True))
+
+    def as_many(self, features: Tensor) -> Tensor:
+        """Give a task's descriptions, (n, t'), the places of all others', and those more places, if it has more."""
+        if (more := len(features) - self.z.shape[1]) > 0:
+            self.z = nn.Parameter(F.pad(self.z.detach(), (0, 0, 0, more)), requires_grad=False)
+        return F.pad(features, (0, 0, 0, self.z.shape[1] - len(features)))
+
     def keep_tasks(self, ids: tuple[int, ...]) -> None:
         """Keep these tasks alone, in this order."""
         super().keep_tasks(ids)
         self.z = keep_rows(self.z, ids)
+
+
+class SiteEmbedding(TaskEmbedding):
+    """Embed every site of a stack for every task, I = LN(P([z_tau; l_i; m_j])) / sqrt(t), P: 3t' -> e -> t.
+
+    After eq. 8 of HyperFormer++, its positions here being the modules of a block.
+
+    Args:
+        tasks, dim, features: as in `TaskEmbedding`.
+        sites: stack -> its sites.
+        d_hidden, d_embedding: e and t.
+    """
+
+    def __init__(
+        self,
+        tasks: tuple[str, ...],
+        dim: int,
+        sites: Mapping[str, Sequence[Site]],
+        d_hidden: int,
+        d_embedding: int,
+        features: Tensor | None = None,
+    ) -> None:
+        super().__init__(tasks, dim, features=features)
+        d_task = self.z.shape[-1]
+        self.stacks: Any = nn.ModuleDict(
+            {
+                stack: SiteProjector(of_stack, d_task, dim, d_hidden, d_embedding)
+                for stack, of_stack in sites.items()
+            }
+        )
+
+    def forward(self, inputs: Inputs) -> Condition:
+        """Embed the sites of the stack that is about to run, for the tasks of a batch, (U, n_sites, t)."""
+        condition = super().forward(inputs)
+        return condition._replace(embedding=self.stacks[inputs.stack](condition.embedding))
+
+
+class SiteProjector(nn.Module):
+    """P of one stack, with the embeddings of its layers and modules.
+
+    Args:
+        sites: of the stack.
+        d_task: size of z.
+        d_site: size of l and of m.
+        d_hidden, d_embedding: e and t.
+    """
+
+    def __init__(
+        self, sites: Sequence[Site], d_task: int, d_site: int, d_hidden: int, d_embedding: int
+    ) -> None:
+        super().__init__()
+        layers = list(dict.fromkeys(site.layer for site in sites))
+        modules = list(dict.fromkeys(site.position for site in sites))
+        self.layer_embedding = nn.Parameter(torch.randn(len(layers), d_site))
+        self.module_embedding = nn.Parameter(torch.randn(len(modules), d_site))
+        self.layer_numbers: Tensor
+        self.module_numbers: Tensor
+        numbers = torch.tensor([layers.index(site.layer) for site in sites])
+        self.register_buffer("layer_numbers", numbers, persistent=False)
+        numbers = torch.tensor([modules.index(site.position) for site in sites])
+        self.register_buffer("module_numbers", numbers, persistent=False)
+        self.of_task = Linear(d_task, d_hidden)
+        self.of_site = Linear(2 * d_site, d_hidden, bias=False)
+        self.out = Linear(d_hidden, d_embedding)
+        self.norm = nn.LayerNorm(d_embedding)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Embed all sites, (U, t') -> (U, n_sites, t)."""
+        sites = torch.cat(
+            [self.layer_embedding[self.layer_numbers], self.module_embedding[self.module_numbers]], dim=-1
+        )
+        # P's first map of [z; l; m] is the sum of two, so that neither is repeated.
+        hidden = F.relu(self.of_task(z.to(self.of_task.weight))[:, None] + self.of_site(sites))
+        embedding = self.norm(self.out(hidden))
+        # A step of Adam moves all weights of a head at once: without this what is generated would move by t steps.
+        return embedding / embedding.shape[-1] ** 0.5
 
 
 class EncodedInput(nn.Module):
@@ -209,6 +332,18 @@ class PerStack(nn.Module):
     def forward(self, inputs: Inputs) -> Condition:
         """Condition the stack that is about to run."""
         return self.of[inputs.stack](inputs)
+
+
+def centre_and_width(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean of all descriptions' features, (t',), and the root mean square of their distances from it.
+
+    Args:
+        z: (n_tasks, most, t'), zeros where a task has fewer.
+    """
+    there = z[z.ne(0).any(-1)]
+    centre = there.mean(0)
+    width = (there - centre).square().mean().sqrt()
+    return centre, width if width > 0 else torch.ones_like(width)
 
 
 def mean_state(states: Tensor, mask: Tensor | None) -> Tensor:

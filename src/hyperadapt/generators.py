@@ -6,6 +6,7 @@ sites and tasks there are. It knows the shapes of what it generates and nothing 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Literal
 
@@ -230,4 +231,29 @@ class BottleneckHypernet(nn.Module):
         return self.head(F.relu(by_condition[:, None] + by_layer))
 
 
-Generator = TaskTable | SharedTable | SkillTable | SharedHypernet | BottleneckHypernet
+class SiteHead(nn.Module):
+    """Sites of one size, each with parameters of its own that one linear map of its embedding changes for a task.
+
+    theta_ij = theta0_ij + W I_ij, W shared by the sites. W starts at zero, and theta0 as what is learnt in place does.
+
+    Args:
+        places: of these sites among those that are embedded.
+        weights: what one site needs.
+        d_embedding: size of I.
+    """
+
+    def __init__(self, places: Sequence[int], weights: Weights, d_embedding: int) -> None:
+        super().__init__()
+        self.weights = dict(weights)
+        self.places: Tensor
+        self.register_buffer("places", torch.tensor(places), persistent=False)
+        self.start = nn.Parameter(learnt_rows(1, len(places), weights))
+        self.head = nn.Parameter(torch.zeros(d_embedding, numel(weights)))
+
+    def forward(self, condition: Condition) -> Tensor:
+        """Generate the parameters of these sites in one product, (U, n_sites, numel)."""
+        assert condition.embedding is not None
+        return self.start + condition.embedding.index_select(1, self.places) @ self.head
+
+
+Generator = TaskTable | SharedTable | SkillTable | SharedHypernet | BottleneckHypernet | SiteHead

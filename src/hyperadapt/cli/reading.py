@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,7 +26,9 @@ from hyperadapt.cli.printing import say, show, show_beside, table
 from hyperadapt.errors import UserError, nearest, notice
 
 if TYPE_CHECKING:
+    from hyperadapt.evaluation import Results
     from hyperadapt.runs.run import Prediction, Run
+    from hyperadapt.tasks import Task
 
 
 @app.command()
@@ -48,7 +51,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="A task, suite or task file that the run was not trained on, to be scored with the mean of its tasks' "
-            "parameters; may be repeated. The scores are only printed."
+            "parameters, or with those that its description gives, beside controls, where the run's tasks are "
+            "described; may be repeated. The scores are only printed."
         ),
     ] = None,
     data_dir: Annotated[str | None, typer.Option(help="Where the data lie now.")] = None,
@@ -77,6 +81,15 @@ def evaluate(
     results = loaded.evaluate(split, chosen, data_dir, batch_size, num_beams, allow_changed_data)
     majority = None if results.rows.changed else kept.get("majority", {}).get(split)
     show(results, f"{split} rows", majority)  # before they are written, which may fail
+    if unseen and is_described(loaded):
+        new = loaded.tasks[trained:]
+
+        def scores_of() -> Results:
+            return loaded.evaluate(
+                split, [task.name for task in new], data_dir, batch_size, num_beams, allow_changed_data
+            )
+
+        show_controls(loaded.model, loaded.tasks[:trained], new, results, scores_of)
     if per_task := loaded.config.training.keep == "best_per_task":
         notice(
             f"the scores are of the run's model, and only printed: {run} keeps those of each task by its own best "
@@ -195,9 +208,66 @@ def features(
 
 
 @app.command()
+def export(
+    run: RunDirectory,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty directory.")],
+    task: Annotated[str | None, typer.Option(help="One of the run's tasks.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All of them, each in a folder of its own.")] = False,
+    format: Annotated[
+        str,
+        typer.Option(
+            help="peft: a LoRA, for PEFT, vLLM, SGLang and LoRAX; merged: a plain model, of one task."
+        ),
+    ] = "peft",
+    base_model: BaseModel = None,
+) -> None:
+    """Write a task's LoRA, or all tasks', in the format of the tools that serve them; of methods that are a LoRA."""
+    from hyperadapt.export import MERGED, check_empty, check_format
+
+    if (task is None) != every:
+        raise UserError("name one task by --task, or take all of the run's by --all")
+    if every and format == MERGED:
+        raise UserError("--format merged is one whole model; name its task by --task")
+    check_format(format)
+    check_empty(output)
+    check_run(run, [] if task is None else [task])
+    from hyperadapt.export.task_lora import as_lora
+    from hyperadapt.runs.run import load_run_config
+
+    method = load_run_config(run).build_method()
+    if format != MERGED or method.name != "full_fine_tuning":
+        as_lora(method)
+    loaded = load(run, base_model)
+    from hyperadapt.export import export_all, serving_commands, write_merged
+
+    if format == MERGED:
+        assert task is not None
+        write_merged(loaded.model, task, loaded.tokenizer, output)
+        say(f"A plain model with '{task}' in its weights is in {output}")
+        return
+    names = [known.name for known in loaded.tasks] if task is None else [task]
+    directories = {name: output / name if every else output for name in names}
+    export_all(loaded.model, directories, format)
+    what = f"{len(names)} LoRAs are" if every else f"The LoRA of '{task}' is"
+    say(f"{what} in {output}")
+    for line in serving_commands(loaded.model, directories, output if every else None):
+        typer.echo(line)
+
+
+@app.command()
 def predict(
     run: RunDirectory,
-    task: Annotated[str, typer.Option(help="One of the run's tasks.")],
+    task: Annotated[
+        str | None,
+        typer.Option(help="One of the run's tasks; with --describe, as whose rows are read and answered."),
+    ] = None,
+    describe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="What is to be done, of a run whose tasks are described (method.task_descriptions): no training.",
+        ),
+    ] = None,
     input: Annotated[
         Path | None,
         typer.Option(
@@ -245,7 +315,12 @@ def predict(
             known = nearest(suffix_of(output), WRITTEN_SUFFIXES)
             raise UserError(f"--output: '{output}' is of no known format; {known}")
         check_writable("--output", output)
-    example = check_run(run, [task])[0].row_in_words  # before rows are waited for
+    if task is None and describe is None:
+        raise UserError(f"name a task of {run} by --task, or say what is to be done by --describe")
+    if describe is not None and not describe.strip():
+        raise UserError("--describe: it is empty; say what is to be done")
+    chosen = check_run(run, [] if task is None else [task])
+    example = chosen[0].row_in_words if chosen else '{"text": "…"}'  # before rows are waited for
     if input is None and sys.stdin.isatty():
         print(
             f"rows from standard input, one JSON object a line, as {example}; end with Ctrl-D",
@@ -255,6 +330,10 @@ def predict(
     if not rows:
         raise UserError(f"{input or 'standard input'}: there are no rows")
     loaded = load(run, base_model)
+    if describe is not None:
+        loaded = loaded.with_description(describe, list(rows[0][1]), task)
+        task = loaded.tasks[-1].name
+    assert task is not None
     if top_k is not None:
         check_has_probabilities(loaded, task)
     predictions = loaded.predict_placed(task, rows, num_beams, batch_size)
@@ -272,6 +351,48 @@ def predict(
         sys.stdout.write(written_rows(answered, ".jsonl"))  # what took so long to make is not lost
         raise
     say(f"The predictions are in {output}: {len(answered)} rows")
+
+
+def is_described(run: Run) -> bool:
+    """Tell whether a run's tasks are described, so that others can be too."""
+    from hyperadapt.runs.unseen import task_embedding_of
+
+    return task_embedding_of(run.model) is not None
+
+
+def show_controls(
+    model: Any,
+    trained: Sequence[Task],
+    unseen: Sequence[Task],
+    results: Results,
+    evaluate: Callable[[], Results],
+) -> None:
+    """Print what described tasks score beside their controls.
+
+    Args:
+        model: that has them.
+        trained: the run's own.
+        unseen: the described ones.
+        results: with their scores.
+        evaluate: scores the unseen tasks again.
+    """
+    from hyperadapt.runs.unseen import controls, set_features
+
+    names = [task.name for task in unseen]
+    scores = {score.task: score.score for score in results.scores}
+    rows: list[dict[str, Any]] = [{"task": name, "described": f"{scores[name]:.2f}"} for name in names]
+    averages: dict[str, Any] = {
+        "task": "average",
+        "described": f"{fmean(scores[name] for name in names):.2f}",
+    }
+    for control in controls(model, trained, unseen):
+        set_features(model, unseen, control.features)
+        found = evaluate()
+        for place, (row, score) in enumerate(zip(rows, found.scores, strict=True)):
+            near = f" ({control.of[place]})" if control.of else ""
+            row[control.name] = f"{score.score:.2f}{near}"
+        averages[control.name] = f"{found.average:.2f}"
+    table("described, beside controls", [*rows, averages])
 
 
 def check_writable(option: str, file: Path) -> None:

@@ -14,6 +14,7 @@ from hyperadapt.methods.base import FullFineTuning, Method
 from hyperadapt.methods.hyperdecoders import Hyperdecoder, SingleAdapter, TaskHypernet
 from hyperadapt.methods.hyperformer import Adapters, AdaptersDagger, HyperFormer, HyperFormerPlusPlus
 from hyperadapt.methods.hypergrid import HyperGrid, OutputGate
+from hyperadapt.methods.lora import HyperLoRA, LoRA, SharedLoRA
 from hyperadapt.methods.polytropon import Polytropon
 
 METHODS: dict[str, type[Method]] = {
@@ -28,6 +29,9 @@ METHODS: dict[str, type[Method]] = {
         SingleAdapter,
         TaskHypernet,
         Polytropon,
+        LoRA,
+        SharedLoRA,
+        HyperLoRA,
         HyperGrid,
         OutputGate,
     )
@@ -45,8 +49,7 @@ def method_from(options: Mapping[str, Any]) -> Method:
     if name is None:
         raise UserError(f"method: the field 'name' is missing; choices: {', '.join(METHODS)}")
     if not isinstance(name, str) or name not in METHODS:
-        low_rank = "; the low-rank one is polytropon" if "lora" in str(name).lower() else ""
-        raise UserError(f"method '{name}' is unknown; {nearest(name, METHODS)}{low_rank}")
+        raise UserError(f"method '{name}' is unknown; {nearest(name, METHODS, len(METHODS))}")
     return METHODS[name](**options)
 
 

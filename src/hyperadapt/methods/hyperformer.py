@@ -9,19 +9,15 @@ HyperFormerPlusPlus  task embedding  shared by tasks and sites           same
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import Field, field_validator
 
 from hyperadapt.errors import UserError
-from hyperadapt.files.paths import absolute
-from hyperadapt.files.yaml_and_json import parse_json
 from hyperadapt.methods.base import Host, Method
+from hyperadapt.methods.task_embedding import TaskEmbeddingMethod
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from hyperadapt.adaptation import Adaptation
     from hyperadapt.generators import SharedTable
     from hyperadapt.sites import Weight
@@ -110,7 +106,7 @@ class Adapters(BottleneckMethod):
         return Adaptation(TaskLookup(tasks), groups)
 
 
-class HyperFormer(BottleneckMethod):
+class HyperFormer(TaskEmbeddingMethod, BottleneckMethod):
     """Adapters and layer norms generated from a task embedding, one hypernetwork a site, shared by the tasks.
 
     I_tau = W_2 ReLU(W_1 z_tau) (eq. 5);  (U, D) = (W_U, W_D) I_tau (eq. 6);  (gamma, beta) likewise (eq. 7).
@@ -122,12 +118,9 @@ class HyperFormer(BottleneckMethod):
         conditional_layer_norm: generate the adapters' layer norms; else they are learnt, one a site (Table 4).
         adapter_block: without it the generated layer norm stands alone (Table 4).
         task_projector: without it z_tau feeds the generators directly (Table 4).
-        task_features: a JSON file {task: [numbers]} of given z, which are then not trained (section 2.3).
-        train_task_embeddings_only: freeze all but z, for transfer to a new task (section 3.2, footnote 4).
     """
 
     name = "hyperformer"
-    trainability_options = ("train_task_embeddings_only",)
 
     task_feature_dim: int = Field(512, ge=1)
     projector_hidden_dim: int = Field(128, ge=1)
@@ -135,8 +128,6 @@ class HyperFormer(BottleneckMethod):
     conditional_layer_norm: bool = True
     adapter_block: bool = True
     task_projector: bool = True
-    task_features: Annotated[str, AfterValidator(absolute)] | None = None
-    train_task_embeddings_only: bool = False
 
     def build(self, host: Host) -> Adaptation:
         from hyperadapt.adaptation import Adaptation, SiteGroup
@@ -144,18 +135,13 @@ class HyperFormer(BottleneckMethod):
         from hyperadapt.forms import Bottleneck
         from hyperadapt.generators import SharedHypernet, SharedTable
 
-        backbone, model, tasks, features = host
-        if features is None and self.task_features:
-            features = read_task_features(Path(self.task_features), tasks)
-        if self.train_task_embeddings_only and features is not None:
-            raise UserError(
-                f"{self.name}: train_task_embeddings_only leaves nothing to train where task_features are given"
-            )
+        backbone, model, tasks, _ = host
+        features = self.features(host)
         if not self.adapter_block and not self.conditional_layer_norm:
             raise UserError(
                 f"{self.name}: with neither adapter_block nor conditional_layer_norm nothing is generated"
             )
-        feature_dim = self.task_feature_dim if features is None else features.shape[1]
+        feature_dim = self.task_feature_dim if features is None else features.shape[-1]
         conditioning = TaskEmbedding(tasks, feature_dim, self.conditioning_projector(), features)
         form = Bottleneck(self.reduction_factor, self.activation, self.adapter_block)
         groups: dict[str, list[SiteGroup]] = {}
@@ -174,11 +160,7 @@ class HyperFormer(BottleneckMethod):
             learnt_norms: list[SharedTable] = [SharedTable(len(sites), learnt)] if learnt else []
             groups[stack] = [SiteGroup(sites, form, [hypernet, *learnt_norms])]
         train_norms = self.train_layer_norms and not self.train_task_embeddings_only
-        adaptation = Adaptation(conditioning, groups, "layer_norms" if train_norms else "none")
-        if self.train_task_embeddings_only:
-            adaptation.requires_grad_(False)
-            conditioning.z.requires_grad_(True)
-        return adaptation
+        return self.trained(Adaptation(conditioning, groups, "layer_norms" if train_norms else "none"))
 
     def conditioning_projector(self) -> tuple[int, int] | None:
         """Return (e, t) of the projector that the stacks share, or None."""
@@ -220,36 +202,3 @@ def divide(weights: dict[str, Weight], names: tuple[str, ...]) -> tuple[dict[str
     """Part a form's weights into those not named and those named."""
     rest = {name: weight for name, weight in weights.items() if name not in names}
     return rest, {name: weight for name, weight in weights.items() if name in names}
-
-
-def read_task_features(path: Path, tasks: tuple[str, ...]) -> Tensor:
-    """Read given task features z from a JSON file {task: [numbers]}, (n_tasks, t').
-
-    Raises:
-        UserError: if the file or a task's vector is missing, or the vectors are not finite or not of one length.
-    """
-    import torch
-
-    if not path.is_file():
-        raise UserError(f"task_features: there is no file {path}")
-    try:
-        vectors = parse_json(path.read_bytes())
-    except UserError as error:
-        raise UserError(f"task_features: {path}: {error}") from None
-    try:
-        # On the CPU, as parameters are counted on no device at all.
-        rows = [torch.tensor(vectors[task], dtype=torch.float32, device="cpu") for task in tasks]
-    except KeyError as missing:
-        raise UserError(
-            f"task_features: {path} has no vector for task {missing}; it has {', '.join(vectors)}"
-        ) from None
-    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise UserError(
-            f"task_features: {path} is not a JSON object of task -> list of numbers ({error})"
-        ) from None
-    shapes = sorted({tuple(row.shape) for row in rows})
-    if len(shapes) > 1 or len(shapes[0]) != 1 or 0 in shapes[0]:
-        raise UserError(f"task_features: {path} must hold vectors of one length, not of shapes {shapes}")
-    if wrong := [task for task, row in zip(tasks, rows, strict=True) if not row.isfinite().all()]:
-        raise UserError(f"task_features: {path} holds NaN or infinity for task '{wrong[0]}'")
-    return torch.stack(rows)

@@ -22,9 +22,11 @@ from transformers import PreTrainedModel
 from hyperadapt.adaptation import Adaptation
 from hyperadapt.backbones import Backbone, backbone_of
 from hyperadapt.backbones.base import ArchitectureName
+from hyperadapt.descriptions import Descriptions, described
 from hyperadapt.errors import UserError
 from hyperadapt.methods import Method, as_method
 from hyperadapt.methods.base import Host
+from hyperadapt.methods.task_embedding import TaskEmbeddingMethod
 from hyperadapt.model import file, optional
 from hyperadapt.model.adapted import AdaptedCausalModel, AdaptedEncoderModel, AdaptedModel
 from hyperadapt.model.fingerprint import TensorDigest, digest_tensors, fingerprint
@@ -54,6 +56,7 @@ def adapt(
     num_labels: Mapping[str, int] | None = None,
     pooling: Pooling = "mean",
     head_learning_rate: float | None = None,
+    descriptions: Descriptions | None = None,
 ) -> Any:
     """Adapt a model to many tasks: freeze it, and add what the method trains.
 
@@ -65,6 +68,7 @@ def adapt(
         num_labels: of each task, where the model is an encoder alone, {"cola": 2, "stsb": 1}: 1 is a regression.
         pooling: what its heads read: the "mean" of a row's last states, or that of its first token, "cls".
         head_learning_rate: of its heads; by default that of all else.
+        descriptions: of each task, one text or several, where the method takes task_descriptions.
 
     Returns:
         The base model, now also an `AdaptedModel`.
@@ -75,7 +79,27 @@ def adapt(
             given where no head is.
     """
     heads = None if num_labels is None else HeadOptions(num_labels, pooling, head_learning_rate)
-    return adapt_with_features(base, as_method(method), tasks, None, heads=heads)
+    method = as_method(method)
+    features = None
+    if descriptions is not None:
+        encoder = check_takes_descriptions(method)
+        features = described(tuple(tasks), descriptions, encoder)
+    return adapt_with_features(base, method, tasks, features, heads=heads)
+
+
+def check_takes_descriptions(method: Any) -> str:
+    """Check that a method's task embeddings come from descriptions, and name the encoder that reads them.
+
+    Raises:
+        UserError: if not.
+    """
+    if not getattr(method, "task_descriptions", False):
+        able = isinstance(method, TaskEmbeddingMethod)
+        how = (
+            "it does with task_descriptions=True" if able else "hyperlora, hyperformer and hyperformer++ can"
+        )
+        raise UserError(f"{method.name} does not read descriptions of tasks; {how}")
+    return method.text_encoder
 
 
 def adapt_with_features(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
     # T5's forward takes **kwargs but no num_items_in_batch; without this word Trainer would not scale the loss
     # over accumulated batches.
     accepts_loss_kwargs = False
+    can_write_alone = False  # it is a decoder alone, as servers of LoRAs run
 
     hyperadapt: Adaptation
     method: Method
@@ -145,6 +147,7 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
         init_from: str | Sequence[str] | None = None,
         features: Sequence[float] | None = None,
         num_labels: int | None = None,
+        description: str | Sequence[str] | None = None,
     ) -> None:
         """Add a task, with everything else kept; make the optimizer after this.
 
@@ -154,6 +157,8 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
             features: its vector z (t',), where the method was given task features.
             num_labels: of its head, where the model is an encoder alone; 1 is a regression. It starts from those heads
                 of `init_from` that have as many.
+            description: what the task is, one text or several, where the method takes task_descriptions: it needs no
+                training then.
 
         Raises:
             UserError: if the name is taken, init_from is unknown, features are missing or of the wrong length, or
@@ -169,12 +174,25 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
                 "num_labels are for models that are an encoder alone; this one writes its answers"
             )
         vector = None if features is None else torch.tensor(features, dtype=torch.float32)
+        if description is not None:
+            vector = self.features_of(name, description)
         others = (init_from,) if isinstance(init_from, str) else tuple(init_from or ())
         ids = tuple(self.task_id(other) for other in others)
         self.hyperadapt.add_task(name, ids, vector)
         if heads is not None and num_labels is not None:
             heads.add_task(num_labels, ids)
         self.tasks = (*self.tasks, name)
+
+    def features_of(self, name: str, description: str | Sequence[str]) -> Tensor:
+        """Encode what is said of a task, (n, t').
+
+        Raises:
+            UserError: if the method reads no descriptions, or this is none.
+        """
+        from hyperadapt.descriptions import described
+        from hyperadapt.model.adapt import check_takes_descriptions
+
+        return described([name], {name: description}, check_takes_descriptions(self.method))[0]
 
     def keep_tasks(self, names: Sequence[str]) -> None:
         """Drop all tasks but these, whose ids are their places here; make the optimizer after this.
@@ -237,9 +255,46 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
         if is_main_process:
             file.save(self, save_directory, state_dict)
 
+    def export(self, task: str, directory: str | Path, format: str = "peft") -> Path:
+        """Write a task's LoRA in a format that others read: PEFT's, which vLLM, SGLang and LoRAX serve.
+
+        Args:
+            task: a name.
+            directory: new or empty.
+            format: "peft".
+
+        Returns:
+            The directory.
+
+        Raises:
+            UserError: if the method makes no LoRA, or there is no such task or format; nothing is written.
+        """
+        from hyperadapt.export import export
+
+        return export(self, task, directory, format)
+
+    def merge_and_unload(self, task: str | None = None) -> PreTrainedModel:
+        """Return the plain base model with a task's LoRA in its weights; unlike PEFT's this model stays as it is.
+
+        Args:
+            task: a name; of a model with one task it may be left out.
+
+        Raises:
+            UserError: if the method makes no LoRA, there is no such task, or the base model is quantised.
+        """
+        from hyperadapt.export.merge import merged
+
+        if task is None and len(self.tasks) > 1:
+            raise UserError(
+                f"merge_and_unload takes one task, whose weights differ from the others'; {nearest('', self.tasks)}"
+            )
+        return merged(self, self.tasks[0] if task is None else task)
+
 
 class AdaptedCausalModel(AdaptedModel):
     """Mixed in before the class of a model without an encoder."""
+
+    can_write_alone = True
 
     accepts_loss_kwargs = True  # the base model's loss takes the number of items in a step
 

@@ -40,6 +40,13 @@ def mixed(mixin: Any, original: Any) -> type:
     return type(original.__name__, (mixin, original), {**names, **own, **copies})
 
 
+def original_class(mixture: Any) -> Any:
+    """Return the class before which others were mixed in."""
+    while "_mixed_from" in vars(mixture):
+        mixture = vars(mixture)["_mixed_from"][1]
+    return mixture
+
+
 def reduce_mixed(module: nn.Module, protocol: int) -> Any:
     """Copy or pickle a module as any object, but for its class, which `import` would not find under its name."""
     original, mixins = type(module), list[Any]()

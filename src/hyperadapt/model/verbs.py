@@ -16,7 +16,8 @@ ANOTHER_METHOD = (
     "to train another method, adapt another copy of the base model; a new task is added by add_task"
 )
 NO_MERGE = (
-    "what is generated differs from task to task, so that no one base model can hold it; save_pretrained"
+    "what is generated differs from task to task, so that no one base model can hold it; merge_and_unload(task) gives "
+    "a base model with one task's LoRA in it"
 )
 NEW_WEIGHTS = "it would draw trained weights anew; adapt or load a base model anew"
 CONTINUOUS = "it passes no task_ids; use generate(..., task_ids=...)"
@@ -33,7 +34,6 @@ REFUSED = {
     "delete_adapter": TASKS,
     "get_adapter_state_dict": "model.hyperadapt.state_dict() has what the method added",
     "enable_peft_hotswap": TASKS,
-    "merge_and_unload": NO_MERGE,
     "merge_adapter": NO_MERGE,
     "unload": "load the base model anew",
     "from_pretrained": "hyperadapt.load(path, base_model=...) loads a saved adapted model",

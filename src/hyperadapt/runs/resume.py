@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from hyperadapt.config.sections import StartConfig
 from hyperadapt.config.written import RunConfig, WrittenConfig
+from hyperadapt.descriptions import texts_of
 from hyperadapt.errors import UserError, nearest, notice
 from hyperadapt.methods import Method, method_from
-from hyperadapt.methods.hyperformer import read_task_features
+from hyperadapt.methods.task_embedding import read_task_features
 from hyperadapt.model import file, load
 from hyperadapt.runs import same_data
 from hyperadapt.runs.rows import rows_drawn
@@ -286,7 +287,7 @@ def start_from(
     start: StartConfig,
     base: PreTrainedModel,
     method: Method,
-    tasks: Sequence[str],
+    tasks: Sequence[Task],
     num_labels: Mapping[str, int] | None = None,
 ) -> Any:
     """Take up a trained run's model with these tasks alone; those that it has not start from `init_from`.
@@ -295,13 +296,14 @@ def start_from(
         start: the run.
         base: its base model.
         method: of the new run.
-        tasks: names.
+        tasks: those of the new run.
         num_labels: of each, where there are heads.
     """
+    names = [task.name for task in tasks]
     model = load.load(Path(start.run) / "model", base, method)
     known = set(model.tasks)
-    new = tuple(task for task in tasks if task not in known)
-    if going_on := [task for task in tasks if task in known]:
+    new = tuple(name for name in names if name not in known)
+    if going_on := [name for name in names if name in known]:
         go, they = ("goes", "it has") if len(going_on) == 1 else ("go", "they have")
         notice(
             f"{start.run} was trained on {', '.join(going_on)} itself: {go} on with what {they} learnt there; under "
@@ -309,7 +311,13 @@ def start_from(
         )
     file = getattr(method, "task_features", None)
     vectors = read_task_features(Path(file), new).tolist() if file and new else [None] * len(new)
+    is_described = getattr(method, "task_descriptions", False)
+    said = {
+        task.name: texts_of(task.name, task.description)
+        for task in tasks
+        if is_described and task.name in new
+    }
     for task, features in zip(new, vectors, strict=True):
-        model.add_task(task, start.init_from, features, num_labels and num_labels[task])
-    model.keep_tasks(tasks)
+        model.add_task(task, start.init_from, features, num_labels and num_labels[task], said.get(task))
+    model.keep_tasks(names)
     return model

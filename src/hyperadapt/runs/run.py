@@ -36,9 +36,11 @@ from hyperadapt.files.paths import shown
 from hyperadapt.files.writing import write_atomically
 from hyperadapt.files.yaml_and_json import dump_yaml, read_yaml
 from hyperadapt.model import load
+from hyperadapt.model.adapt import check_takes_descriptions
 from hyperadapt.runs import results_file, same_data
 from hyperadapt.runs.base_model import choose_attention, load_base, quietly
 from hyperadapt.runs.rows import choices_of, load_evaluation_set, load_rows
+from hyperadapt.runs.unseen import add_unseen
 from hyperadapt.tasks import SPLITS, Task, input_texts, resolve_tasks
 from hyperadapt.tasks.sources import PlacedRow, given_rows
 
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
 MADE_OF = ("config.yaml", "tasks.yaml", same_data.FILE, "tokenizer", "base")  # before the first step
 TRAINED = ("model", "history.json")
+DESCRIBED = "described"  # a task of `predict --describe`
 
 
 def note_unlisted(directory: Path) -> None:
@@ -205,7 +208,8 @@ class Run:
         """Return the run with tasks that it was not trained on, whose parameters are the mean of its tasks'.
 
         Of a hypernetwork that is the mean of the task embeddings, as the Hyperdecoders paper evaluates out of domain
-        (Table 5); methods without task conditioning need no more than the name. The model is changed in place.
+        (Table 5); methods without task conditioning need no more than the name. Of a run whose tasks are described
+        (method.task_descriptions) it is what their own descriptions give. The model is changed in place.
 
         Args:
             names: of tasks or suites, or paths of task files.
@@ -213,7 +217,36 @@ class Run:
         Raises:
             UserError: if a task is unknown, its labels cannot be written, or the run has it already.
         """
-        unseen = resolve_tasks(names)
+        return self.with_tasks(resolve_tasks(names))
+
+    def with_description(self, description: str, columns: Sequence[str], like: str | None = None) -> Run:
+        """Return the run with a task "described" that a description gives, beside its own.
+
+        Args:
+            description: what is to be done.
+            columns: of its rows, which it reads.
+            like: a task of the run, as whose rows are read and answered; by default answers are free texts.
+
+        Raises:
+            UserError: if the run's method reads no descriptions, or there is no such task.
+        """
+        if like is not None:
+            task = self.task(like).model_copy(update={"name": DESCRIBED, "description": (description,)})
+        else:
+            fields = {column: column for column in columns}
+            task = Task(
+                name=DESCRIBED,
+                local=DESCRIBED,
+                fields=fields,
+                kind="text",
+                metrics=("exact_match",),
+                description=(description,),
+            )
+        check_takes_descriptions(self.model.method)
+        return self.with_tasks((task,))
+
+    def with_tasks(self, unseen: Sequence[Task]) -> Run:
+        """Return the run with tasks that it was not trained on, as `with_unseen`."""
         if self.model.hyperadapt.heads is not None:
             raise UserError(
                 f"{self.directory} is of an encoder alone, which has no head for tasks that it was not trained on"
@@ -222,8 +255,7 @@ class Run:
             architecture_of(self.model).check_task(
                 self.model, task, self.tokenizer, self.config.data.input_format
             )
-        for task in unseen:
-            self.model.add_task(task.name, init_from=[trained.name for trained in self.tasks])
+        add_unseen(self.model, unseen)
         return replace(self, tasks=(*self.tasks, *unseen))
 
     def predict(

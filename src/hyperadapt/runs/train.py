@@ -28,6 +28,7 @@ from hyperadapt.evaluation import EvaluationSet, Results, majority
 from hyperadapt.files import manifest
 from hyperadapt.files.locks import locked
 from hyperadapt.files.writing import write_atomically, writing
+from hyperadapt.methods import Method
 from hyperadapt.runs import results_file, same_data
 from hyperadapt.runs.base_model import build_base, load_tokenizer, save_base
 from hyperadapt.runs.predictions import write_predictions
@@ -98,6 +99,13 @@ def train(config: RunConfig, resume: bool = False, allow_changed_data: bool = Fa
         with writing(directory):
             finish(directory, prepared, outcome.metrics, results)
     return results
+
+
+def descriptions_of(method: Method, tasks: Sequence[Task]) -> dict[str, tuple[str, ...]] | None:
+    """Return what is said of each task, None where the method does not read it."""
+    if not getattr(method, "task_descriptions", False):
+        return None
+    return {task.name: task.description for task in tasks}
 
 
 @contextmanager
@@ -207,9 +215,9 @@ def prepare(
     num_labels = architecture.num_labels(tasks)
     rate = config.training.head_learning_rate
     model = (
-        adapt(base, method, names, num_labels, config.model.pooling, rate)
+        adapt(base, method, names, num_labels, config.model.pooling, rate, descriptions_of(method, tasks))
         if config.start is None
-        else start_from(config.start, base, method, names, num_labels)
+        else start_from(config.start, base, method, tasks, num_labels)
     )
     if last is not None:
         check_same_base(last, model)

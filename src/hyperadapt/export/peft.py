@@ -1,0 +1,80 @@
+"""PEFT's format: adapter_config.json and adapter_model.safetensors, which PEFT, vLLM, SGLang and LoRAX load.
+
+The head of a task, where the model is an encoder alone, is no part of a LoRA: it lies beside it in head.safetensors,
+`weight` (num_labels, d_model) and `bias` (num_labels,), to be applied to the states pooled as its metadata say.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hyperadapt.backbones import backbone_of
+from hyperadapt.backbones.targets import shortest_targets
+from hyperadapt.export.task_lora import as_lora
+from hyperadapt.files.writing import write_atomically
+
+if TYPE_CHECKING:
+    from hyperadapt.export.task_lora import TaskLoRA
+    from hyperadapt.model.adapted import AdaptedModel
+
+TASK_TYPES = {
+    "encoder_decoder": "SEQ_2_SEQ_LM",
+    "decoder_only": "CAUSAL_LM",
+    "encoder_only": "FEATURE_EXTRACTION",
+}
+PREFIX = "base_model.model."  # of names in what PEFT saves
+
+
+def write(model: AdaptedModel, lora: TaskLoRA, directory: Path) -> None:
+    """Write a task's LoRA.
+
+    Args:
+        model: whose task it is.
+        lora: of the task.
+        directory: where to.
+    """
+    from safetensors.torch import save
+
+    tensors = {}
+    for path, (a, b) in lora.maps.items():
+        tensors[f"{PREFIX}{path}.lora_A.weight"] = a.contiguous()
+        tensors[f"{PREFIX}{path}.lora_B.weight"] = b.contiguous()
+    if (heads := model.hyperadapt.heads) is not None:
+        number = model.task_id(lora.task)
+        head = {
+            "weight": heads.weight[number, : heads.labels[number]],
+            "bias": heads.bias[number, : heads.labels[number]],
+        }
+        head = {name: tensor.detach().float().cpu().contiguous() for name, tensor in head.items()}
+        write_atomically(directory / "head.safetensors", save(head, {"pooling": heads.options.pooling}))
+    # The configuration last: without it there is no adapter.
+    write_atomically(directory / "adapter_model.safetensors", save(tensors, {"format": "pt"}))
+    config = json.dumps(configuration(model, list(lora.maps)), indent=2)
+    write_atomically(directory / "adapter_config.json", config.encode())
+
+
+def configuration(model: AdaptedModel, paths: list[str]) -> dict[str, Any]:
+    """Return PEFT's configuration of a LoRA.
+
+    Args:
+        model: whose method it is of.
+        paths: of the maps that it changes.
+    """
+    method = as_lora(model.method)
+    alpha = int(method.lora_alpha) if method.lora_alpha == int(method.lora_alpha) else method.lora_alpha
+    transposed = not hasattr(model.get_submodule(paths[0]), "in_features")
+    return {
+        "peft_type": "LORA",
+        "task_type": TASK_TYPES[backbone_of(model).architecture],
+        "base_model_name_or_path": model.config._name_or_path or None,
+        "inference_mode": True,
+        "r": method.r,
+        "lora_alpha": alpha,
+        "lora_dropout": method.lora_dropout,
+        "use_rslora": method.use_rslora,
+        "target_modules": shortest_targets(model, paths),
+        "fan_in_fan_out": transposed,
+        "bias": "none",
+    }
