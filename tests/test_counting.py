@@ -49,7 +49,7 @@ def formula(method: Method, d: int, layers: int, tasks: int, base: int) -> int:
     if isinstance(
         method, ha.Polytropon
     ):  # eight maps a layer pair in the decoder, four in the encoder, all d x d here
-        return 12 * layers * (method.n_skills * 2 * method.rank * d + tasks * method.n_skills)
+        return 12 * layers * (method.n_skills * 2 * method.r * d + tasks * method.n_skills)
     if isinstance(method, ha.OutputGate | ha.HyperGrid):
         n, d_ff = TINY["vocab_size"], TINY["d_ff"]
         if isinstance(method, ha.OutputGate):
@@ -285,3 +285,17 @@ def test_section_4_1s_formulas_are_the_exact_counts_but_for_what_is_said() -> No
         printed, why = row["section 4.1"], row["why"].rpartition(": ")[2]
         assert row["value"] == (value(printed) if printed else 0), row
         assert row["ours"] == row["value"] + (value(why) if why else 0), row
+
+
+def test_text_to_loras_heads_have_the_sizes_that_are_printed_and_ours_those_that_are_built() -> None:
+    from hyperadapt.studies import text_to_lora
+
+    config = model_config(text_to_lora.MODEL)
+    shapes, layers = [(4096, 4096), (4096, 1024)], config.num_hidden_layers
+    for head, millions in text_to_lora.PRINTED.items():
+        counted = text_to_lora.text_to_lora(head, shapes, layers, 8).parameters  # type: ignore[arg-type]
+        assert round(counted / 1e6) == millions
+    for generated in ("B", "both"):
+        method = ha.HyperLoRA(generated=generated)
+        built = count_without_weights(config, method, text_to_lora.TASKS).trained
+        assert text_to_lora.hyperlora(shapes, layers, 8, generated, described=False).parameters == built

@@ -9,6 +9,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hyperadapt.errors import UserError, nearest, reason_of
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
@@ -110,7 +112,6 @@ def model_config(name: str) -> PretrainedConfig:
 
     from hyperadapt import hub
     from hyperadapt.backbones import published_config
-    from hyperadapt.errors import UserError, reason_of
     from hyperadapt.tiny_t5 import place_of
 
     if not Path(name).is_dir() and (known := published_config(name)) is not None:
@@ -374,12 +375,12 @@ def paper_tables(papers: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """Make the tables of our counts beside what papers print, by their titles.
 
     Args:
-        papers: of `published.PAPERS`; of none, all.
+        papers: names; of none, all.
 
     Raises:
         UserError: if there is no such paper; with the nearest.
     """
-    from hyperadapt.studies.published import PAPERS, published_tables
+    from hyperadapt.studies import text_to_lora
 
     tables: dict[str, dict[str, Callable[[], list[dict[str, Any]]]]] = {
         "hyperformer": {
@@ -391,7 +392,11 @@ def paper_tables(papers: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
             "HyperGrid, parameters added, grid of 32 by 128": hypergrid_table,
             "HyperGrid, Tables 1, 2, 5 and 6, parameters that GLUE and SuperGLUE take": hypergrid_sizes_table,
         },
+        "text-to-lora": {
+            "HyperLoRA beside Text-to-LoRA's heads, Mistral-7B, q and v, r = 8": text_to_lora.table
+        },
     }
     for paper in papers:
-        published_tables(paper)  # whose error names the nearest
-    return {title: make() for paper in papers or PAPERS for title, make in tables[paper].items()}
+        if paper not in tables:
+            raise UserError(f"paper '{paper}' is unknown; {nearest(paper, tables)}")
+    return {title: make() for paper in papers or tables for title, make in tables[paper].items()}

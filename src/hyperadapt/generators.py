@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from hyperadapt.conditioning import Condition, Linear, append_row, keep_rows, task_projector
 from hyperadapt.sites import Weights, numel
 
+Start = Literal["paper", "fast"]
+
 
 def learnt_rows(n_rows: int, n_sites: int, weights: Weights) -> Tensor:
     """Draw parameters that are learnt in place, (n_rows, n_sites, numel), each weight as it asks."""
@@ -139,6 +141,8 @@ class SharedHypernet(nn.Module):
         head: which sites share a linear head.
         layer_embedding, position_embedding: whether I depends on them; they are as long as the task's.
         projector: (e, t), where I is projected; None feeds the heads directly.
+        start: "paper", W from N(0, 0.01) and b = 0; or "fast", W = 0 and b as what is learnt in place starts, with I
+            of unit length, so that a step of Adam moves what is generated as far as what is learnt in place.
     """
 
     def __init__(
@@ -151,6 +155,7 @@ class SharedHypernet(nn.Module):
         layer_embedding: bool = False,
         position_embedding: bool = False,
         projector: tuple[int, int] | None = None,
+        start: Start = "paper",
     ) -> None:
         super().__init__()
         self.weights = dict(weights)
@@ -162,10 +167,15 @@ class SharedHypernet(nn.Module):
         d_features = d_task * (1 + layer_embedding + position_embedding)
         self.projector = task_projector(d_features, *projector) if projector else None
         d_embedding = projector[1] if projector else d_features
-        self.norm = nn.LayerNorm(d_embedding, eps=1e-6) if layer_embedding else None
+        self.norm = nn.LayerNorm(d_embedding, eps=1e-6) if layer_embedding or start == "fast" else None
+        self.scale = d_embedding**-0.5 if start == "fast" else 1.0
         n_heads = {"stack": 1, "position": n_positions, "site": n_layers * n_positions}[head]
-        self.head_weight = nn.Parameter(torch.randn(n_heads, d_embedding, numel(weights)) * 0.01)
-        self.head_bias = nn.Parameter(torch.zeros(n_heads, 1, numel(weights)))
+        std = 0.01 if start == "paper" else 0.0
+        self.head_weight = nn.Parameter(torch.randn(n_heads, d_embedding, numel(weights)) * std)
+        bias = (
+            torch.zeros(n_heads, 1, numel(weights)) if start == "paper" else learnt_rows(n_heads, 1, weights)
+        )
+        self.head_bias = nn.Parameter(bias)
 
     def forward(self, condition: Condition) -> Tensor:
         """Generate the parameters of all sites in one batched product, (U, n_sites, numel)."""
@@ -188,7 +198,8 @@ class SharedHypernet(nn.Module):
             features.append(self.position_embedding[None, None].expand(grid))
         embedding = torch.cat(features, dim=-1).flatten(1, 2)
         embedding = self.projector(embedding) if self.projector else embedding
-        return self.norm(embedding) if self.norm else embedding
+        embedding = self.norm(embedding) if self.norm else embedding
+        return embedding if self.scale == 1.0 else embedding * self.scale
 
 
 class BottleneckHypernet(nn.Module):

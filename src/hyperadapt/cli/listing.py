@@ -60,7 +60,7 @@ def params(
         typer.Option(
             "--paper",
             help="Our counts of the papers' models, beside what the papers print; the words after it may name some "
-            "of hyperformer, hyperdecoders and hypergrid.",
+            "of hyperformer, hyperdecoders, hypergrid and text-to-lora.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
