@@ -5,8 +5,9 @@ An exporter is a file here, with an entry in `FORMATS`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from hyperadapt.errors import UserError, nearest
 from hyperadapt.export import peft
@@ -21,13 +22,8 @@ if TYPE_CHECKING:
     from hyperadapt.model.adapted import AdaptedModel
 
 
-class Exporter(Protocol):
-    """Writes one task's LoRA, (model, lora, directory)."""
-
-    def __call__(self, model: AdaptedModel, lora: TaskLoRA, directory: Path) -> None: ...
-
-
-FORMATS: dict[str, Exporter] = {"peft": peft.write}
+# name -> model -> what writes one task's LoRA into a directory
+FORMATS: dict[str, Callable[[AdaptedModel], Callable[[TaskLoRA, Path], None]]] = {"peft": peft.writer}
 MERGED = "merged"  # no LoRA, but the whole model
 
 
@@ -61,8 +57,9 @@ def export_all(model: AdaptedModel, directories: dict[str, Path], format: str = 
     check_has_lora(model)
     for directory in directories.values():
         check_empty(directory)
+    write = FORMATS[format](model)
     for lora in task_loras(model, tuple(directories)):
-        FORMATS[format](model, lora, directories[lora.task])
+        write(lora, directories[lora.task])
     return list(directories.values())
 
 

@@ -7,6 +7,7 @@ The head of a task, where the model is an encoder alone, is no part of a LoRA: i
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,32 +28,34 @@ TASK_TYPES = {
 PREFIX = "base_model.model."  # of names in what PEFT saves
 
 
-def write(model: AdaptedModel, lora: TaskLoRA, directory: Path) -> None:
-    """Write a task's LoRA.
+def writer(model: AdaptedModel) -> Callable[[TaskLoRA, Path], None]:
+    """Return what writes a task's LoRA into a directory.
 
     Args:
-        model: whose task it is.
-        lora: of the task.
-        directory: where to.
+        model: whose tasks they are.
     """
     from safetensors.torch import save
 
-    tensors = {}
-    for path, (a, b) in lora.maps.items():
-        tensors[f"{PREFIX}{path}.lora_A.weight"] = a.contiguous()
-        tensors[f"{PREFIX}{path}.lora_B.weight"] = b.contiguous()
-    if (heads := model.hyperadapt.heads) is not None:
-        number = model.task_id(lora.task)
-        head = {
-            "weight": heads.weight[number, : heads.labels[number]],
-            "bias": heads.bias[number, : heads.labels[number]],
-        }
-        head = {name: tensor.detach().float().cpu().contiguous() for name, tensor in head.items()}
-        write_atomically(directory / "head.safetensors", save(head, {"pooling": heads.options.pooling}))
-    # The configuration last: without it there is no adapter.
-    write_atomically(directory / "adapter_model.safetensors", save(tensors, {"format": "pt"}))
-    config = json.dumps(configuration(model, list(lora.maps)), indent=2)
-    write_atomically(directory / "adapter_config.json", config.encode())
+    paths = [site.path for group in model.hyperadapt.site_groups() for site in group.sites]
+    config = json.dumps(configuration(model, paths), indent=2).encode()  # of every task the same
+    heads = model.hyperadapt.heads
+
+    def write(lora: TaskLoRA, directory: Path) -> None:
+        tensors = {}
+        for path, (a, b) in lora.maps.items():
+            tensors[f"{PREFIX}{path}.lora_A.weight"] = a.contiguous()
+            tensors[f"{PREFIX}{path}.lora_B.weight"] = b.contiguous()
+        if heads is not None:
+            number = model.task_id(lora.task)
+            size = heads.labels[number]
+            head = {"weight": heads.weight[number, :size], "bias": heads.bias[number, :size]}
+            head = {name: tensor.detach().float().cpu().contiguous() for name, tensor in head.items()}
+            write_atomically(directory / "head.safetensors", save(head, {"pooling": heads.options.pooling}))
+        # The configuration last: without it there is no adapter.
+        write_atomically(directory / "adapter_model.safetensors", save(tensors, {"format": "pt"}))
+        write_atomically(directory / "adapter_config.json", config)
+
+    return write
 
 
 def configuration(model: AdaptedModel, paths: list[str]) -> dict[str, Any]:

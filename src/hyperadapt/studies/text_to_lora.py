@@ -131,6 +131,7 @@ def table() -> list[dict[str, Any]]:
         (f"Text-to-LoRA {name}", text_to_lora(name, shapes, layers, R), f"{PRINTED[name]} M")
         for name in ("L", "M", "S")
     ]
+    generated: Literal["B", "both"]
     for generated, described in (("B", True), ("both", True), ("B", False), ("both", False)):
         z = "z of descriptions" if described else f"z of {TASKS} tasks learnt"
         found.append((f"HyperLoRA, {generated}, {z}", hyperlora(shapes, layers, R, generated, described), ""))

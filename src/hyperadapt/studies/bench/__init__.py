@@ -30,6 +30,7 @@ SECTIONS = {
     section.name: section
     for section in (
         Section("step", "A training step", sections.step, libraries=("peft", "bitsandbytes")),
+        Section("lora", "A training step of LoRA", sections.lora_step, libraries=("peft",)),
         Section("operators", "Operators of a step", operators.operators, libraries=("peft",)),
         Section(
             "arithmetic", "Arithmetic and bytes", arithmetic.arithmetic, libraries=("peft", "bitsandbytes")

@@ -18,6 +18,7 @@ from hyperadapt.studies.bench.sections import (
     Contest,
     adapters_contest,
     generation_contest,
+    lora_contest,
     named,
     shape_contest,
     sizes,
@@ -70,6 +71,7 @@ def count(name: str, spec: Spec) -> tuple[int, int]:
 def contests(setting: Setting) -> Iterator[tuple[str, Contest]]:
     """List what has goals of time, as far as it can be run here."""
     yield "a step", step_contest(setting)
+    yield "a step of LoRA", lora_contest(setting)
     if setting.adapters_python is not None:
         yield "beside the adapters library", adapters_contest(setting)
     yield "a thousand tasks", tasks_contest(setting)

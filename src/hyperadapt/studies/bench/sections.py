@@ -191,6 +191,29 @@ def step_contest(setting: Setting) -> Contest:
     return Contest({**frozen_or_not(setting), **our_floor(setting)}, contenders, goals)
 
 
+def lora_contest(setting: Setting) -> Contest:
+    """Set generated LoRA, tasks mixed, beside one task's LoRA of PEFT."""
+    options = {"r": LORA["r"], "target_modules": LORA["target_modules"]}
+    ours = {
+        f"{name}, 8 tasks": spec(setting, "hyperadapt", {"name": name, **options})
+        for name in ("hyperlora", "lora")
+    }
+
+    def goals(found: Mapping[str, Comparable]) -> list[Goal]:
+        return [found[name].ratio(LORA_R8).goal(f"{name}: of {LORA_R8}", 1.05) for name in ours]
+
+    return Contest({LORA_R8: spec(setting, "peft", LORA, 1)}, ours, goals)
+
+
+def lora_step(setting: Setting) -> Found:
+    """Measure a training step of LoRA: generated, of a table, and PEFT's of one task."""
+    contest = lora_contest(setting)
+    found = side_by_side(contest.references, contest.others, setting)
+    how = f"A training step of LoRA, r = 8 on q and v, {sizes(setting)}; all 8 tasks are in every batch, PEFT has one."
+    rows = [cells_of(name, result, [LORA_R8]) for name, result in found.items()]
+    return Found(how, rows, contest.goals(found), times_of(found))
+
+
 def step(setting: Setting) -> Found:
     """Measure a training step of each method, and of PEFT's."""
     contest = step_contest(setting)
