@@ -175,10 +175,10 @@ def many_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "method": {"name": "hyperlora", "r": 2, "task_descriptions": True, **SMALL},
         "data": {
             "tasks": [
-                "many-first-large-yes",
-                "many-last-warm-true",
-                "many-tool-outside-a",
-                "many-plant-large-one",
+                "many-animal-any-yes",
+                "many-food-last-true",
+                "many-tool-two-a",
+                "many-person-first-one",
             ],
             "max_train_rows": 16,
             "max_eval_rows": 4,
@@ -194,12 +194,12 @@ def many_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_unseen_task_is_scored_by_its_description_beside_controls(many_run: Path) -> None:
     outcome = hyperadapt(
-        "evaluate", many_run, "--unseen", "many-last-large-yes", "--unseen", "many-tool-warm-one"
+        "evaluate", many_run, "--unseen", "many-animal-last-yes", "--unseen", "many-tool-any-one"
     )
     assert outcome.code == 0, outcome.err
     for heading in ("described", "random description", "mean of all", "nearest task"):
         assert heading in outcome.out, outcome.out
-    rows = [line for line in outcome.out.splitlines() if "many-last-large-yes" in line]
+    rows = [line for line in outcome.out.splitlines() if "many-animal-last-yes" in line]
     assert any("(many-" in row for row in rows), rows  # the nearest is named
 
 
@@ -210,8 +210,8 @@ def test_an_unseen_task_without_a_description_is_one_line(many_run: Path) -> Non
 
 
 def test_predict_takes_a_description(many_run: Path) -> None:
-    row = json.dumps({"things": "huge red fox tiny blue cup big orange oak"})
-    options = ("--describe", "say yes if the fox is big", "--task", "many-first-large-yes")
+    row = json.dumps({"words": "rope cat river snow dog"})
+    options = ("--describe", "say yes if there is an animal", "--task", "many-animal-any-yes")
     outcome = hyperadapt("predict", many_run, *options, stdin=row)
     assert outcome.code == 0, outcome.err
     assert json.loads(outcome.out)["prediction"] in ("yes", "no")
@@ -249,19 +249,19 @@ def test_a_runs_loras_are_exported_all_or_one_or_merged(many_run: Path, tmp_path
     assert outcome.code == 0, outcome.err
     folders = sorted(folder.name for folder in (tmp_path / "all").iterdir() if folder.is_dir())
     assert folders == [
-        "many-first-large-yes",
-        "many-last-warm-true",
-        "many-plant-large-one",
-        "many-tool-outside-a",
+        "many-animal-any-yes",
+        "many-food-last-true",
+        "many-person-first-one",
+        "many-tool-two-a",
     ]
     assert "serve LoRAs of decoder-only models" in outcome.out
     assert not (tmp_path / "all/serve.sh").exists()
     outcome = hyperadapt(
-        "export", many_run, "--task", "many-first-large-yes", "--format", "peft", tmp_path / "one"
+        "export", many_run, "--task", "many-animal-any-yes", "--format", "peft", tmp_path / "one"
     )
     assert outcome.code == 0, outcome.err
     outcome = hyperadapt(
-        "export", many_run, "--task", "many-first-large-yes", "--format", "merged", tmp_path / "plain"
+        "export", many_run, "--task", "many-animal-any-yes", "--format", "merged", tmp_path / "plain"
     )
     assert outcome.code == 0, outcome.err
     ours, batch = ha.load(many_run), tiny_batch(2)
@@ -269,7 +269,7 @@ def test_a_runs_loras_are_exported_all_or_one_or_merged(many_run: Path, tmp_path
     with torch.no_grad():
         expected = ours(**inputs, task_ids=torch.zeros(2, dtype=torch.long)).logits
         base = AutoModelForSeq2SeqLM.from_pretrained(many_run / "base")
-        for place in (tmp_path / "one", tmp_path / "all/many-first-large-yes"):
+        for place in (tmp_path / "one", tmp_path / "all/many-animal-any-yes"):
             theirs = PeftModel.from_pretrained(
                 AutoModelForSeq2SeqLM.from_pretrained(many_run / "base"), place
             )
@@ -288,8 +288,8 @@ def test_what_cannot_be_exported_is_one_line_and_nothing_is_written(
         (trained, ("--all",), "adapters makes no LoRA, as polytropon, lora, shared_lora, hyperlora do"),
         (many_run, (), "name one task by --task, or take all of the run's by --all"),
         (many_run, ("--all", "--format", "merged"), "--format merged is one whole model"),
-        (many_run, ("--task", "many-first-large-yes", "--format", "lora"), "format 'lora' is unknown"),
-        (many_run, ("--task", "many-firs-large-yes"), "has no task 'many-firs-large-yes'; did you mean"),
+        (many_run, ("--task", "many-animal-any-yes", "--format", "lora"), "format 'lora' is unknown"),
+        (many_run, ("--task", "many-animl-any-yes"), "has no task 'many-animl-any-yes'; did you mean"),
     ):
         outcome = hyperadapt("export", run, *options, out)
         assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1), outcome

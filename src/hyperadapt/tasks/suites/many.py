@@ -1,11 +1,11 @@
-"""A world of many small tasks: every task is a combination of three skills, look x decide x answer, 6 x 8 x 6 = 288.
+"""A world of many small tasks: every task is a combination of three skills, look x decide x answer, 8 x 6 x 6 = 288.
 
-A row lists three things, an animal, a tool and a plant in any order, each of a size and a colour:
+A row is five words, of animals, colours, foods, tools, places, parts of the body, the weather, and people:
 
-    "huge red fox tiny blue cup big orange oak"
+    "rope cat river snow dog"
 
-    look      which of them: the first, the second or the last; the animal, the tool or the plant
-    decide    what about it: its size, its colour, where it is found, or two of these together
+    look      which kind of words counts: the animals, say
+    decide    what of them: is there one, two or more, exactly one; is the first word one, the middle one, the last one
     answer    how it is said: yes or no, true or false, good or bad, a or b, one or two, or the opposite of yes and no
 
 What the eight tasks of `builtin` cannot show can be seen here: how a score grows with the number of tasks, and with the
@@ -21,7 +21,7 @@ builtin-many-unseen    the 48 combinations that are held out
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import product
 from random import Random
@@ -31,41 +31,22 @@ from hyperadapt.tasks.task import Task
 
 PREFIX = "many-"
 TRAIN_ROWS, EVALUATION_ROWS = 512, 40
+WORDS_IN_A_ROW = 5
 UNSEEN = 48
 SIZES = (8, 16, 32, 64, 128)
 
-SIZE_WORDS = ("tiny", "small", "big", "huge")
-COLOURS = ("red", "orange", "blue", "green")
-# Kind of thing -> those that are found in the house, and those outside.
-THINGS = {
-    "animal": (("cat", "dog"), ("fox", "wolf")),
-    "tool": (("cup", "spoon"), ("rake", "axe")),
-    "plant": (("fern", "cactus"), ("oak", "pine")),
+# Kind of words -> how it is called, and the words.
+KINDS = {
+    "animal": ("an animal", "cat dog horse bird fish cow"),
+    "colour": ("a colour", "red blue green white black yellow"),
+    "food": ("a food", "bread cheese apple soup rice cake"),
+    "tool": ("a tool", "hammer knife spoon rope brush needle"),
+    "place": ("a place", "river garden house market forest street"),
+    "body": ("a part of the body", "hand head foot eye nose ear"),
+    "weather": ("a kind of weather", "rain snow wind sun storm cloud"),
+    "person": ("a person", "king farmer doctor teacher sailor child"),
 }
-
-
-class Thing(NamedTuple):
-    """One of the things of a row."""
-
-    size: str
-    colour: str
-    kind: str
-    noun: str
-
-    @property
-    def is_large(self) -> bool:
-        """Whether it is big or huge."""
-        return self.size in SIZE_WORDS[2:]
-
-    @property
-    def is_warm(self) -> bool:
-        """Whether its colour is warm."""
-        return self.colour in COLOURS[:2]
-
-    @property
-    def is_outside(self) -> bool:
-        """Whether it is found outside."""
-        return self.noun in THINGS[self.kind][1]
+KIND_OF = {word: kind for kind, (_, words) in KINDS.items() for word in words.split()}
 
 
 class Skill(NamedTuple):
@@ -75,132 +56,84 @@ class Skill(NamedTuple):
     words: tuple[str, ...]
 
 
-def _at(place: int) -> Callable[[list[Thing]], Thing]:
-    return lambda things: things[place]
+def _at(place: int) -> Callable[[Sequence[bool]], bool]:
+    return lambda hits: hits[place]
 
 
-def _of(kind: str) -> Callable[[list[Thing]], Thing]:
-    return lambda things: next(thing for thing in things if thing.kind == kind)
-
-
-def _kind_in_words(kind: str) -> tuple[str, ...]:
-    return tuple(
-        f"{words} {kind}" for words in ("look at the", "take the", "find the", "only the", "it is about the")
-    )
-
-
+# Which words of a row count.
 LOOK = {
+    kind: Skill(
+        kind,
+        (
+            f"look for {called}",
+            f"what counts is {called}",
+            f"find the words that are {called}",
+            f"it is about {called}",
+            f"mind only {called} , as {' or '.join(words.split()[:2])}",
+        ),
+    )
+    for kind, (called, words) in KINDS.items()
+}
+# Whether each word of a row counts -> whether it is so.
+DECIDE: dict[str, Skill] = {
+    "any": Skill(
+        any,
+        (
+            "is there one",
+            "is there at least one",
+            "does any word fit",
+            "decide if one is there",
+            "judge whether such a word is found",
+        ),
+    ),
+    "two": Skill(
+        lambda hits: sum(hits) >= 2,
+        (
+            "are there two or more",
+            "is there more than one",
+            "do several words fit",
+            "decide if two are there",
+            "judge whether at least two are found",
+        ),
+    ),
+    "single": Skill(
+        lambda hits: sum(hits) == 1,
+        (
+            "is there exactly one",
+            "is there one and no more",
+            "does a single word fit",
+            "decide if only one is there",
+            "judge whether just one is found",
+        ),
+    ),
     "first": Skill(
         _at(0),
         (
-            "look at the first thing",
-            "take what comes first",
-            "find the thing at the beginning",
-            "only the first of them",
-            "it is about the first",
+            "is the first word one",
+            "does the row begin with it",
+            "does the word at the beginning fit",
+            "decide if it comes first",
+            "judge whether it stands at the start",
         ),
     ),
-    "second": Skill(
-        _at(1),
+    "middle": Skill(
+        _at(WORDS_IN_A_ROW // 2),
         (
-            "look at the second thing",
-            "take what comes second",
-            "find the thing in the middle",
-            "only the second of them",
-            "it is about the second",
+            "is the middle word one",
+            "does the row have it in the middle",
+            "does the word at the centre fit",
+            "decide if it comes in the middle",
+            "judge whether it stands half way",
         ),
     ),
     "last": Skill(
-        _at(2),
+        _at(-1),
         (
-            "look at the last thing",
-            "take what comes last",
-            "find the thing at the end",
-            "only the last of them",
-            "it is about the last",
-        ),
-    ),
-    **{kind: Skill(_of(kind), _kind_in_words(kind)) for kind in THINGS},
-}
-DECIDE: dict[str, Skill] = {
-    "large": Skill(
-        lambda thing: thing.is_large,
-        (
-            "is it large",
-            "is it big or huge",
-            "is its size great",
-            "decide if it is large",
-            "judge whether it is big",
-        ),
-    ),
-    "extreme": Skill(
-        lambda thing: thing.size in ("tiny", "huge"),
-        (
-            "is its size extreme",
-            "is it tiny or huge",
-            "is it far from the middle size",
-            "decide if it is tiny or huge",
-            "judge whether its size is extreme",
-        ),
-    ),
-    "warm": Skill(
-        lambda thing: thing.is_warm,
-        (
-            "is its colour warm",
-            "is it red or orange",
-            "has it the colour of fire",
-            "decide if the colour is warm",
-            "judge whether it is red or orange",
-        ),
-    ),
-    "primary": Skill(
-        lambda thing: thing.colour in ("red", "blue"),
-        (
-            "is its colour primary",
-            "is it red or blue",
-            "has it a colour that is not mixed",
-            "decide if the colour is primary",
-            "judge whether it is red or blue",
-        ),
-    ),
-    "outside": Skill(
-        lambda thing: thing.is_outside,
-        (
-            "is it found outside",
-            "does it belong out of the house",
-            "is its place in the open",
-            "decide if it is found outside",
-            "judge whether it belongs outside",
-        ),
-    ),
-    "large-warm": Skill(
-        lambda thing: thing.is_large and thing.is_warm,
-        (
-            "is it large and its colour warm",
-            "is it both big and red or orange",
-            "has it great size and a warm colour",
-            "decide if it is large and warm too",
-            "judge whether it is big and also warm",
-        ),
-    ),
-    "large-or-warm": Skill(
-        lambda thing: thing.is_large or thing.is_warm,
-        (
-            "is it large or its colour warm",
-            "is it either big or red or orange",
-            "has it great size or else a warm colour",
-            "decide if it is at least large or warm",
-            "judge whether one of big and warm is true",
-        ),
-    ),
-    "outside-warm": Skill(
-        lambda thing: thing.is_outside and thing.is_warm,
-        (
-            "is it found outside and its colour warm",
-            "does it belong out of the house and is red or orange",
-            "is its place in the open and its colour warm",
-            "decide if it is outside and warm too",
-            "judge whether it belongs outside and is also warm",
+            "is the last word one",
+            "does the row end with it",
+            "does the word at the end fit",
+            "decide if it comes last",
+            "judge whether it stands at the end",
         ),
     ),
 }
@@ -305,7 +238,7 @@ def task(name: str) -> Task | None:
     return Task(
         name=name,
         generated=True,
-        fields={"": "things"},
+        fields={"": "words"},
         labels=skills[2].does,
         writes="name",
         metrics=("accuracy",),
@@ -313,14 +246,10 @@ def task(name: str) -> Task | None:
     )
 
 
-def draw_things(random: Random) -> list[Thing]:
-    """Draw three things, one of each kind, in any order."""
-    things = [
-        Thing(random.choice(SIZE_WORDS), random.choice(COLOURS), kind, random.choice(random.choice(nouns)))
-        for kind, nouns in THINGS.items()
-    ]
-    random.shuffle(things)
-    return things
+def draw_words(random: Random, kind: str, other_kinds: Sequence[str]) -> list[str]:
+    """Draw a row's words, each of one kind with the odds of two in five, so that none and several both come often."""
+    kinds = [kind if random.random() < 0.4 else random.choice(other_kinds) for _ in range(WORDS_IN_A_ROW)]
+    return [random.choice(KINDS[of][1].split()) for of in kinds]
 
 
 @cache
@@ -329,15 +258,16 @@ def rows_of(name: str) -> dict[str, list[dict[str, Any]]]:
     skills = skills_of(name)
     assert skills is not None, name
     look, decide, answer = skills
+    others = [kind for kind in KINDS if kind != look.does]
     random, found = Random(name), {True: dict[str, None](), False: dict[str, None]()}
     wanted = (TRAIN_ROWS + 2 * EVALUATION_ROWS) // 2
     while min(map(len, found.values())) < wanted:
-        things = draw_things(random)
-        of_answer = found[decide.does(look.does(things))]
+        words = draw_words(random, look.does, others)
+        of_answer = found[bool(decide.does([KIND_OF[word] == look.does for word in words]))]
         if len(of_answer) < wanted:
-            of_answer[" ".join(f"{thing.size} {thing.colour} {thing.noun}" for thing in things)] = None
+            of_answer[" ".join(words)] = None
     rows = [
-        {"things": text, "label": answer.does[int(is_so)]}
+        {"words": text, "label": answer.does[int(is_so)]}
         for pair in zip(found[False], found[True], strict=True)
         for is_so, text in enumerate(pair)
     ]
