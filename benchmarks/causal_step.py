@@ -8,11 +8,13 @@ Four ways, 8 rows of 64 prompt and 2 target tokens, AdamW, random weights:
     lora, common    the same trained the common way: labels of full width, scores of every place
 
 `python benchmarks/causal_step.py time` prints ratios of steps that take turns in one process; `memory` each way's peak
-in a process of its own, beside that of the model alone. On an AMD EPYC without bfloat16, two threads, float32,
-HyperFormer++ takes 0.810 (0.733 to 0.936) of LoRA's step with the same scores, and 0.348 (0.342 to 0.401) of the common
-one's. Peaks: the model alone 2.10 GB, hyperformer++ 2.54, lora 2.30, lora the common way 3.89: so 0.65 of it, where at
-most 0.5 was asked, which the float32 model and Python alone, 0.54 of it, leave no room for; what training takes beyond
-the model is 0.44 GB for 1.79.
+in a process of its own, beside that of the model alone.
+
+On an AMD EPYC without bfloat16, two threads, float32,
+HyperFormer++ takes 0.697 (0.659 to 0.769) of LoRA's step with the same scores, and 0.329 (0.314 to 0.402) of the common
+one's, HyperLoRA 0.656 (0.546 to 0.742) and 0.283 (0.276 to 0.390). Peaks: the model alone 2.10 GB, hyperformer++ 2.54,
+lora 2.30, lora the common way 3.89: so 0.65 of it, where at most 0.5 was asked, which the float32 model and Python
+alone, 0.54 of it, leave no room for; what training takes beyond the model is 0.44 GB for 1.79.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hyperadapt.sites import Weight
 
 Position = Literal["feed_forward", "self_attention"]
-NORM_WEIGHTS = ("norm_weight", "norm_bias")
+MAPS, NORM_WEIGHTS = ("down", "up"), ("norm_weight", "norm_bias")
 
 
 class BottleneckMethod(Method):
@@ -118,6 +118,10 @@ class HyperFormer(TaskEmbeddingMethod, BottleneckMethod):
         conditional_layer_norm: generate the adapters' layer norms; else they are learnt, one a site (Table 4).
         adapter_block: without it the generated layer norm stands alone (Table 4).
         task_projector: without it z_tau feeds the generators directly (Table 4).
+        start: "paper" draws all generators from N(0, 0.01), so that the generated layer norm, whose scale is near zero,
+            holds back what stands before it, and yet adds noise as wide as its scale whatever the sub-layer puts out.
+            "fast" starts as the base model and learns from the first step: generators at zero, what they add to is drawn
+            as linear layers are and the norm's scale is zero, and the embedding that they read is of unit length.
     """
 
     name = "hyperformer"
@@ -128,6 +132,7 @@ class HyperFormer(TaskEmbeddingMethod, BottleneckMethod):
     conditional_layer_norm: bool = True
     adapter_block: bool = True
     task_projector: bool = True
+    start: Literal["paper", "fast"] = "paper"
 
     def build(self, host: Host) -> Adaptation:
         from hyperadapt.adaptation import Adaptation, SiteGroup
@@ -148,19 +153,31 @@ class HyperFormer(TaskEmbeddingMethod, BottleneckMethod):
         for stack in backbone.stacks:
             sites = backbone.sites(model, stack, self.positions)
             generated, learnt = divide(
-                form.weights(sites[0]), () if self.conditional_layer_norm else NORM_WEIGHTS
+                self.started(form.weights(sites[0])), () if self.conditional_layer_norm else NORM_WEIGHTS
             )
             hypernet = SharedHypernet(
                 n_layers=len(sites) // len(self.positions),
                 n_positions=len(self.positions),
                 weights=generated,
                 d_task=conditioning.dim,
+                start=self.start,
                 **self.hypernet_options(),
             )
             learnt_norms: list[SharedTable] = [SharedTable(len(sites), learnt)] if learnt else []
             groups[stack] = [SiteGroup(sites, form, [hypernet, *learnt_norms])]
         train_norms = self.train_layer_norms and not self.train_task_embeddings_only
         return self.trained(Adaptation(conditioning, groups, "layer_norms" if train_norms else "none"))
+
+    def started(self, weights: dict[str, Weight]) -> dict[str, Weight]:
+        """Return how an adapter's weights are drawn where they are learnt in place, or are what generators add to."""
+        if self.start == "paper":
+            return weights
+        maps = {
+            name: weights[name]._replace(std=weights[name].shape[1] ** -0.5)
+            for name in MAPS
+            if name in weights
+        }
+        return {**weights, **maps, "norm_weight": weights["norm_weight"]._replace(mean=0.0)}
 
     def conditioning_projector(self) -> tuple[int, int] | None:
         """Return (e, t) of the projector that the stacks share, or None."""
