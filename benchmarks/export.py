@@ -26,7 +26,7 @@ def main(n_tasks: int) -> None:
     model = ha.adapt(base, ha.HyperLoRA(r=8), tasks)
     with tempfile.TemporaryDirectory() as directory:
         begin = time.perf_counter()
-        folders = export_all(model, {task: Path(directory) / task for task in tasks})
+        folders = export_all(model, Path(directory) / "loras").values()
         seconds = time.perf_counter() - begin
         size = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
     print(

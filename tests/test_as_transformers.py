@@ -47,7 +47,7 @@ from tiny import (
 BATCH = tiny_batch()
 GIVEN = {name: value for name, value in BATCH.items() if name != "labels"}
 # Of each kind: per task, per row, and gated; conditioned or not.
-KINDS = (PLUS_PLUS, METHODS[5], METHODS[9], METHODS[11])
+KINDS = (PLUS_PLUS, METHODS[5], METHODS[9], METHODS[14])
 every_kind = pytest.mark.parametrize("method", KINDS, ids=name_of)
 
 
@@ -130,7 +130,7 @@ def test_a_copy_that_reaches_a_part_first_shares_nothing_with_the_model(part: st
 def test_hooks_of_a_new_process_do_not_take_the_place_of_what_a_site_reads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = tiny_adapted(METHODS[11])
+    model = tiny_adapted(METHODS[14])
     copied = pickle.loads(pickle.dumps(model))
     calls = []
     for first in range(8):  # a new process counts its hooks from 0 again

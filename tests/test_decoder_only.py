@@ -16,7 +16,7 @@ from families import SHAPE, tiny_base
 from hyperadapt.errors import UserError
 from hyperadapt.methods import Method
 from tiny import METHODS as TINY_METHODS
-from tiny import NARROW, TASKS, assert_checkpointing_changes_no_gradient, name_of, redraw
+from tiny import NARROW, SMALL, TASKS, assert_checkpointing_changes_no_gradient, name_of, redraw
 
 METHODS: tuple[Method, ...] = (
     *TINY_METHODS[:5],  # HyperFormer's
@@ -28,6 +28,7 @@ METHODS: tuple[Method, ...] = (
     ha.Polytropon(n_skills=4, rank=2, allocation="softmax"),
     ha.HyperGrid(fan_in=4, fan_out=8),
     ha.OutputGate(n=8),
+    ha.HyperLoRA(r=4, generated="both", **SMALL),
 )
 GATES = ("hypergrid", "output_gate")
 CASES = [

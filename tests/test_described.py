@@ -16,6 +16,8 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
 )
@@ -24,7 +26,8 @@ import hyperadapt as ha
 from families import tiny_base
 from hyperadapt.descriptions import described, encode
 from hyperadapt.errors import UserError
-from tiny import SMALL, TASKS, tiny_batch, tiny_t5
+from hyperadapt.tasks import Task
+from tiny import SMALL, TASKS, given_tasks, tiny_batch, tiny_t5
 from tiny_run import BASE, hyperadapt
 
 SAID = {
@@ -65,13 +68,56 @@ def test_one_description_is_drawn_in_training_and_the_mean_taken_else() -> None:
     assert (embedding.embed(ids)[1] * width + centre - raw[1, 0]).abs().max() < 1e-5
     every = torch.cat([raw[0], raw[1, :1], raw[2, :1]])
     assert torch.allclose(((every - centre) / width).square().mean(), torch.tensor(1.0))
-    embedding.train()
-    drawn = [embedding.embed(ids) * width + centre for _ in range(32)]
+    model.train()
+    drawn = []
+    for _ in range(32):
+        # Both stacks of a step read the same, a decoder too that asks for more tasks.
+        of_step = {stack: embedding_of(model, stack, [0, 1]) for stack in ("encoder", "decoder")}
+        assert torch.equal(of_step["encoder"], of_step["decoder"])
+        drawn.append(of_step["encoder"] * width + centre)
     of_alpha = [[bool((row[0] - one).abs().max() < 1e-5) for one in raw[0]] for row in drawn]
     assert all(sum(which) == 1 for which in of_alpha)
     assert {which.index(True) for which in of_alpha} == {0, 1}
     assert all((row[1] - raw[1, 0]).abs().max() < 1e-5 for row in drawn)
     assert not embedding.z.requires_grad
+
+
+def embedding_of(model: Any, stack: str, ids: list[int]) -> Any:
+    """What a stack's projector is given for some tasks."""
+    found = []
+    projector = model.hyperadapt.conditioning.stacks[stack]
+    handle = projector.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    model.hyperadapt.generate(given_tasks(stack, ids))
+    handle.remove()
+    return found[0]
+
+
+def test_controls_are_what_they_say_and_change_what_is_computed() -> None:
+    from hyperadapt.runs.unseen import controls, set_features
+
+    model, batch = model_of(), tiny_batch()
+    trained = [
+        Task(
+            name=name, generated=True, fields="x", kind="text", metrics="exact_match", description=SAID[name]
+        )
+        for name in TASKS
+    ]
+    new = [trained[0].model_copy(update={"name": "delta", "description": ("count the words now",)})]
+    model.add_task("delta", description=new[0].description)
+    of_delta = {**batch, "task_ids": torch.full((6,), 3)}
+    means = model.hyperadapt.conditioning.mean_features()
+    with torch.no_grad():
+        described_so = model(**of_delta).logits
+        random, mean, nearest = controls(model, trained, new)
+        assert (nearest.of, torch.equal(nearest.features[0], means[1])) == (("beta",), True)
+        assert torch.allclose(mean.features[0], means[:3].mean(0))
+        assert random.features[0].shape == means[0].shape
+        for control in (random, mean, nearest):
+            set_features(model, {"delta": control.features[0]})
+            assert (model(**of_delta).logits - described_so).abs().max() > 1e-5
+        assert torch.allclose(
+            model(**of_delta).logits, model(**{**batch, "task_ids": torch.ones(6).long()}).logits, atol=1e-5
+        )
 
 
 @torch.no_grad()
@@ -109,8 +155,13 @@ def test_any_encoder_reads_descriptions_and_a_decoder_none(tmp_path: Path) -> No
         encode(["one two three four five six seven eight nine ten"], str(tmp_path / "bert"))
     LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path / "llama")
     tokenizer.save_pretrained(tmp_path / "llama")
-    with pytest.raises(UserError, match="llama' is a decoder alone"):
-        encode(["count"], str(tmp_path / "llama"))
+    GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=16, n_layer=1, n_head=2)).save_pretrained(
+        tmp_path / "gpt2"
+    )
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    for name in ("llama", "gpt2"):
+        with pytest.raises(UserError, match=f"{name}' is a decoder alone"):
+            encode(["count"], str(tmp_path / name))
     with pytest.raises(UserError, match="is neither a local directory of transformers nor on the hub"):
         encode(["count"], str(tmp_path / "nothing"))
 
@@ -156,6 +207,10 @@ def test_descriptions_where_none_are_read_and_none_where_they_are() -> None:
         ha.adapt(tiny_t5(), DESCRIBED, TASKS)
     with pytest.raises(UserError, match="'delta' needs a description"):
         model_of().add_task("delta")
+    with pytest.raises(UserError, match="is given features and a description"):
+        model_of().add_task("delta", features=[1.0] * 192, description="x")
+    with pytest.raises(UserError, match="features of zeros, which stand for no description"):
+        model_of().add_task("delta", features=[0.0] * 192)
     with pytest.raises(
         UserError, match="train_task_embeddings_only leaves nothing to train where task_descriptions"
     ):
@@ -220,10 +275,29 @@ def test_predict_takes_a_description(many_run: Path) -> None:
     )
     assert outcome.code == 0, outcome.err
     assert set(json.loads(outcome.out)) == {"text", "prediction", "written"}
-    for wrong, message in (((), "name a task of"), (("--describe", " "), "--describe: it is empty")):
+    texts = {"--describe": "say yes if there is an animal", "other": "write one for a tool , two for none"}
+    for wrong, message in (
+        ((), "name a task of"),
+        (("--describe", " "), "--describe: it is empty"),
+        (("--describe", "word " * 600), "a description has 6"),
+    ):
         outcome = hyperadapt("predict", many_run, *wrong, stdin=row)
         assert (outcome.code, outcome.out) == (2, "")
         assert message in outcome.err
+    two = json.dumps({"text": "a", "label": "b"})
+    outcome = hyperadapt("predict", many_run, "--describe", "name it", stdin=two)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "have one column, not text, label; name a task of the run by --task" in outcome.err
+    found = []
+    for text in texts.values():  # what is said decides what is computed
+        run = ha.load_run(many_run).with_description(text, [], "many-animal-any-yes")
+        inputs = run.tokenizer(["rope cat river snow dog"], return_tensors="pt")
+        labels = run.tokenizer(["yes"], return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            for group in run.model.hyperadapt.site_groups():
+                group.generators[-1].head.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
+            found.append(run.model(**inputs, labels=labels, task_ids=torch.tensor([4])).logits)
+    assert not torch.allclose(found[0], found[1], atol=1e-4)
 
 
 def test_another_task_goes_on_from_a_described_run(many_run: Path, tmp_path: Path) -> None:
@@ -255,7 +329,7 @@ def test_a_runs_loras_are_exported_all_or_one_or_merged(many_run: Path, tmp_path
         "many-tool-two-a",
     ]
     assert "serve LoRAs of decoder-only models" in outcome.out
-    assert not (tmp_path / "all/serve.sh").exists()
+    assert not (tmp_path / "all/serving.txt").exists()
     outcome = hyperadapt(
         "export", many_run, "--task", "many-animal-any-yes", "--format", "peft", tmp_path / "one"
     )

@@ -24,6 +24,7 @@ from hyperadapt.backbones.base import Backbone, NormKind, Stack, around
 from hyperadapt.errors import UserError
 from hyperadapt.methods import Method
 from tiny import (
+    FURTHER,
     METHODS,
     NARROW,
     TASKS,
@@ -44,7 +45,12 @@ NEW = 4
 
 def cases(families: dict[str, Any], methods: tuple[Method, ...]) -> Any:
     found = [
-        pytest.param(family, method, id=f"{family}-{name_of(method)}")
+        pytest.param(
+            family,
+            method,
+            id=f"{family}-{name_of(method)}",
+            marks=[pytest.mark.slow] if method.name in FURTHER else [],
+        )
         for family in families
         for method in methods
     ]
@@ -125,7 +131,12 @@ def test_gradients_are_the_same_with_checkpointing_and_models_are_saved_and_load
         assert torch.equal(ha.load(tmp_path, base_model=tiny_base(family))(**batch).logits, expected)
 
 
-IDENTITIES = (METHODS[0], METHODS[8], ha.HyperGrid(fan_in=4, fan_out=8, pretrained_start=True))
+IDENTITIES = (
+    METHODS[0],
+    METHODS[8],
+    *METHODS[11:14],
+    ha.HyperGrid(fan_in=4, fan_out=8, pretrained_start=True),
+)
 NEARLY = (ha.SingleAdapter(**NARROW),)
 
 

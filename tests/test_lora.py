@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,7 @@ def test_targets_are_pefts(family: str, targets: Any) -> None:
         ({"target_modules": ["q", "vv"]}, "there is no module 'vv'; did you mean 'v'?"),
         ({"target_modules": "q_proj"}, "the regular expression 'q_proj' matches no whole path"),
         ({"target_modules": "["}, "'\\[' is no regular expression"),
+        ({"target_modules": []}, "target_modules: none is named; choices: q, k, v, o"),
         ({"target_modules": ["SelfAttention"]}, "SelfAttention is no linear map but a T5Attention; "),
         ({"target_modules": ["lm_head"]}, "lm_head lies outside the blocks"),
         (
@@ -316,12 +318,9 @@ def test_the_configuration_has_pefts_fields(tmp_path: Path) -> None:
     )
     config = json.loads((tmp_path / "x/adapter_config.json").read_text())
     assert config["target_modules"] == ["c_attn"]
-    assert (config["fan_in_fan_out"], config["lora_alpha"], config["use_rslora"], config["r"]) == (
-        True,
-        16,
-        True,
-        4,
-    )
+    # 16 / sqrt(4), in the way that all servers read.
+    assert (config["lora_alpha"] / config["r"], config["use_rslora"]) == (8, False)
+    assert (config["fan_in_fan_out"], config["r"]) == (True, 4)
     fields = vars(peft.LoraConfig())
     assert set(config) <= set(fields)
 
@@ -330,14 +329,38 @@ def test_the_commands_of_servers_name_every_tasks_folder(tmp_path: Path) -> None
     from hyperadapt.export import export_all, serving_commands
 
     model = adapted("llama", ha.HyperLoRA(r=12, **SMALL))
-    folders = {task: tmp_path / task for task in TASKS}
-    export_all(model, folders)
-    lines = serving_commands(model, folders, tmp_path)
-    assert (tmp_path / "serve.sh").read_text().splitlines() == lines
-    (vllm,) = [line for line in lines if line.startswith("vllm serve")]
-    assert "--max-lora-rank 16" in vllm
-    assert all(f"{task}={folder}" in vllm for task, folder in folders.items())
-    assert any(line.startswith("lorax-launcher") for line in lines)
+    folders = export_all(model, tmp_path / "my loras")
+    assert {folder.name for folder in folders.values()} == set(TASKS)
+    lines = serving_commands(model, folders)
+    assert (tmp_path / "my loras/serving.txt").read_text().splitlines() == lines
+    (vllm,) = [shlex.split(line) for line in lines if line.startswith("vllm serve")]
+    assert vllm[vllm.index("--max-lora-rank") + 1] == "16"
+    assert vllm[vllm.index("--lora-modules") + 1 :] == [
+        f"{task}={folder}" for task, folder in folders.items()
+    ]
+    (request,) = [shlex.split(line) for line in lines if line.startswith("curl")]
+    assert json.loads(request[-1])["parameters"]["adapter_id"] == str(folders["alpha"])
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hyperadapt.export import FORMATS, export_all
+
+    whole = FORMATS["peft"]
+
+    def failing(model: Any) -> Any:
+        write = whole(model)
+
+        def second_fails(lora: Any, directory: Path) -> None:
+            if lora.task == "beta":
+                raise OSError(28, "No space left on device")
+            write(lora, directory)
+
+        return second_fails
+
+    monkeypatch.setitem(FORMATS, "peft", failing)
+    with pytest.raises(UserError, match="No space left"):
+        export_all(adapted("t5", HYPER), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_no_lora_is_not_exported_and_nothing_is_written(tmp_path: Path) -> None:
@@ -352,6 +375,8 @@ def test_what_is_no_lora_is_not_exported_and_nothing_is_written(tmp_path: Path) 
         model.export("alpa", tmp_path / "x")
     with pytest.raises(UserError, match="format 'pfet' is unknown; did you mean 'peft'"):
         model.export("alpha", tmp_path / "x", format="pfet")
+    with pytest.raises(UserError, match=r"format 'merged' is no LoRA: merge_and_unload\(task\)"):
+        model.export("alpha", tmp_path / "x", format="merged")
     with pytest.raises(UserError, match="merge_and_unload takes one task"):
         model.merge_and_unload()
     with torch.no_grad():
@@ -363,6 +388,52 @@ def test_what_is_no_lora_is_not_exported_and_nothing_is_written(tmp_path: Path) 
     (tmp_path / "x/mine").touch()
     with pytest.raises(UserError, match="is not empty"):
         ha.adapt(tiny_t5(), HYPER, TASKS).export("alpha", tmp_path / "x")
+
+
+def test_maps_that_read_embeddings_of_positions_stay_as_they_are_and_rows_of_deberta_equal_themselves_alone() -> (
+    None
+):
+    batch = tiny_batch(4)
+    for method in (HYPER, ha.LoRA(r=4), ha.Polytropon(n_skills=3, r=4, allocation="softmax"), BOTH):
+        model = adapted("deberta", method)
+        paths = [site.path for group in model.hyperadapt.site_groups() for site in group.sites]
+        assert not any(path.endswith(("query_proj", "key_proj")) for path in paths)
+        assert any(path.endswith("value_proj") for path in paths)
+        with torch.no_grad():
+            inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "task_ids")}
+            logits = model(**inputs).logits
+            for index in range(4):
+                assert (model(**row(inputs, index)).logits[0] - logits[index]).abs().max() < 1e-5
+    with pytest.raises(UserError, match="query_proj reads embeddings of positions too, which are no task's"):
+        ha.adapt(
+            tiny_base("deberta"),
+            ha.LoRA(target_modules=["query_proj"]),
+            TASKS,
+            num_labels=dict.fromkeys(TASKS, 2),
+        )
+
+
+def test_berts_pooler_is_neither_a_target_nor_named_to_peft(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    model = adapted("bert", ha.LoRA(r=4, target_modules=["query", "dense"]))
+    place = model.export("alpha", tmp_path / "x")
+    theirs = peft.PeftModel.from_pretrained(tiny_base("bert"), place)
+    assert not hasattr(theirs.base_model.model.pooler.dense, "lora_A")
+    assert not [warning for warning in recwarn if "missing adapter keys" in str(warning.message)]
+
+
+def test_dropout_is_the_same_when_activations_are_recomputed() -> None:
+    found = []
+    for checkpointed in (False, True):
+        model = adapted("t5", ha.LoRA(r=4, lora_dropout=0.5)).train()
+        if checkpointed:
+            model.gradient_checkpointing_enable()
+        torch.manual_seed(3)
+        model(**tiny_batch(), use_cache=False).loss.backward()
+        found.append(gradients(model))
+    for name, of in found[0].items():
+        assert torch.allclose(of, found[1][name], atol=1e-6), name
 
 
 def test_tasks_are_added_and_polytropons_old_option_is_read() -> None:

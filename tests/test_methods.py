@@ -329,9 +329,8 @@ def test_a_file_of_features_that_cannot_be_used_is_refused(fault: str, features:
 
 
 def test_given_features_leave_nothing_to_train_alone(features: Path) -> None:
-    method = ha.HyperFormer(reduction_factor=8, task_features=str(features), train_task_embeddings_only=True)
-    with pytest.raises(UserError, match="leaves nothing to train where task_features are given"):
-        ha.adapt(tiny_t5(), method, TASKS)
+    with pytest.raises(UserError, match="leaves nothing to train where task_features give z"):
+        ha.HyperFormer(reduction_factor=8, task_features=str(features), train_task_embeddings_only=True)
 
 
 @pytest.mark.parametrize(("factor", "width"), [(1, 32), (2, 16), (5, 6), (32, 1)])
@@ -388,7 +387,7 @@ def test_a_method_is_frozen_and_equal_to_its_like(method: Method) -> None:
             "method: the field 'name' is missing; choices: full_fine_tuning, adapters,",
         ),
         ({"name": "hyperformer+"}, r"method 'hyperformer\+' is unknown; did you mean 'hyperformer"),
-        ({"name": "lora"}, r"method 'lora' is unknown; .*choices: full_fine_tuning"),
+        ({"name": "lorra"}, r"method 'lorra' is unknown; did you mean 'lora'\? \(choices: full_fine_tuning"),
         ({"name": 3}, "method '3' is unknown"),
         (
             {"name": "adapters", "reduction_facter": 8},

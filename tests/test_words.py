@@ -263,9 +263,9 @@ def test_a_task_file_is_told_what_to_write(tmp_path: Path, line: str, message: s
         ("per_device_eval_batch_size", "'evaluation.batch_size'?"),  # which Trainer's arguments would refuse
         ("bf16", "'training.arguments.bf16'?"),
         ("training.gradient_checkpointing", "'training.arguments.gradient_checkpointing'?"),
-        ("r", "'method.rank' or 'method.reduction_factor'? (a reduction_factor is the model's width over"),
-        ("method.r", "'method.reduction_factor'?"),  # of adapters, which have no rank
-        ("method.target_modules", "'method.positions'? (of feed_forward and self_attention)"),
+        ("lora_r", "'method.r' or 'method.reduction_factor'? (a reduction_factor is the model's width over"),
+        ("method.lora_r", "'method.reduction_factor'?"),  # of adapters, which have no rank
+        ("alpha", "'method.lora_alpha'?"),
         ("training.evaluation_strategy", "'training.eval_steps'? (a number of steps, after which"),
         ("model.model_name_or_path", "'model.name'?"),
     ],
@@ -282,7 +282,6 @@ def test_what_other_libraries_call_a_field_is_answered_with_what_it_is_called_he
 def test_what_there_is_nothing_like_is_said_to_be_so() -> None:
     values = {**RUN, "method": {"name": "adapters"}, "start": None}
     for field, message in (
-        ("method.lora_alpha", "what is added is not scaled"),
         ("remove_unused_columns", "transformers' remove_unused_columns is not open to choice"),
         ("data.max_target_length", "a task file says its own max_target_length"),
     ):

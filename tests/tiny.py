@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -47,6 +47,9 @@ METHODS: tuple[Method, ...] = (
     ha.Polytropon(n_skills=4, rank=8, allocation="softmax"),
     ha.HyperGrid(fan_in=4, fan_out=8),
     ha.OutputGate(n=8),
+    ha.LoRA(r=4),
+    ha.SharedLoRA(r=4),
+    ha.HyperLoRA(r=4, generated="both", **SMALL),
     ha.Hyperdecoder(encoder="generated", decoder="manual_specific", after_layer_norm=True, **NARROW),
     ha.HyperGrid(variant="LG", fan_in=8, fan_out=16, pool="mean", frozen=True),
 )
@@ -60,8 +63,17 @@ def name_of(method: Method) -> str:
     return "-".join([method.name, *(str(getattr(method, field)) for field in sorted(changed))])
 
 
-every_method = pytest.mark.parametrize("method", METHODS, ids=name_of)
-every_conditioned_method = pytest.mark.parametrize("method", CONDITIONED, ids=name_of)
+FURTHER = ("lora", "shared_lora")  # of the form of others: tables, as Adapters' and SingleAdapter's
+
+
+def listed(methods: Iterable[Method]) -> list[Any]:
+    """Methods as parameters of a test, those of `FURTHER` as slow ones."""
+    slow = pytest.mark.slow
+    return [pytest.param(method, marks=slow) if method.name in FURTHER else method for method in methods]
+
+
+every_method = pytest.mark.parametrize("method", listed(METHODS), ids=name_of)
+every_conditioned_method = pytest.mark.parametrize("method", listed(CONDITIONED), ids=name_of)
 
 
 def tiny_t5(seed: int = 0, **config: Any) -> T5ForConditionalGeneration:

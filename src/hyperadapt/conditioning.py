@@ -142,6 +142,8 @@ class TaskEmbedding(TaskLookup):
         z = torch.randn(len(tasks), dim) if features is None else features
         self.z = nn.Parameter(z, requires_grad=features is None)
         self.is_described = z.dim() == 3
+        self.drawn: Tensor | None = None  # (n_tasks,), which description of each, in this step of training
+        self.drawn_in = ""  # the stack that ran first in it
         if self.is_described:
             centre, width = centre_and_width(z)
             self.register_buffer("centre", centre)
@@ -153,22 +155,26 @@ class TaskEmbedding(TaskLookup):
         """Embed the tasks of a batch."""
         condition = super().forward(inputs)
         assert condition.ids is not None
+        if self.is_described and self.training and (self.drawn is None or inputs.stack == self.drawn_in):
+            # Once a step, so that a decoder is told the same as its encoder.
+            odds = torch.rand(self.z.shape[:2], device=self.z.device)
+            self.drawn = odds.masked_fill(self.z.eq(0).all(-1), -1).argmax(1)
+            self.drawn_in = inputs.stack
         return condition._replace(embedding=self.embed(condition.ids))
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embed tasks, ids (U,) -> I (U, t)."""
         z = self.z.index_select(0, ids)
-        z = self.of_descriptions(z) if self.is_described else z
+        z = self.of_descriptions(z, ids) if self.is_described else z
         return self.projector(z) if self.projector else z
 
-    def of_descriptions(self, z: Tensor) -> Tensor:
-        """Draw one of each task's descriptions in training, else take their mean, (U, most, t') -> (U, t')."""
-        there: Any = z.ne(0).any(-1)
-        if self.training:
-            drawn = torch.rand(there.shape, device=z.device).masked_fill(~there, -1).argmax(1)
-            chosen = z.gather(1, drawn[:, None, None].expand(-1, 1, z.shape[2])).squeeze(1)
+    def of_descriptions(self, z: Tensor, ids: Tensor) -> Tensor:
+        """Take the description of each task that is drawn in training, else their mean, (U, most, t') -> (U, t')."""
+        if self.training and self.drawn is not None:
+            places = self.drawn.index_select(0, ids)[:, None, None]
+            chosen = z.gather(1, places.expand(-1, 1, z.shape[2])).squeeze(1)
         else:
-            chosen = z.sum(1) / there.sum(1, keepdim=True)
+            chosen = z.sum(1) / z.ne(0).any(-1).sum(1, keepdim=True)
         centre, width = cast("Tensor", self.centre), cast("Tensor", self.width)
         return (chosen - centre) / width
 
@@ -188,7 +194,10 @@ class TaskEmbedding(TaskLookup):
             raise UserError(
                 f"task '{name}' needs features={self.z.shape[-1]} numbers, not of shape {tuple(features.shape)}"
             )
+        if self.is_described and features is not None and not features.any():
+            raise UserError(f"task '{name}' has features of zeros, which stand for no description")
         super().add_task(name, init_from, features)
+        self.drawn = None
         new = torch.randn_like(self.z[0]) if features is None else features
         self.z = append_row(self.z, new, () if features is not None else init_from)
 
@@ -215,7 +224,7 @@ class TaskEmbedding(TaskLookup):
     def keep_tasks(self, ids: tuple[int, ...]) -> None:
         """Keep these tasks alone, in this order."""
         super().keep_tasks(ids)
-        self.z = keep_rows(self.z, ids)
+        self.z, self.drawn = keep_rows(self.z, ids), None
 
 
 class SiteEmbedding(TaskEmbedding):

@@ -88,11 +88,21 @@ LABELS = 2  # of each task that is counted, where tasks have heads
 
 def adapted_to(base: Any, method: Method, n_tasks: int) -> Any:
     """Adapt a model to so many tasks; an encoder alone has a head of two labels for each."""
-    from hyperadapt.backbones import backbone_of
-    from hyperadapt.model.adapt import adapt
+    import torch
 
-    tasks = [f"task{index}" for index in range(n_tasks)]
-    return adapt(base, method, tasks, dict.fromkeys(tasks, LABELS) if backbone_of(base).has_heads else None)
+    from hyperadapt.backbones import backbone_of
+    from hyperadapt.descriptions import width_of
+    from hyperadapt.model.adapt import adapt_with_features
+    from hyperadapt.model.heads import HeadOptions
+
+    tasks, features = [f"task{index}" for index in range(n_tasks)], None
+    if getattr(
+        method, "task_descriptions", False
+    ):  # of one description each, in place of any encoder's reading
+        encoder: Any = method
+        features = torch.ones(n_tasks, 1, width_of(encoder.text_encoder), device="cpu")
+    heads = HeadOptions(dict.fromkeys(tasks, LABELS)) if backbone_of(base).has_heads else None
+    return adapt_with_features(base, method, tasks, features, heads=heads)
 
 
 def sizes_by_name(config: PretrainedConfig, method: Method, n_tasks: int) -> dict[str, int]:

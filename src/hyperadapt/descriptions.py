@@ -52,7 +52,12 @@ def load_encoder(name: str) -> TextEncoder:
     Raises:
         UserError: if it cannot be loaded, or has no encoder.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_MASKED_LM_MAPPING,
+        AutoModel,
+        AutoTokenizer,
+    )
 
     place = place_of(name)
     with hub.asking(place, "method.text_encoder") as unreachable:
@@ -67,7 +72,7 @@ def load_encoder(name: str) -> TextEncoder:
     config = model.config
     if getattr(config, "is_encoder_decoder", False):
         model = model.get_encoder()
-    elif any("ForCausalLM" in kind for kind in getattr(config, "architectures", None) or ()):
+    elif type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
         raise UserError(f"text_encoder '{name}' is a decoder alone; name an encoder, or a model that has one")
     said = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
     limits = [limit for limit in said if isinstance(limit, int) and 0 < limit < UNBOUNDED]
@@ -142,3 +147,11 @@ def encode(texts: Sequence[str], encoder: str) -> Tensor:
         states = loaded.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         found |= dict(zip(chosen, mean_state(states.last_hidden_state, batch["attention_mask"]), strict=True))
     return torch.stack([found[number] for number in range(len(ids))])
+
+
+def width_of(encoder: str) -> int:
+    """Return the width t' of what an encoder makes of a text, from its configuration alone."""
+    from transformers import AutoConfig
+
+    with hub.asking(place_of(encoder), "method.text_encoder"):
+        return AutoConfig.from_pretrained(place_of(encoder), trust_remote_code=False).hidden_size

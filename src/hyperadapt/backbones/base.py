@@ -91,6 +91,8 @@ class Backbone:
         fixed: ends of the names of parameters that are computed, and never trained.
         hands_on: whether its stacks hand further arguments on to their blocks.
         fields: of configurations of published models, which transformers' class takes without naming them.
+        not_of_rows: ends of the paths of linear maps that read what is no row, as embeddings of positions, of a
+            configuration: they have no task, and stay as they are.
         positions: the most tokens of an input that a configuration has places for; None where that is any number.
     """
 
@@ -105,6 +107,7 @@ class Backbone:
     fixed: tuple[str, ...] = ()
     hands_on: bool = True
     fields: tuple[str, ...] = ()
+    not_of_rows: Callable[[Any], tuple[str, ...]] = field(default=lambda config: ())
     positions: Callable[[Any], int | None] = field(
         default=lambda config: getattr(config, "max_position_embeddings", None)
     )
@@ -217,11 +220,14 @@ class Backbone:
         )
 
     def linear_maps(self, model: Any, stack: str, positions: Sequence[str]) -> tuple[Site, ...]:
-        """Return linear maps of a stack's blocks, block by block, positions in the given order."""
+        """Return linear maps of a stack's blocks that read rows, block by block, positions in the given order."""
         table, width, found = self.stacks[stack], model.config.hidden_size, []
+        left_out = self.not_of_rows(model.config)
         for layer, block in enumerate(self.block_paths(model, stack)):
             for position in positions:
                 path = f"{block}.{table.places[position]}"
+                if path.endswith(left_out):
+                    continue
                 d_in, d_out = widths_of(model.get_submodule(path))
                 found.append(
                     Site(stack, layer, position, path, d_in, d_out, self.sources(table, block), width)

@@ -124,5 +124,9 @@ DEBERTA = Backbone(
     norm_eps="layer_norm_eps",
     positions=lambda config: config.max_position_embeddings if config.position_biased_input else None,
     hands_on=False,
+    # With shared keys these maps are called a second time, with the embeddings of relative positions.
+    not_of_rows=lambda config: (
+        (".query_proj", ".key_proj") if config.share_att_key else (".pos_query_proj", ".pos_key_proj")
+    ),
     fields=("norm_rel_ebd",),
 )

@@ -15,6 +15,7 @@ from hyperadapt.sites import Site
 
 Targets = str | Sequence[str]
 ALL_LINEAR = "all-linear"  # PEFT's word for every linear map of the blocks
+POOLER = "pooler."  # of an encoder alone
 BY_DEFAULT = (
     "q",
     "v",
@@ -42,22 +43,28 @@ def target_maps(backbone: Backbone, model: Any, targets: Targets | None) -> dict
         for stack in backbone.stacks
         for layer, path in enumerate(backbone.block_paths(model, stack))
     }
+    left_out = backbone.not_of_rows(model.config)
     maps = {
         name: (block, module)
         for name, module in model.named_modules()
-        if is_linear(module) and (block := block_of(name, blocks)) is not None
+        if is_linear(module) and (block := block_of(name, blocks)) is not None and not name.endswith(left_out)
     }
     if targets is None:
-        named = default_paths(backbone, blocks)
-    elif targets == ALL_LINEAR:
+        named = default_paths(backbone, blocks) & maps.keys()
+    elif isinstance(targets, str) and targets.lower() == ALL_LINEAR:
         named = set(maps)
     else:
-        paths = [name for name, _ in model.named_modules() if name]
+        # Heads of tasks take the pooler's place.
+        paths = [name for name, _ in model.named_modules() if name and not name.startswith(POOLER)]
         named = matched(paths, targets, maps)
+    if not named:
+        raise UserError(f"target_modules: none is named; {nearest('', last_names(maps))}")
     if wrong := [name for name in sorted(named) if name not in maps]:
         module = model.get_submodule(wrong[0])
         kind = type(module).__name__
         what = "lies outside the blocks" if is_linear(module) else f"is no linear map but a {kind}"
+        if wrong[0].endswith(left_out):
+            what = "reads embeddings of positions too, which are no task's"
         raise UserError(f"target_modules: {wrong[0]} {what}; {nearest(wrong[0], last_names(maps))}")
     found: dict[str, list[Site]] = {}
     for name, (block, module) in maps.items():
@@ -110,7 +117,7 @@ def matched(paths: Sequence[str], targets: Targets, maps: Iterable[str]) -> set[
         if not found:
             raise UserError(
                 f"target_modules: the regular expression '{targets}' matches no whole path of a module, as "
-                f"{next(iter(maps))}; names are written as a list: {nearest(targets, last_names(maps))}"
+                f"{next(iter(maps))}; names are written as a list, as [{targets}]; {nearest('', last_names(maps))}"
             )
         return found
     found = set()
@@ -133,6 +140,7 @@ def shortest_targets(model: Any, paths: Sequence[str]) -> list[str]:
     others = [
         name for name, _ in model.named_modules() if name not in chosen and not name.startswith("hyperadapt")
     ]
+    others.append(f"{POOLER}dense")  # which the base model may have, though `adapt` takes it out
     found: dict[str, None] = {}
     for path in paths:
         parts = path.split(".")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +27,7 @@ from hyperadapt.errors import UserError, nearest, notice
 
 if TYPE_CHECKING:
     from hyperadapt.evaluation import Results
+    from hyperadapt.methods import Method
     from hyperadapt.runs.run import Prediction, Run
     from hyperadapt.tasks import Task
 
@@ -82,14 +83,7 @@ def evaluate(
     majority = None if results.rows.changed else kept.get("majority", {}).get(split)
     show(results, f"{split} rows", majority)  # before they are written, which may fail
     if unseen and is_described(loaded):
-        new = loaded.tasks[trained:]
-
-        def scores_of() -> Results:
-            return loaded.evaluate(
-                split, [task.name for task in new], data_dir, batch_size, num_beams, allow_changed_data
-            )
-
-        show_controls(loaded.model, loaded.tasks[:trained], new, results, scores_of)
+        show_controls(loaded, loaded.tasks[trained:], results, batch_size, num_beams)
     if per_task := loaded.config.training.keep == "best_per_task":
         notice(
             f"the scores are of the run's model, and only printed: {run} keeps those of each task by its own best "
@@ -222,36 +216,39 @@ def export(
     base_model: BaseModel = None,
 ) -> None:
     """Write a task's LoRA, or all tasks', in the format of the tools that serve them; of methods that are a LoRA."""
-    from hyperadapt.export import MERGED, check_empty, check_format
+    from hyperadapt.export import FORMATS, MERGED, check_empty, check_format
 
     if (task is None) != every:
         raise UserError("name one task by --task, or take all of the run's by --all")
     if every and format == MERGED:
         raise UserError("--format merged is one whole model; name its task by --task")
-    check_format(format)
+    check_format(format, [*FORMATS, MERGED])
     check_empty(output)
     check_run(run, [] if task is None else [task])
+    method = method_of(run)
+    from hyperadapt.export import SERVING, export_all, serving_commands, write_merged
     from hyperadapt.export.task_lora import as_lora
-    from hyperadapt.runs.run import load_run_config
 
-    method = load_run_config(run).build_method()
     if format != MERGED or method.name != "full_fine_tuning":
         as_lora(method)
-    loaded = load(run, base_model)
-    from hyperadapt.export import export_all, serving_commands, write_merged
-
-    if format == MERGED:
-        assert task is not None
-        write_merged(loaded.model, task, loaded.tokenizer, output)
+    model, tokenizer = (loaded := load(run, base_model)).model, loaded.tokenizer
+    if task is None:
+        folders = export_all(model, output, format=format)
+        say(f"{len(folders)} LoRAs are in {output}, a folder a task")
+    elif format == MERGED:
+        write_merged(model, task, tokenizer, output)
         say(f"A plain model with '{task}' in its weights is in {output}")
         return
-    names = [known.name for known in loaded.tasks] if task is None else [task]
-    directories = {name: output / name if every else output for name in names}
-    export_all(loaded.model, directories, format)
-    what = f"{len(names)} LoRAs are" if every else f"The LoRA of '{task}' is"
-    say(f"{what} in {output}")
-    for line in serving_commands(loaded.model, directories, output if every else None):
-        typer.echo(line)
+    else:
+        folders = {task: model.export(task, output, format)}
+        say(f"The LoRA of '{task}' is in {output}")
+    if commands := serving_commands(model, folders):
+        for line in commands:
+            typer.echo(line)
+        if every:
+            say(f"They are in {output / SERVING} too")
+    else:
+        say("vLLM, SGLang and LoRAX serve LoRAs of decoder-only models; PEFT loads these onto the base model")
 
 
 @app.command()
@@ -265,7 +262,8 @@ def predict(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="What is to be done, of a run whose tasks are described (method.task_descriptions): no training.",
+            help="What is to be done, of a run whose tasks are described (method.task_descriptions). Without --task "
+            "rows have one column, and answers are free texts.",
         ),
     ] = None,
     input: Annotated[
@@ -320,6 +318,8 @@ def predict(
     if describe is not None and not describe.strip():
         raise UserError("--describe: it is empty; say what is to be done")
     chosen = check_run(run, [] if task is None else [task])
+    if describe is not None:
+        check_describable(run, describe)
     example = chosen[0].row_in_words if chosen else '{"text": "…"}'  # before rows are waited for
     if input is None and sys.stdin.isatty():
         print(
@@ -353,6 +353,25 @@ def predict(
     say(f"The predictions are in {output}: {len(answered)} rows")
 
 
+def method_of(run: Path) -> Method:
+    """Return the method of a run, without loading its model."""
+    from hyperadapt.runs.run import load_run_config
+
+    return load_run_config(run).build_method()
+
+
+def check_describable(run: Path, description: str) -> None:
+    """Check that a run takes a description, before its rows are waited for.
+
+    Raises:
+        UserError: if its method reads none, its model is an encoder alone, or this one is too long.
+    """
+    from hyperadapt.descriptions import encode
+    from hyperadapt.model.adapt import check_takes_descriptions
+
+    encode([description], check_takes_descriptions(method_of(run)))
+
+
 def is_described(run: Run) -> bool:
     """Tell whether a run's tasks are described, so that others can be too."""
     from hyperadapt.runs.unseen import task_embedding_of
@@ -361,36 +380,33 @@ def is_described(run: Run) -> bool:
 
 
 def show_controls(
-    model: Any,
-    trained: Sequence[Task],
-    unseen: Sequence[Task],
-    results: Results,
-    evaluate: Callable[[], Results],
+    run: Run, unseen: Sequence[Task], results: Results, batch_size: int | None, num_beams: int | None
 ) -> None:
     """Print what described tasks score beside their controls.
 
     Args:
-        model: that has them.
-        trained: the run's own.
-        unseen: the described ones.
-        results: with their scores.
-        evaluate: scores the unseen tasks again.
+        run: that has them.
+        unseen: the described ones, its last tasks.
+        results: with their scores, and rows.
+        batch_size, num_beams: as of `evaluate`.
     """
     from hyperadapt.runs.unseen import controls, set_features
 
     names = [task.name for task in unseen]
+    rows_of_unseen = results.rows.only(names)
     scores = {score.task: score.score for score in results.scores}
     rows: list[dict[str, Any]] = [{"task": name, "described": f"{scores[name]:.2f}"} for name in names]
     averages: dict[str, Any] = {
         "task": "average",
         "described": f"{fmean(scores[name] for name in names):.2f}",
     }
-    for control in controls(model, trained, unseen):
-        set_features(model, unseen, control.features)
-        found = evaluate()
-        for place, (row, score) in enumerate(zip(rows, found.scores, strict=True)):
+    for control in controls(run.model, run.tasks[: -len(unseen)], unseen):
+        set_features(run.model, dict(zip(names, control.features, strict=True)))
+        found = run.score(rows_of_unseen, batch_size, num_beams)
+        of_task = {score.task: score.score for score in found.scores}
+        for place, (row, name) in enumerate(zip(rows, names, strict=True)):
             near = f" ({control.of[place]})" if control.of else ""
-            row[control.name] = f"{score.score:.2f}{near}"
+            row[control.name] = f"{of_task[name]:.2f}{near}"
         averages[control.name] = f"{found.average:.2f}"
     table("described, beside controls", [*rows, averages])
 

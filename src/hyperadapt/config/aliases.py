@@ -49,17 +49,17 @@ _NAMES: dict[Alias, str] = {
     Alias(("output_dir",)): "out out_dir save_dir output_directory",
     Alias(("seed",)): "random_seed",
     Alias(
-        ("method.rank", "method.reduction_factor"),
+        ("method.r", "method.reduction_factor"),
         "(a reduction_factor is the model's width over the adapter's: a greater one is a smaller adapter)",
-    ): "r lora_r",
+    ): "lora_r lora_rank",
     Alias(
         ("method.reduction_factor", "method.encoder_bottleneck_dim")
     ): "adapter_size adapter_dim bottleneck_size bottleneck_dim",
-    Alias(("method.positions",), "(of feed_forward and self_attention)"): "target_modules",
-    Alias((), "what is added is not scaled; see training.learning_rate"): "lora_alpha alpha",
+    Alias(("method.target_modules",)): "lora_target_modules target_module",
+    Alias(("method.lora_alpha",)): "alpha",
     Alias(
-        (), "dropout is the base model's own, model.config.dropout_rate of one that is built"
-    ): "lora_dropout dropout adapter_dropout",
+        ("method.lora_dropout",), "(that of the base model is model.config.dropout_rate of one that is built)"
+    ): "dropout adapter_dropout",
 }
 # What people bring along from transformers' Trainer, PEFT and others, in lower case.
 ALIASES = {name: alias for alias, names in _NAMES.items() for name in names.split()}

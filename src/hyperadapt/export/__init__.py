@@ -5,8 +5,13 @@ An exporter is a file here, with an entry in `FORMATS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from hyperadapt.errors import UserError, nearest
@@ -25,15 +30,17 @@ if TYPE_CHECKING:
 # name -> model -> what writes one task's LoRA into a directory
 FORMATS: dict[str, Callable[[AdaptedModel], Callable[[TaskLoRA, Path], None]]] = {"peft": peft.writer}
 MERGED = "merged"  # no LoRA, but the whole model
+SERVING = "serving.txt"  # the commands of servers
+MAX_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM can be set to
 
 
 def export(model: AdaptedModel, task: str, directory: str | Path, format: str = "peft") -> Path:
-    """Write one task's LoRA into a new or empty directory.
+    """Write one task's LoRA into a new or empty directory; of many `export_all` checks the base model once.
 
     Args:
         model: of a method that is a LoRA.
         task: a name.
-        directory: made where needed.
+        directory: where to; it appears when all is written.
         format: of `FORMATS`.
 
     Returns:
@@ -42,43 +49,83 @@ def export(model: AdaptedModel, task: str, directory: str | Path, format: str = 
     Raises:
         UserError: if the format, the task or a LoRA is not there, or the directory is not empty; nothing is written.
     """
-    return export_all(model, {task: Path(directory)}, format)[0]
+    place = Path(directory)
+    write = writer_of(model, [task], place, format)
+    with appearing(place) as temporary:
+        for lora in task_loras(model, [task]):
+            write(lora, temporary)
+    return place
 
 
-def export_all(model: AdaptedModel, directories: dict[str, Path], format: str = "peft") -> list[Path]:
-    """Write several tasks' LoRAs, each into a directory of its own; all else as `export`.
+def export_all(
+    model: AdaptedModel, directory: str | Path, tasks: Sequence[str] = (), format: str = "peft"
+) -> dict[str, Path]:
+    """Write several tasks' LoRAs, each into a folder of its name, and the commands that serve them; else as `export`.
 
     Args:
-        directories: task -> where it goes.
+        tasks: names; by default all.
+
+    Returns:
+        task -> its folder.
     """
-    check_format(format)
-    for task in directories:
+    place, names = Path(directory), tuple(tasks or model.tasks)
+    write = writer_of(model, names, place, format)
+    folders = {task: place / task for task in names}
+    with appearing(place) as temporary:
+        for lora in task_loras(model, names):
+            write(lora, temporary / lora.task)
+        if commands := serving_commands(model, folders):
+            write_atomically(temporary / SERVING, "\n".join([*commands, ""]).encode())
+    return folders
+
+
+def writer_of(
+    model: AdaptedModel, tasks: Sequence[str], directory: Path, format: str
+) -> Callable[[TaskLoRA, Path], None]:
+    """Return what writes LoRAs in a format, after all that is asked was checked."""
+    check_format(format, FORMATS)
+    for task in tasks:
         model.task_id(task)
+    check_empty(directory)
     check_has_lora(model)
-    for directory in directories.values():
-        check_empty(directory)
-    write = FORMATS[format](model)
-    for lora in task_loras(model, tuple(directories)):
-        write(lora, directories[lora.task])
-    return list(directories.values())
+    return FORMATS[format](model)
 
 
-def check_format(format: str) -> None:
+@contextmanager
+def appearing(directory: Path) -> Iterator[Path]:
+    """Give a temporary directory beside one, which takes its place when all is written; nothing is left on failure."""
+    temporary = directory.absolute().with_name(f".{directory.absolute().name}.{os.getpid()}.tmp")
+    with writing(directory):
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            if directory.is_dir():
+                directory.rmdir()  # an empty one
+            temporary.replace(directory)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def check_format(format: str, known: Iterable[str]) -> None:
     """Check that a format is known.
 
     Raises:
         UserError: if not, with the nearest.
     """
-    if format not in FORMATS and format != MERGED:
-        raise UserError(f"format '{format}' is unknown; {nearest(format, [*FORMATS, MERGED])}")
+    if format == MERGED and MERGED not in known:
+        raise UserError(f"format '{MERGED}' is no LoRA: merge_and_unload(task) gives that model")
+    if format not in known:
+        raise UserError(f"format '{format}' is unknown; {nearest(format, known)}")
 
 
 def write_merged(model: AdaptedModel, task: str, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Write the plain base model with a task's LoRA in its weights, and its tokenizer, as transformers reads them."""
     plain = merged(model, task)
-    with writing(directory):
-        plain.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
+    check_empty(directory)
+    with appearing(directory) as temporary:
+        plain.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
 
 
 def check_empty(directory: Path) -> None:
@@ -93,38 +140,36 @@ def check_empty(directory: Path) -> None:
         raise UserError(f"{directory} is a file; name a new directory")
 
 
-def serving_commands(
-    model: AdaptedModel, directories: dict[str, Path], folder: Path | None = None
-) -> list[str]:
-    """Return the commands by which servers take what was exported, a comment before each; they run decoders alone.
+def serving_commands(model: AdaptedModel, folders: Mapping[str, Path]) -> list[str]:
+    """Return the commands by which servers take what was exported, each under its server's name.
+
+    They run decoders alone.
 
     Args:
         model: whose tasks they are.
-        directories: task -> its folder.
-        folder: where they are written too, as serve.sh.
+        folders: task -> its folder.
+
+    Returns:
+        None of a model that no server runs with a LoRA.
     """
-    rank = as_lora(model.method).r
-    base = model.config._name_or_path or "BASE_MODEL"
     if not model.can_write_alone:
-        return [
-            f"# vLLM, SGLang and LoRAX serve LoRAs of decoder-only models; load these with PEFT onto {base}"
-        ]
-    named = [f"{task}={directory}" for task, directory in directories.items()]
-    largest = next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
-    task, directory = next(iter(directories.items()))
-    body = f'{{"inputs": "…", "parameters": {{"adapter_id": "{directory}", "adapter_source": "local"}}}}'
-    lines = [
-        "# vLLM: a request's model is the task's name",
-        f"vllm serve {base} --enable-lora --max-lora-rank {largest} --lora-modules {' '.join(named)}",
-        "# SGLang: a request's lora_path is the task's name",
-        f"python -m sglang.launch_server --model-path {base} --enable-lora --lora-paths {' '.join(named)}",
-        f"# LoRAX: a request names its adapter, as of {task}",
+        return []
+    rank, base = as_lora(model.method).r, quote(model.config._name_or_path or "BASE_MODEL")
+    named = " ".join(quote(f"{task}={folder.absolute()}") for task, folder in folders.items())
+    largest = next((size for size in MAX_RANKS if size >= rank), rank)
+    task, folder = next(iter(folders.items()))
+    place = str(folder.absolute())
+    parameters = {"adapter_id": place, "adapter_source": "local"}
+    body = json.dumps({"inputs": "…", "parameters": parameters}, ensure_ascii=False)
+    return [
+        "vLLM, where a request's model is the task's name:",
+        f"vllm serve {base} --enable-lora --max-lora-rank {largest} --lora-modules {named}",
+        "SGLang, where its lora_path is:",
+        f"python -m sglang.launch_server --model-path {base} --enable-lora --lora-paths {named}",
+        f"LoRAX, where a request names the adapter's folder, as of {task}:",
         f"lorax-launcher --model-id {base}",
-        f"curl localhost:8080/generate -H 'Content-Type: application/json' -d '{body}'",
-        "# llama.cpp: each is converted, beside the base model as GGUF",
-        f"python convert_lora_to_gguf.py {directory} --outfile {task}.gguf",
+        f"curl localhost:8080/generate -H 'Content-Type: application/json' -d {quote(body)}",
+        "llama.cpp, for which each is converted, beside the base model as GGUF:",
+        f"python convert_lora_to_gguf.py {quote(place)} --outfile {task}.gguf",
         f"llama-server -m BASE.gguf --lora {task}.gguf",
     ]
-    if folder is not None:
-        write_atomically(folder / "serve.sh", "\n".join([*lines, ""]).encode())
-    return lines

@@ -33,8 +33,8 @@ def merged(model: AdaptedModel, task: str) -> PreTrainedModel:
         as_lora(model.method)
     if getattr(model, "is_quantized", False):
         raise UserError(
-            "weights that are quantised hold no sum with a LoRA; load the adapted model onto the base model without "
-            "quantization_config: ha.load(path, base_model=…)"
+            "weights that are quantised hold no sum with a LoRA; export it, and merge it by PEFT into the base model "
+            "in full precision"
         )
     state: dict[str, Tensor] = {
         name: tensor.detach()
@@ -56,5 +56,8 @@ def merged(model: AdaptedModel, task: str) -> PreTrainedModel:
     if getattr(model, "generation_config", None) is not None:
         plain.generation_config = copy.deepcopy(model.generation_config)
     if model.hyperadapt.heads is not None:
-        notice(f"the head of '{task}' is no part of a {kind.__name__}, and is left out; export writes it")
+        notice(
+            f"the head of '{task}' is no part of a {kind.__name__}, and is left out as the pooler is, whose place it "
+            "took: load the model with add_pooling_layer=False; export writes the head"
+        )
     return plain.to(model.device).train(model.training)

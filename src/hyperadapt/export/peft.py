@@ -66,7 +66,9 @@ def configuration(model: AdaptedModel, paths: list[str]) -> dict[str, Any]:
         paths: of the maps that it changes.
     """
     method = as_lora(model.method)
-    alpha = int(method.lora_alpha) if method.lora_alpha == int(method.lora_alpha) else method.lora_alpha
+    # Not by use_rslora, which some servers do not read: alpha / r is the scaling in all of them.
+    alpha = round(method.scaling * method.r, 9)
+    alpha = int(alpha) if alpha == int(alpha) else alpha
     transposed = not hasattr(model.get_submodule(paths[0]), "in_features")
     return {
         "peft_type": "LORA",
@@ -76,7 +78,7 @@ def configuration(model: AdaptedModel, paths: list[str]) -> dict[str, Any]:
         "r": method.r,
         "lora_alpha": alpha,
         "lora_dropout": method.lora_dropout,
-        "use_rslora": method.use_rslora,
+        "use_rslora": False,
         "target_modules": shortest_targets(model, paths),
         "fan_in_fan_out": transposed,
         "bias": "none",

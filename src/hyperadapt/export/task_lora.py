@@ -43,7 +43,7 @@ def as_lora(method: Method) -> LowRankMethod:
         return method
     able = ", ".join(name for name, kind in METHODS.items() if issubclass(kind, LowRankMethod))
     instead = (
-        "merge_and_unload gives the trained model itself"
+        "merge_and_unload (--format merged) gives the trained model itself"
         if method.name == "full_fine_tuning"
         else "keep_tasks([task]) and save_pretrained keep one task of it in hyperadapt's own format"
     )

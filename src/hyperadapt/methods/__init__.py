@@ -29,11 +29,11 @@ METHODS: dict[str, type[Method]] = {
         SingleAdapter,
         TaskHypernet,
         Polytropon,
+        HyperGrid,
+        OutputGate,
         LoRA,
         SharedLoRA,
         HyperLoRA,
-        HyperGrid,
-        OutputGate,
     )
 }
 

@@ -120,8 +120,8 @@ class HyperFormer(TaskEmbeddingMethod, BottleneckMethod):
         task_projector: without it z_tau feeds the generators directly (Table 4).
         start: "paper" draws all generators from N(0, 0.01), so that the generated layer norm, whose scale is near zero,
             holds back what stands before it, and yet adds noise as wide as its scale whatever the sub-layer puts out.
-            "fast" starts as the base model and learns from the first step: generators at zero, what they add to is drawn
-            as linear layers are and the norm's scale is zero, and the embedding that they read is of unit length.
+            "fast" starts as the base model and learns from the first step: generators are zero, what they add to is
+            drawn as linear layers are, with a norm of scale zero, and the embedding that they read is of unit length.
     """
 
     name = "hyperformer"

@@ -11,10 +11,11 @@ HyperLoRA    task embedding  hypernetwork shared by tasks and modules  generated
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from hyperadapt.errors import UserError
 from hyperadapt.methods.base import Host, Method
 from hyperadapt.methods.task_embedding import TaskEmbeddingMethod
 
@@ -27,9 +28,18 @@ if TYPE_CHECKING:
     from hyperadapt.sites import Site, Weight
 
 
-def as_targets(value: object) -> object:
-    """Take a list as it is written in files for a tuple."""
-    return tuple(value) if isinstance(value, list | set) else value
+def as_targets(value: Any) -> Any:
+    """Take a list of names as files have it for a tuple.
+
+    Raises:
+        UserError: if it is neither that nor one text.
+    """
+    names = (value,) if isinstance(value, str) else value
+    if value is not None and not (
+        isinstance(names, list | tuple | set) and all(isinstance(name, str) for name in names)
+    ):
+        raise UserError("write names of linear maps, as [q, v], or one regular expression for whole paths")
+    return value if value is None or isinstance(value, str) else tuple(names)
 
 
 class LowRankMethod(Method):

@@ -47,7 +47,9 @@ class Polytropon(LowRankMethod):
     @model_validator(mode="before")
     @classmethod
     def _rank_is_r(cls, options: Any) -> Any:
-        if isinstance(options, dict) and "rank" in options and "r" not in options:
+        if isinstance(options, dict) and "rank" in options:
+            if "r" in options:
+                raise ValueError("rank is the old name of r; leave it out")
             options = {"r" if name == "rank" else name: value for name, value in options.items()}
         return options
 

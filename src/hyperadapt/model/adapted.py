@@ -174,6 +174,8 @@ class AdaptedModel(RefusedVerbs, PreTrainedModel):
                 "num_labels are for models that are an encoder alone; this one writes its answers"
             )
         vector = None if features is None else torch.tensor(features, dtype=torch.float32)
+        if description is not None and features is not None:
+            raise UserError(f"task '{name}' is given features and a description; leave one of them out")
         if description is not None:
             vector = self.features_of(name, description)
         others = (init_from,) if isinstance(init_from, str) else tuple(init_from or ())

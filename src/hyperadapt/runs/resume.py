@@ -18,6 +18,7 @@ from hyperadapt.model import file, load
 from hyperadapt.runs import same_data
 from hyperadapt.runs.rows import rows_drawn
 from hyperadapt.runs.run import MADE_OF, TRAINED, load_run_config, load_tasks, note_unlisted
+from hyperadapt.runs.unseen import set_features
 from hyperadapt.tasks import SPLITS, Task
 
 if TYPE_CHECKING:
@@ -303,7 +304,8 @@ def start_from(
     model = load.load(Path(start.run) / "model", base, method)
     known = set(model.tasks)
     new = tuple(name for name in names if name not in known)
-    if going_on := [name for name in names if name in known]:
+    going_on = [name for name in names if name in known]
+    if going_on:
         go, they = ("goes", "it has") if len(going_on) == 1 else ("go", "they have")
         notice(
             f"{start.run} was trained on {', '.join(going_on)} itself: {go} on with what {they} learnt there; under "
@@ -312,11 +314,9 @@ def start_from(
     file = getattr(method, "task_features", None)
     vectors = read_task_features(Path(file), new).tolist() if file and new else [None] * len(new)
     is_described = getattr(method, "task_descriptions", False)
-    said = {
-        task.name: texts_of(task.name, task.description)
-        for task in tasks
-        if is_described and task.name in new
-    }
+    said = {task.name: texts_of(task.name, task.description) for task in tasks if is_described}
+    if said:  # a task may be described otherwise now
+        set_features(model, {name: model.features_of(name, said[name]) for name in going_on})
     for task, features in zip(new, vectors, strict=True):
         model.add_task(task, start.init_from, features, num_labels and num_labels[task], said.get(task))
     model.keep_tasks(names)

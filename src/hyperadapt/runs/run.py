@@ -233,11 +233,15 @@ class Run:
         if like is not None:
             task = self.task(like).model_copy(update={"name": DESCRIBED, "description": (description,)})
         else:
-            fields = {column: column for column in columns}
+            if len(columns) != 1:
+                raise UserError(
+                    f"rows of a task that is only described have one column, not {', '.join(columns) or 'none'}; name "
+                    "a task of the run by --task, as whose rows they are read"
+                )
             task = Task(
                 name=DESCRIBED,
                 local=DESCRIBED,
-                fields=fields,
+                fields={"": columns[0]},
                 kind="text",
                 metrics=("exact_match",),
                 description=(description,),
@@ -255,7 +259,7 @@ class Run:
             architecture_of(self.model).check_task(
                 self.model, task, self.tokenizer, self.config.data.input_format
             )
-        add_unseen(self.model, unseen)
+        add_unseen(self.model, self.tasks, unseen)
         return replace(self, tasks=(*self.tasks, *unseen))
 
     def predict(

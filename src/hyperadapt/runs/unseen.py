@@ -6,15 +6,17 @@ nearest task. A description that is not ahead of them has said nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hyperadapt.conditioning import TaskEmbedding
 from hyperadapt.descriptions import encode, texts_of
+from hyperadapt.errors import UserError
 
 if TYPE_CHECKING:
     from hyperadapt.tasks import Task
@@ -40,12 +42,13 @@ def task_embedding_of(model: Any) -> TaskEmbedding | None:
     return found[0] if found and found[0].is_described else None
 
 
-def add_unseen(model: Any, tasks: Sequence[Task]) -> None:
+def add_unseen(model: Any, known: Sequence[Task], tasks: Sequence[Task]) -> None:
     """Add tasks to a model that are not trained.
 
     Args:
         model: adapted; where its task embeddings come from descriptions, so do these tasks', and else they are the mean
             of its tasks' parameters.
+        known: the run's tasks.
         tasks: that it has not.
 
     Raises:
@@ -57,6 +60,7 @@ def add_unseen(model: Any, tasks: Sequence[Task]) -> None:
             model.add_task(task.name, init_from=trained)
         return
     descriptions = [texts_of(task.name, task.description) for task in tasks]
+    check_same_encoder(model, known)
     for task, description in zip(tasks, descriptions, strict=True):
         model.add_task(task.name, description=description)
 
@@ -91,9 +95,34 @@ def controls(model: Any, trained: Sequence[Task], unseen: Sequence[Task]) -> lis
     ]
 
 
-def set_features(model: Any, tasks: Sequence[Task], features: Sequence[Tensor]) -> None:
-    """Give described tasks other features, (t',) or (n, t') each."""
+def set_features(model: Any, features: Mapping[str, Tensor]) -> None:
+    """Give described tasks other features.
+
+    Args:
+        model: that has them.
+        features: task -> (t',) or (n, t').
+    """
     embedding = task_embedding_of(model)
     assert embedding is not None
-    for task, of_task in zip(tasks, features, strict=True):
-        embedding.describe(model.task_id(task.name), of_task)
+    for task, of_task in features.items():
+        embedding.describe(model.task_id(task), of_task)
+
+
+def check_same_encoder(model: Any, trained: Sequence[Task]) -> None:
+    """Check that the text encoder reads as it did in training, by a task that was trained.
+
+    Raises:
+        UserError: if it does not, as one of another revision or folder.
+    """
+    embedding, task = task_embedding_of(model), trained[0]
+    if embedding is None or not task.description:
+        return
+    found, kept = (
+        encode(task.description, model.method.text_encoder),
+        embedding.z[model.task_id(task.name)].cpu(),
+    )
+    if found.shape[1] != kept.shape[1] or not torch.allclose(found, kept[: len(found)], rtol=1e-3, atol=1e-3):
+        raise UserError(
+            f"text_encoder '{model.method.text_encoder}' reads the description of '{task.name}' otherwise than in "
+            "training: it is another model, or another version of it"
+        )

@@ -44,7 +44,7 @@ OF_TINY_T5: dict[str, Fields] = {
         "decoder_bottleneck_dim": 24,
         "hypernetwork_bottleneck": 24,
     },
-    "polytropon": {"n_skills": 4, "rank": 8},
+    "polytropon": {"n_skills": 4, "r": 8},
     "hypergrid": {**GATES, "fan_in": 64, "fan_out": 128},
 }
 OF_T5_BASE: dict[str, Fields] = {
@@ -62,7 +62,7 @@ OF_T5_BASE: dict[str, Fields] = {
         "decoder_bottleneck_dim": 24,
         "hypernetwork_bottleneck": 24,
     },
-    "polytropon": {"n_skills": 4, "rank": 6},
+    "polytropon": {"n_skills": 4, "r": 6},
     "hypergrid": {**GATES, "fan_in": 24, "fan_out": 64},
 }
 
