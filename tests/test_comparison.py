@@ -172,6 +172,7 @@ def test_a_run_that_fails_leaves_the_others_alone_and_is_named(tmp_path: Path) -
     assert [row["variant"] for row in rows_of(tmp_path)] == ["majority", "adapters"]
 
 
+@pytest.mark.slow
 def test_sigterm_lets_the_runs_write_their_checkpoints_and_they_go_on_from_there(
     tmp_path: Path, started: Callable[..., Forked], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +239,7 @@ def test_a_run_of_two_processes_is_the_run_of_one(compared: Path, tmp_path: Path
     assert any(not torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 def test_the_runs_of_a_ray_cluster_are_those_of_this_process(compared: Path, tmp_path: Path) -> None:
     only = {"variants": {"adapters": VARIANTS["adapters"]}, "seeds": [0]}

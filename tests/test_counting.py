@@ -22,6 +22,7 @@ from hyperadapt.counting import (
 )
 from hyperadapt.errors import UserError
 from hyperadapt.methods import Method
+from hyperadapt.methods.lora import LowRankMethod
 from tiny import METHODS, SMALL, TASKS, TINY, every_method, tiny_adapted, tiny_t5
 
 SIZES = {"t5-small": (60_506_624, 512, 6), "t5-base": (222_903_552, 768, 12)}
@@ -57,6 +58,13 @@ def formula(method: Method, d: int, layers: int, tasks: int, base: int) -> int:
         else:
             gates = method.fan_in * d + {"L2": d_ff * method.fan_out, "LG": method.fan_out}[method.variant]
         return 2 * layers * gates + (0 if method.frozen else base - n * d)
+    if isinstance(method, LowRankMethod):  # queries and values, two maps a block, four with cross-attention
+        one = 6 * layers * 2 * method.r * d
+        if not isinstance(method, ha.HyperLoRA):
+            return one if isinstance(method, ha.SharedLoRA) else tasks * one
+        z, e, t = method.task_feature_dim, method.projector_hidden_dim, method.task_embedding_dim
+        projectors = 2 * (3 * z * e + e + e * t + t + 2 * t) + (2 * layers + 2 + 4) * z
+        return tasks * z + projectors + one + 2 * t * 2 * method.r * d
     assert isinstance(method, ha.Adapters | ha.AdaptersDagger | ha.HyperFormer)
     b = d // method.reduction_factor
     block, norm, sites = 2 * d * b + d + b, 2 * d, 4 * layers

@@ -19,7 +19,7 @@ from hyperadapt.errors import UserError
 from hyperadapt.runs.base_model import build_base
 from hyperadapt.runs.resume import start_from
 from hyperadapt.runs.rows import load_evaluation_set
-from hyperadapt.runs.run import load_run
+from hyperadapt.runs.run import load_run, load_tasks
 from hyperadapt.studies.fewshot import fewshot_config
 from hyperadapt.tasks import TASKS, load_split, read_split, resolve_tasks
 from hyperadapt.tasks.suites.transfer import TRANSFER
@@ -74,7 +74,8 @@ def test_a_new_task_starts_as_the_named_one_is(trained: Path, start: str) -> Non
     config = RunConfig.load_saved(trained / "run/config.yaml")
     base = build_base(config.model, 0, saved=trained / "run/base")
     given = StartConfig(run=str(trained / "run"), init_from=(start,))
-    model = start_from(given, base, config.build_method(), ["shade"]).eval()
+    shade = load_tasks(trained / "run/tasks.yaml")[0].model_copy(update={"name": "shade"})
+    model = start_from(given, base, config.build_method(), [shade]).eval()
     assert model.tasks == ("shade",)
     batch = run.tokenizer(["red rose", "blue"], return_tensors="pt", padding=True)
     labels = torch.tensor([[5, 1], [6, 1]])

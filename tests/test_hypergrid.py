@@ -185,7 +185,8 @@ def test_states_of_the_encoder_that_are_moved_at_each_step_keep_their_gates() ->
 
 
 # An output gate is a variant of the first.
-@pytest.mark.parametrize("kind", ["L2", pytest.param("mean", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["L2", "mean"])
 def test_it_is_a_whole_graph_which_lengths_share(kind: str) -> None:
     model, graphs = tiny_adapted(METHODS[kind], num_layers=1), CompileCounter()
     compiled = torch.compile(model, fullgraph=True, backend=graphs, dynamic=True)

@@ -171,6 +171,7 @@ def test_where_several_processes_start_together_none_waits_for_one_that_was_refu
     assert all("is in use by process" in outcome.err for outcome in outcomes)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
 def test_the_runs_of_a_comparison_that_is_killed_stop_with_a_checkpoint(
     tmp_path: Path, started: Callable[..., Forked]

@@ -154,7 +154,7 @@ def test_sigterm_writes_a_checkpoint_and_exits_with_its_number_and_the_run_goes_
     assert len(losses(tmp_path / "run")) == step + 3
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_processes_equal_one_on_the_same_global_batch(
     tmp_path: Path, tasks: list[str], accumulation: int, started: Callable[..., Forked]
 ) -> None:

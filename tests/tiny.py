@@ -47,9 +47,9 @@ METHODS: tuple[Method, ...] = (
     ha.Polytropon(n_skills=4, rank=8, allocation="softmax"),
     ha.HyperGrid(fan_in=4, fan_out=8),
     ha.OutputGate(n=8),
-    ha.LoRA(r=4),
-    ha.SharedLoRA(r=4),
-    ha.HyperLoRA(r=4, generated="both", **SMALL),
+    ha.LoRA(r=4, lora_alpha=4),
+    ha.SharedLoRA(r=4, lora_alpha=4),
+    ha.HyperLoRA(r=4, lora_alpha=4, generated="both", **SMALL),
     ha.Hyperdecoder(encoder="generated", decoder="manual_specific", after_layer_norm=True, **NARROW),
     ha.HyperGrid(variant="LG", fan_in=8, fan_out=16, pool="mean", frozen=True),
 )

@@ -153,5 +153,6 @@ def width_of(encoder: str) -> int:
     """Return the width t' of what an encoder makes of a text, from its configuration alone."""
     from transformers import AutoConfig
 
-    with hub.asking(place_of(encoder), "method.text_encoder"):
-        return AutoConfig.from_pretrained(place_of(encoder), trust_remote_code=False).hidden_size
+    place = place_of(encoder)
+    with hub.asking(place, "method.text_encoder"):
+        return AutoConfig.from_pretrained(place, trust_remote_code=False).hidden_size

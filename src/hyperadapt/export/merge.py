@@ -50,9 +50,9 @@ def merged(model: AdaptedModel, task: str) -> PreTrainedModel:
             state[f"{path}.weight"] = (weight.to(change.dtype) + change).to(weight.dtype)
     backbone = backbone_of(model)
     kind: Any = original_class(type(model))
-    plain = kind.from_pretrained(
-        None, config=copy.deepcopy(model.config), state_dict=state, dtype=model.dtype, **backbone.loading
-    )
+    config = copy.deepcopy(model.config)
+    options = {"state_dict": state, "dtype": model.dtype, **backbone.loading}
+    plain = kind.from_pretrained(None, trust_remote_code=False, config=config, **options)
     if getattr(model, "generation_config", None) is not None:
         plain.generation_config = copy.deepcopy(model.generation_config)
     if model.hyperadapt.heads is not None:
