@@ -20,6 +20,7 @@ from tiny import (
     TASKS,
     every_method,
     given_tasks,
+    gradients,
     of_task,
     redraw,
     relative_error,
@@ -420,3 +421,26 @@ def test_an_option_that_is_not_one_is_refused_in_one_line(options: dict[str, Any
     with pytest.raises(UserError, match=message) as error:
         method_from(options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [ha.HyperFormer, ha.HyperFormerPlusPlus])
+def test_the_fast_start_is_the_base_models_and_everything_learns_within_two_steps(
+    kind: type[ha.HyperFormer],
+) -> None:
+    torch.manual_seed(0)
+    model = ha.adapt(tiny_t5(), kind(reduction_factor=8, start="fast", **SMALL), TASKS).train()
+    batch = tiny_batch()
+    with torch.no_grad():
+        expected = tiny_t5()(**{name: of for name, of in batch.items() if name != "task_ids"}).logits
+        assert (model(**batch).logits - expected).abs().max() < 1e-5
+    optimizer = torch.optim.AdamW(model.hyperadapt.parameters(), lr=1e-3)
+    for step in range(3):
+        model(**batch).loss.backward()
+        reached = {name for name, of in gradients(model).items() if of.any()}
+        if step == 0:  # the scale of the generated norm, which is zero, and what makes it
+            assert any(name.endswith("head_weight") for name in reached)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert reached == set(dict(model.named_parameters())) & {
+        name for name, parameter in model.named_parameters() if parameter.requires_grad
+    }

@@ -69,6 +69,7 @@ def evaluate(
     from hyperadapt.runs import results_file
 
     check_run(run, task or [], None if unseen else split)  # a task that is new to it may have other splits
+    check_described(run, unseen or [])
     model = results_file.model_entries(run)  # before it is loaded: another that comes meanwhile is not scored
     loaded, chosen = load(run, base_model), list(task or [])
     if unseen:
@@ -358,6 +359,20 @@ def method_of(run: Path) -> Method:
     from hyperadapt.runs.run import load_run_config
 
     return load_run_config(run).build_method()
+
+
+def check_described(run: Path, unseen: Sequence[str]) -> None:
+    """Check that tasks which a run was not trained on are described, if its own are; before its model is loaded.
+
+    Raises:
+        UserError: if one is not, or there is no such task.
+    """
+    if unseen and getattr(method_of(run), "task_descriptions", False):
+        from hyperadapt.descriptions import texts_of
+        from hyperadapt.tasks import resolve_tasks
+
+        for task in resolve_tasks(unseen):
+            texts_of(task.name, task.description)
 
 
 def check_describable(run: Path, description: str) -> None:
