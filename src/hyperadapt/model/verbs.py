@@ -15,7 +15,10 @@ TASKS = "hyperadapt's weights are no PEFT adapters: one model holds all tasks, s
 ANOTHER_METHOD = (
     "to train another method, adapt another copy of the base model; a new task is added by add_task"
 )
-NO_MERGE = "weights differ from task to task, and no base model can hold them all; merge_and_unload(task) gives one task's"
+NO_MERGE = (
+    "weights differ from task to task, and no base model can hold them all; "
+    "merge_and_unload(task) gives one of a task"
+)
 NEW_WEIGHTS = "it would draw trained weights anew; adapt or load a base model anew"
 CONTINUOUS = "it passes no task_ids; use generate(..., task_ids=...)"
 ANOTHER_STACK = "the new stack would not be adapted; put it into the base model, and adapt that"
