@@ -342,6 +342,15 @@ def test_the_commands_of_servers_name_every_tasks_folder(tmp_path: Path) -> None
     assert json.loads(request[-1])["parameters"]["adapter_id"] == str(folders["alpha"])
 
 
+def test_a_task_whose_name_is_a_path_is_not_exported_beside_others(tmp_path: Path) -> None:
+    from hyperadapt.export import export_all
+
+    model = ha.adapt(tiny_t5(), HYPER, ["one", "../two"])
+    with pytest.raises(UserError, match=r"task '\.\./two' cannot name a folder"):
+        export_all(model, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_export_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hyperadapt.export import FORMATS, export_all
 

@@ -143,7 +143,7 @@ class TaskEmbedding(TaskLookup):
         self.z = nn.Parameter(z, requires_grad=features is None)
         self.is_described = z.dim() == 3
         self.drawn: Tensor | None = None  # (n_tasks,), which description of each, in this step of training
-        self.drawn_in = ""  # the stack that ran first in it
+        self.drawn_in: tuple[str, ...] = ()  # the stacks that read it; one that comes again begins a step
         if self.is_described:
             centre, width = centre_and_width(z)
             self.register_buffer("centre", centre)
@@ -155,11 +155,12 @@ class TaskEmbedding(TaskLookup):
         """Embed the tasks of a batch."""
         condition = super().forward(inputs)
         assert condition.ids is not None
-        if self.is_described and self.training and (self.drawn is None or inputs.stack == self.drawn_in):
-            # Once a step, so that a decoder is told the same as its encoder.
-            odds = torch.rand(self.z.shape[:2], device=self.z.device)
-            self.drawn = odds.masked_fill(self.z.eq(0).all(-1), -1).argmax(1)
-            self.drawn_in = inputs.stack
+        if self.is_described and self.training:
+            if self.drawn is None or inputs.stack in self.drawn_in:
+                # Once a step, so that a decoder is told the same as its encoder.
+                odds = torch.rand(self.z.shape[:2], device=self.z.device)
+                self.drawn, self.drawn_in = odds.masked_fill(self.z.eq(0).all(-1), -1).argmax(1), ()
+            self.drawn_in = (*self.drawn_in, inputs.stack)
         return condition._replace(embedding=self.embed(condition.ids))
 
     def embed(self, ids: Tensor) -> Tensor:

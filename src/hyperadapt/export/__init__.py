@@ -67,8 +67,14 @@ def export_all(
 
     Returns:
         task -> its folder.
+
+    Raises:
+        UserError: as `export`, or if a task's name is no folder's.
     """
     place, names = Path(directory), tuple(tasks or model.tasks)
+    for name in names:
+        if Path(name).name != name:  # a model may be a stranger's
+            raise UserError(f"task '{name}' cannot name a folder; export it alone: export(task, directory)")
     write = writer_of(model, names, place, format)
     folders = {task: place / task for task in names}
     with appearing(place) as temporary:
@@ -158,7 +164,7 @@ def serving_commands(model: AdaptedModel, folders: Mapping[str, Path]) -> list[s
     named = " ".join(quote(f"{task}={folder.absolute()}") for task, folder in folders.items())
     largest = next((size for size in MAX_RANKS if size >= rank), rank)
     task, folder = next(iter(folders.items()))
-    place = str(folder.absolute())
+    place, file = str(folder.absolute()), quote(f"{task}.gguf")
     parameters = {"adapter_id": place, "adapter_source": "local"}
     body = json.dumps({"inputs": "…", "parameters": parameters}, ensure_ascii=False)
     return [
@@ -170,6 +176,6 @@ def serving_commands(model: AdaptedModel, folders: Mapping[str, Path]) -> list[s
         f"lorax-launcher --model-id {base}",
         f"curl localhost:8080/generate -H 'Content-Type: application/json' -d {quote(body)}",
         "llama.cpp, for which each is converted, beside the base model as GGUF:",
-        f"python convert_lora_to_gguf.py {quote(place)} --outfile {task}.gguf",
-        f"llama-server -m BASE.gguf --lora {task}.gguf",
+        f"python convert_lora_to_gguf.py {quote(place)} --outfile {file}",
+        f"llama-server -m BASE.gguf --lora {file}",
     ]
