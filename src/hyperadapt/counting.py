@@ -96,11 +96,8 @@ def adapted_to(base: Any, method: Method, n_tasks: int) -> Any:
     from hyperadapt.model.heads import HeadOptions
 
     tasks, features = [f"task{index}" for index in range(n_tasks)], None
-    if getattr(
-        method, "task_descriptions", False
-    ):  # of one description each, in place of any encoder's reading
-        encoder: Any = method
-        features = torch.ones(n_tasks, 1, width_of(encoder.text_encoder), device="cpu")
+    if method.description_encoder is not None:  # of one description each, in place of any reading
+        features = torch.ones(n_tasks, 1, width_of(method.description_encoder), device="cpu")
     heads = HeadOptions(dict.fromkeys(tasks, LABELS)) if backbone_of(base).has_heads else None
     return adapt_with_features(base, method, tasks, features, heads=heads)
 

@@ -294,9 +294,14 @@ def get_module(model: Any, path: str) -> Any:
         return None
 
 
+def is_transposed(module: Any) -> bool:
+    """Tell whether a linear map keeps its matrix transposed, as GPT-2's do."""
+    return not hasattr(module, "in_features")
+
+
 def widths_of(module: Any) -> tuple[int, int]:
-    """Return the widths of a linear map's input and output; GPT-2's keep their matrix transposed."""
-    if hasattr(module, "in_features"):
-        return module.in_features, module.out_features
-    d_in, d_out = module.weight.shape
-    return d_in, d_out
+    """Return the widths of a linear map's input and output."""
+    if is_transposed(module):
+        d_in, d_out = module.weight.shape
+        return d_in, d_out
+    return module.in_features, module.out_features

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -16,11 +16,8 @@ from hyperadapt.sites import Site
 Targets = str | Sequence[str]
 ALL_LINEAR = "all-linear"  # PEFT's word for every linear map of the blocks
 POOLER = "pooler."  # of an encoder alone
-BY_DEFAULT = (
-    "q",
-    "v",
-    "qkv",
-)  # maps of queries and values, or the one that makes them all, as PEFT's defaults
+# The maps of queries and values, or the one that makes them all, as PEFT's defaults.
+BY_DEFAULT = ("q", "v", "qkv")
 
 
 def target_maps(backbone: Backbone, model: Any, targets: Targets | None) -> dict[str, tuple[Site, ...]]:
@@ -80,11 +77,10 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv1D)
 
 
-def block_of(name: str, blocks: Iterable[str]) -> str | None:
+def block_of(name: str, blocks: Container[str]) -> str | None:
     """Return the path of the block in which a module lies, None of one outside of them."""
     parts = name.split(".")
-    known = set(blocks)
-    return next((path for end in range(1, len(parts)) if (path := ".".join(parts[:end])) in known), None)
+    return next((path for end in range(1, len(parts)) if (path := ".".join(parts[:end])) in blocks), None)
 
 
 def default_paths(backbone: Backbone, blocks: dict[str, tuple[str, int]]) -> set[str]:

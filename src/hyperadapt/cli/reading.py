@@ -217,7 +217,8 @@ def export(
     base_model: BaseModel = None,
 ) -> None:
     """Write a task's LoRA, or all tasks', in the format of the tools that serve them; of methods that are a LoRA."""
-    from hyperadapt.export import FORMATS, MERGED, check_empty, check_format
+    from hyperadapt.export import FORMATS, MERGED, check_format
+    from hyperadapt.files.writing import check_empty
 
     if (task is None) != every:
         raise UserError("name one task by --task, or take all of the run's by --all")
@@ -367,7 +368,7 @@ def check_described(run: Path, unseen: Sequence[str]) -> None:
     Raises:
         UserError: if one is not, or there is no such task.
     """
-    if unseen and getattr(method_of(run), "task_descriptions", False):
+    if unseen and method_of(run).description_encoder is not None:
         from hyperadapt.descriptions import texts_of
         from hyperadapt.tasks import resolve_tasks
 

@@ -8,8 +8,7 @@ from itertools import product
 from pathlib import Path
 from random import Random
 
-from hyperadapt.errors import UserError
-from hyperadapt.files.writing import write_atomically
+from hyperadapt.files.writing import check_empty, write_atomically
 
 TEMPLATES = ("config.yaml", "reviews.yaml")
 ROWS = {"train": 120, "validation": 40, "test": 40}
@@ -36,10 +35,7 @@ def write_starter(directory: Path) -> list[Path]:
     Raises:
         UserError: if the directory is not empty, or no directory.
     """
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"{directory} is a file, not a directory")
-    if directory.is_dir() and any(directory.iterdir()):
-        raise UserError(f"{directory} is not empty; name a new directory, as nothing is written over")
+    check_empty(directory)
     templates = resources.files("hyperadapt") / "assets/starter"
     contents = {name: (templates / name).read_bytes() for name in TEMPLATES}
     rows = made_up_rows()

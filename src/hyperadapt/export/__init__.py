@@ -6,10 +6,7 @@ An exporter is a file here, with an entry in `FORMATS`.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -18,7 +15,7 @@ from hyperadapt.errors import UserError, nearest
 from hyperadapt.export import peft
 from hyperadapt.export.merge import merged
 from hyperadapt.export.task_lora import as_lora, check_has_lora, task_loras
-from hyperadapt.files.writing import write_atomically, writing
+from hyperadapt.files.writing import appearing, check_empty, write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -97,22 +94,6 @@ def writer_of(
     return FORMATS[format](model)
 
 
-@contextmanager
-def appearing(directory: Path) -> Iterator[Path]:
-    """Give a temporary directory beside one, which takes its place when all is written; nothing is left on failure."""
-    temporary = directory.absolute().with_name(f".{directory.absolute().name}.{os.getpid()}.tmp")
-    with writing(directory):
-        temporary.mkdir(parents=True)
-        try:
-            yield temporary
-            if directory.is_dir():
-                directory.rmdir()  # an empty one
-            temporary.replace(directory)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-
-
 def check_format(format: str, known: Iterable[str]) -> None:
     """Check that a format is known.
 
@@ -132,18 +113,6 @@ def write_merged(model: AdaptedModel, task: str, tokenizer: PreTrainedTokenizerB
     with appearing(directory) as temporary:
         plain.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-
-
-def check_empty(directory: Path) -> None:
-    """Check that a directory may be written into: that it is none yet, or an empty one.
-
-    Raises:
-        UserError: if not.
-    """
-    if directory.is_dir() and any(directory.iterdir()):
-        raise UserError(f"{directory} is not empty; name a new directory")
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"{directory} is a file; name a new directory")
 
 
 def serving_commands(model: AdaptedModel, folders: Mapping[str, Path]) -> list[str]:

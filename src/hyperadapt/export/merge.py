@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from hyperadapt.backbones import backbone_of
+from hyperadapt.backbones.base import is_transposed
 from hyperadapt.errors import UserError, notice
 from hyperadapt.export.task_lora import as_lora, task_loras
 from hyperadapt.model.mixed import original_class
@@ -45,8 +46,7 @@ def merged(model: AdaptedModel, task: str) -> PreTrainedModel:
         (lora,) = task_loras(model, [task])
         for path, (a, b) in lora.maps.items():
             weight, change = state[f"{path}.weight"], lora.scaling * b @ a
-            transposed = not hasattr(model.get_submodule(path), "in_features")
-            change = (change.mT if transposed else change).to(weight.device)
+            change = (change.mT if is_transposed(model.get_submodule(path)) else change).to(weight.device)
             state[f"{path}.weight"] = (weight.to(change.dtype) + change).to(weight.dtype)
     backbone = backbone_of(model)
     kind: Any = original_class(type(model))

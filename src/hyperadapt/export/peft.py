@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperadapt.backbones import backbone_of
+from hyperadapt.backbones.base import is_transposed
 from hyperadapt.backbones.targets import shortest_targets
 from hyperadapt.export.task_lora import as_lora
 from hyperadapt.files.writing import write_atomically
@@ -69,7 +70,6 @@ def configuration(model: AdaptedModel, paths: list[str]) -> dict[str, Any]:
     # Not by use_rslora, which some servers do not read: alpha / r is the scaling in all of them.
     alpha = round(method.scaling * method.r, 9)
     alpha = int(alpha) if alpha == int(alpha) else alpha
-    transposed = not hasattr(model.get_submodule(paths[0]), "in_features")
     return {
         "peft_type": "LORA",
         "task_type": TASK_TYPES[backbone_of(model).architecture],
@@ -80,6 +80,6 @@ def configuration(model: AdaptedModel, paths: list[str]) -> dict[str, Any]:
         "lora_dropout": method.lora_dropout,
         "use_rslora": False,
         "target_modules": shortest_targets(model, paths),
-        "fan_in_fan_out": transposed,
+        "fan_in_fan_out": is_transposed(model.get_submodule(paths[0])),
         "bias": "none",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -70,4 +71,32 @@ def write_atomically(file: Path, content: bytes) -> None:
         except BaseException:
             with suppress(OSError):  # where nothing can be written, nothing can be removed either
                 temporary.unlink()
+            raise
+
+
+def check_empty(directory: Path) -> None:
+    """Check that a directory may be written into: that it is none yet, or an empty one.
+
+    Raises:
+        UserError: if not.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is a file, not a directory")
+    if directory.is_dir() and any(directory.iterdir()):
+        raise UserError(f"{directory} is not empty; name a new directory, as nothing is written over")
+
+
+@contextmanager
+def appearing(directory: Path) -> Iterator[Path]:
+    """Give a temporary directory beside one, which takes its place when all is written; nothing is left on failure."""
+    temporary = directory.absolute().with_name(f".{directory.absolute().name}.{os.getpid()}.tmp")
+    with writing(directory):
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            if directory.is_dir():
+                directory.rmdir()  # an empty one
+            temporary.replace(directory)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
             raise

@@ -58,6 +58,11 @@ class Method(Fields):
         """Whether parameters depend on the task, so that task_ids are needed."""
         return True
 
+    @property
+    def description_encoder(self) -> str | None:
+        """The text encoder that reads descriptions of tasks; None where nothing depends on them."""
+        return None
+
     def build(self, host: Host) -> Adaptation:
         """Build what the method adds to a model."""
         raise NotImplementedError

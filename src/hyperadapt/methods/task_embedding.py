@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, model_validator
 
+from hyperadapt import tiny_t5
 from hyperadapt.errors import UserError
 from hyperadapt.files.paths import absolute, model_or_directory
 from hyperadapt.files.yaml_and_json import parse_json
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hyperadapt.adaptation import Adaptation
-
-TINY_T5 = "tiny-t5"
 
 
 class TaskEmbeddingMethod(Method):
@@ -37,7 +36,7 @@ class TaskEmbeddingMethod(Method):
 
     task_features: Annotated[str, AfterValidator(absolute)] | None = None
     task_descriptions: bool = False
-    text_encoder: Annotated[str, AfterValidator(model_or_directory)] = TINY_T5
+    text_encoder: Annotated[str, AfterValidator(model_or_directory)] = tiny_t5.NAME
     train_task_embeddings_only: bool = False
 
     @model_validator(mode="after")
@@ -50,6 +49,10 @@ class TaskEmbeddingMethod(Method):
         if self.train_task_embeddings_only and given:
             raise ValueError(f"train_task_embeddings_only leaves nothing to train where {given} give z")
         return self
+
+    @property
+    def description_encoder(self) -> str | None:
+        return self.text_encoder if self.task_descriptions else None
 
     def features(self, host: Host) -> Tensor | None:
         """Return given features z, None where they are learnt.

@@ -87,19 +87,19 @@ def adapt(
     return adapt_with_features(base, method, tasks, features, heads=heads)
 
 
-def check_takes_descriptions(method: Any) -> str:
+def check_takes_descriptions(method: Method) -> str:
     """Check that a method's task embeddings come from descriptions, and name the encoder that reads them.
 
     Raises:
         UserError: if not.
     """
-    if not getattr(method, "task_descriptions", False):
+    if method.description_encoder is None:
         able = isinstance(method, TaskEmbeddingMethod)
         how = (
             "it does with task_descriptions=True" if able else "hyperlora, hyperformer and hyperformer++ can"
         )
         raise UserError(f"{method.name} does not read descriptions of tasks; {how}")
-    return method.text_encoder
+    return method.description_encoder
 
 
 def adapt_with_features(

@@ -70,7 +70,7 @@ def load(
     check_fingerprint(config, base_model, digests, directory)
     method = method_from(config["method"]) if method is None else as_method(method)
     # Given z come from the checkpoint; the file that they were read from may be gone.
-    has_features = getattr(method, "task_features", None) or getattr(method, "task_descriptions", False)
+    has_features = getattr(method, "task_features", None) or method.description_encoder
     features = tensors["hyperadapt.conditioning.z"] if has_features else None
     same_dtype = base_dtypes(base_model)[0] == config["base_dtype"]
     with unchanged_on_failure(base_model):

@@ -313,7 +313,7 @@ def start_from(
         )
     file = getattr(method, "task_features", None)
     vectors = read_task_features(Path(file), new).tolist() if file and new else [None] * len(new)
-    is_described = getattr(method, "task_descriptions", False)
+    is_described = method.description_encoder is not None
     said = {task.name: texts_of(task.name, task.description) for task in tasks if is_described}
     if said:  # a task may be described otherwise now
         set_features(model, {name: model.features_of(name, said[name]) for name in going_on})

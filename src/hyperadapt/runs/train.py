@@ -103,7 +103,7 @@ def train(config: RunConfig, resume: bool = False, allow_changed_data: bool = Fa
 
 def descriptions_of(method: Method, tasks: Sequence[Task]) -> dict[str, tuple[str, ...]] | None:
     """Return what is said of each task, None where the method does not read it."""
-    if not getattr(method, "task_descriptions", False):
+    if method.description_encoder is None:
         return None
     return {task.name: task.description for task in tasks}
 

@@ -87,7 +87,7 @@ def controls(model: Any, trained: Sequence[Task], unseen: Sequence[Task]) -> lis
     asked = means[[model.task_id(task.name) for task in unseen]]
     closest = (F.normalize(asked - own.mean(0), dim=1) @ centred.T).argmax(1).tolist()
     return [
-        Control("random description", list(encode(random, model.method.text_encoder).to(means))),
+        Control("random description", list(encode(random, model.method.description_encoder).to(means))),
         Control("mean of all tasks", [own.mean(0)] * len(unseen)),
         Control(
             "nearest task", [own[place] for place in closest], tuple(trained[place].name for place in closest)
@@ -117,12 +117,10 @@ def check_same_encoder(model: Any, trained: Sequence[Task]) -> None:
     embedding, task = task_embedding_of(model), trained[0]
     if embedding is None or not task.description:
         return
-    found, kept = (
-        encode(task.description, model.method.text_encoder),
-        embedding.z[model.task_id(task.name)].cpu(),
-    )
+    encoder = model.method.description_encoder
+    found, kept = encode(task.description, encoder), embedding.z[model.task_id(task.name)].cpu()
     if found.shape[1] != kept.shape[1] or not torch.allclose(found, kept[: len(found)], rtol=1e-3, atol=1e-3):
         raise UserError(
-            f"text_encoder '{model.method.text_encoder}' reads the description of '{task.name}' otherwise than in "
-            "training: it is another model, or another version of it"
+            f"text_encoder '{encoder}' reads the description of '{task.name}' otherwise than in training: it is "
+            "another model, or another version of it"
         )
